@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/urfave/cli/v3"
+)
+
+func newConfig() *cli.Command {
+	return &cli.Command{
+		Name:  "config",
+		Usage: "print the configuration in effect, as TOML",
+		Description: "What it prints is a config file that has the same effect. The command opens nothing and changes nothing.\n\n" +
+			exitCodes,
+		Flags:    settingsFlags(),
+		Commands: []*cli.Command{newConfigContainerd()},
+		Action: func(_ context.Context, c *cli.Command) error {
+			s, err := loadSettings(c)
+			if err != nil {
+				return err
+			}
+			return writeTOML(c.Root().Writer, s)
+		},
+	}
+}
+
+func newConfigContainerd() *cli.Command {
+	return &cli.Command{
+		Name:  "containerd",
+		Usage: "print what containerd's configuration needs to use this daemon",
+		Description: "Import the output from containerd's config.toml, or paste it there without its version line.\n\n" +
+			exitCodes,
+		Flags: []cli.Flag{
+			&cli.IntFlag{
+				Name:  "version",
+				Usage: "the `VERSION` of containerd's config file: 2 (containerd 1.6 and later) or 3 (containerd 2)",
+				Value: 3,
+			},
+		},
+		Action: func(_ context.Context, c *cli.Command) error {
+			version := c.Int("version")
+			if version != 2 && version != 3 {
+				return fmt.Errorf("%w: --version %d is neither 2 nor 3", errUsage, version)
+			}
+			s, err := loadSettings(c)
+			if err != nil {
+				return err
+			}
+			return writeContainerd(c.Root().Writer, s, version)
+		},
+	}
+}
+
+// containerdConfig is the part of containerd's config file that concerns proxy plugins. It is the same in versions 2 and 3.
+type containerdConfig struct {
+	Version      int                    `toml:"version"`
+	ProxyPlugins map[string]proxyPlugin `toml:"proxy_plugins"`
+}
+
+// proxyPlugin leaves out the platform: containerd takes the host's own, which is right for a daemon on the same host.
+type proxyPlugin struct {
+	Type         string            `toml:"type"`
+	Address      string            `toml:"address"`
+	Capabilities []string          `toml:"capabilities,omitempty"`
+	Exports      map[string]string `toml:"exports"`
+}
+
+const (
+	howToUse = `# Import this file from containerd's config.toml (imports = ["/etc/containerd/lamina.toml"]),
+# or paste it there without the version line.
+`
+	// howOldReads: containerd 1.6 decodes into a struct of type and address, and passes over what the struct lacks.
+	howOldReads = `# containerd 1.6 reads type and address and passes over the other keys.
+`
+)
+
+func writeContainerd(w io.Writer, s settings, version int) error {
+	config := containerdConfig{Version: version, ProxyPlugins: make(map[string]proxyPlugin)}
+	for name := range s.Snapshotters {
+		config.ProxyPlugins[name] = proxyPlugin{
+			Type:         "snapshot",
+			Address:      s.Address,
+			Capabilities: s.Capabilities(name),
+			Exports:      map[string]string{"root": s.ContentRoot(name)},
+		}
+	}
+	head := howToUse
+	if version == 2 {
+		head += howOldReads
+	}
+	if _, err := io.WriteString(w, head); err != nil {
+		return err
+	}
+	return writeTOML(w, config)
+}
+
+func writeTOML(w io.Writer, v any) error {
+	enc := toml.NewEncoder(w)
+	enc.SetIndentTables(true)
+	return enc.Encode(v)
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
+)
+
+// The exit codes. They stand in the help and in docs/operating.md, and unit files test for them.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+	exitConfig  = 3
+	exitInUse   = 4
+	exitCut     = 5
+)
+
+const exitCodes = `Exit codes:
+   0  done; of serve: stopped by a signal, every call finished
+   1  failed
+   2  the command line is wrong
+   3  the configuration is wrong
+   4  another process has the root or the address in use
+   5  stopped by a signal, but calls had to be cut off`
+
+var (
+	// errUsage is returned when the command line is wrong.
+	errUsage = errors.New("wrong usage")
+
+	// errConfig is returned when the configuration is wrong.
+	errConfig = errors.New("wrong configuration")
+
+	// errInUse is returned when another daemon serves the address.
+	errInUse = errors.New("in use")
+
+	// errCut is returned when the time for finishing calls ran out at the stop.
+	errCut = errors.New("calls were cut off")
+)
+
+// run executes one command line and returns the exit code. The daemon stops in order when ctx ends.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	err := newRoot(stdout, stderr).Run(ctx, args)
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "lamina: %v\n", err)
+	}
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errUsage):
+		return exitUsage
+	case errors.Is(err, errConfig):
+		return exitConfig
+	case errors.Is(err, errInUse), errors.Is(err, metadata.ErrLocked):
+		return exitInUse
+	case errors.Is(err, errCut):
+		return exitCut
+	default:
+		return exitFailure
+	}
+}
+
+func newRoot(stdout, stderr io.Writer) *cli.Command {
+	root := &cli.Command{
+		Name:            "lamina",
+		Usage:           "a snapshotter for containerd",
+		Description:     exitCodes,
+		Commands:        []*cli.Command{newServe(), newConfig(), newVersion()},
+		HideHelpCommand: true,
+		Writer:          stdout,
+		ErrWriter:       stderr,
+		Action:          showHelp,
+	}
+	adopt(root)
+	return root
+}
+
+// adopt makes a command and those below it report a wrong command line the same way. The library would print the whole
+// help instead, and swallow arguments that no command asked for.
+func adopt(c *cli.Command) {
+	c.OnUsageError = func(_ context.Context, _ *cli.Command, err error, _ bool) error {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	action := c.Action
+	c.Action = func(ctx context.Context, c *cli.Command) error {
+		if c.Args().Present() {
+			return fmt.Errorf("%w: %s has no command or argument %q", errUsage, c.FullName(), c.Args().First())
+		}
+		return action(ctx, c)
+	}
+	for _, sub := range c.Commands {
+		adopt(sub)
+	}
+}
+
+func showHelp(_ context.Context, c *cli.Command) error {
+	return cli.ShowRootCommandHelp(c)
+}

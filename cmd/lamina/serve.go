@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/log"
+	"github.com/urfave/cli/v3"
+
+	"github.com/lamina-snapshotter/lamina"
+)
+
+func newServe() *cli.Command {
+	return &cli.Command{
+		Name:  "serve",
+		Usage: "run the daemon",
+		Description: "SIGTERM or SIGINT stops it: no more calls are taken, those under way get 30 s to finish. " +
+			"A second signal ends it at once.\n\n" + exitCodes,
+		Flags: settingsFlags(),
+		Action: func(ctx context.Context, c *cli.Command) error {
+			s, err := loadSettings(c)
+			if err != nil {
+				return err
+			}
+			logger, err := newLogger(c.Root().ErrWriter, s.Log)
+			if err != nil {
+				return err
+			}
+			return serve(log.WithLogger(ctx, logger), s)
+		},
+	}
+}
+
+// serve runs the daemon until ctx ends. It takes the root before the socket, so that a daemon that cannot have the root
+// never stands in the way of the one that has; and gives up the socket last, when the root is closed.
+func serve(ctx context.Context, s settings) error {
+	host, err := lamina.Open(ctx, s.Config)
+	if err != nil {
+		return err
+	}
+	served, err := snapshotters(host)
+	if err != nil {
+		return errors.Join(err, host.Close())
+	}
+	sock, err := listen(ctx, s.Address)
+	if err != nil {
+		return errors.Join(err, host.Close())
+	}
+	log.G(ctx).WithFields(log.Fields{
+		"version":      buildVersion(),
+		"root":         s.Root,
+		"address":      s.Address,
+		"snapshotters": host.Names(),
+	}).Info("serving")
+	err = newServer(newService(log.G(ctx), served)).run(ctx, sock)
+	err = errors.Join(err, host.Close(), sock.release())
+	if err == nil {
+		log.G(ctx).Info("stopped")
+	}
+	return err
+}
+
+func snapshotters(host *lamina.Host) (map[string]snapshots.Snapshotter, error) {
+	byName := make(map[string]snapshots.Snapshotter)
+	for _, name := range host.Names() {
+		sn, err := host.Snapshotter(name)
+		if err != nil {
+			return nil, fmt.Errorf("snapshotters.%s: %w", name, err)
+		}
+		byName[name] = sn
+	}
+	return byName, nil
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/containerd/log"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"google.golang.org/grpc"
+)
+
+const (
+	// finishTime is how long calls under way may take to finish once the daemon is asked to stop.
+	finishTime = 30 * time.Second
+	// cancelTime is how long they may take to return after their contexts are cancelled. Both together stay well within
+	// the 90 s that systemd waits by default.
+	cancelTime = 10 * time.Second
+)
+
+// A server answers calls on a socket from run's begin to its end.
+type server struct {
+	grpc       *grpc.Server
+	finishTime time.Duration
+	cancelTime time.Duration
+}
+
+func newServer(s snapshotsapi.SnapshotsServer) *server {
+	g := grpc.NewServer(
+		// As in containerd, whose messages these are: a List or the labels of a snapshot may pass gRPC's own 4 MiB.
+		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
+		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
+	)
+	snapshotsapi.RegisterSnapshotsServer(g, s)
+	return &server{grpc: g, finishTime: finishTime, cancelTime: cancelTime}
+}
+
+// run serves until ctx ends, or until the listener fails. It returns when no call is under way any more, or errCut
+// when the calls would not finish in time. It closes l.
+func (s *server) run(ctx context.Context, l net.Listener) error {
+	served := make(chan error, 1)
+	go func() { served <- s.grpc.Serve(l) }()
+	// The socket has been listening since before, so whoever connects from here on is answered.
+	notify(ctx, daemon.SdNotifyReady)
+	var err error
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		log.G(ctx).Info("stopping")
+	}
+	notify(ctx, daemon.SdNotifyStopping)
+	return errors.Join(err, s.stop())
+}
+
+// stop takes no more calls, lets those under way finish, and after a while cancels them.
+func (s *server) stop() error {
+	done := make(chan struct{})
+	go func() {
+		s.grpc.GracefulStop()
+		close(done)
+	}()
+	if within(s.finishTime, done) {
+		return nil
+	}
+	go s.grpc.Stop()
+	// Cut off either way: those that return now were cancelled, and those that do not are stuck in the kernel, where
+	// nothing reaches them.
+	within(s.cancelTime, done)
+	return errCut
+}
+
+// within reports whether done was closed before the time ran out.
+func within(d time.Duration, done <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// notify tells systemd, if that started us. A supervisor that does not listen is no reason to stop.
+func notify(ctx context.Context, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.G(ctx).WithError(err).Warn("cannot notify the service manager")
+	}
+}

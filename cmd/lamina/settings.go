@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/urfave/cli/v3"
+
+	"github.com/lamina-snapshotter/lamina"
+)
+
+const (
+	defaultConfigFile = "/etc/lamina/config.toml"
+	defaultAddress    = "/run/lamina/lamina.sock"
+
+	// maxAddress is the longest path that sockaddr_un takes: 108 bytes with the NUL (unix(7)).
+	maxAddress = 107
+)
+
+// settings are everything that the config file can say. A default stands for each key that it does not have.
+type settings struct {
+	lamina.Config
+
+	// Address is the path of the socket.
+	Address string      `toml:"address"`
+	Log     logSettings `toml:"log"`
+}
+
+type logSettings struct {
+	Level  string `toml:"level"`
+	Format string `toml:"format"`
+}
+
+func defaultSettings() settings {
+	return settings{
+		Config:  lamina.DefaultConfig(),
+		Address: defaultAddress,
+		Log:     logSettings{Level: "info", Format: "text"},
+	}
+}
+
+// loadSettings reads the config file, if there is one, and lets the flags override it. Every error is an errConfig and
+// names the key, and the file and line where there is one.
+func loadSettings(c *cli.Command) (settings, error) {
+	s, err := readSettings(c.String("config"), c.IsSet("config"))
+	if err != nil {
+		return settings{}, fmt.Errorf("%w: %w", errConfig, err)
+	}
+	for flag, value := range map[string]*string{"root": &s.Root, "address": &s.Address, "log-level": &s.Log.Level} {
+		if c.IsSet(flag) {
+			*value = c.String(flag)
+		}
+	}
+	if err := s.validate(); err != nil {
+		return settings{}, fmt.Errorf("%w: %w", errConfig, err)
+	}
+	return s, nil
+}
+
+// readSettings returns the settings of a file. A missing file is as good as an empty one, unless the user named it.
+func readSettings(path string, named bool) (settings, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && !named {
+		return defaultSettings(), nil
+	}
+	if err != nil {
+		return settings{}, err
+	}
+	s, err := parseSettings(path, text)
+	if err != nil {
+		return settings{}, err
+	}
+	// The flags may still change a value, but a wrong one in the file is reported as the file's.
+	if err := s.validate(); err != nil {
+		return settings{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// parseSettings decodes a config file. A [snapshotters] table replaces the default one: who names snapshotters wants
+// those and no other.
+func parseSettings(path string, text []byte) (settings, error) {
+	s := defaultSettings()
+	s.Snapshotters = nil
+	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(&s); err != nil {
+		return settings{}, locate(path, err)
+	}
+	if s.Snapshotters == nil {
+		s.Snapshotters = lamina.DefaultSnapshotters()
+	}
+	for name, sn := range s.Snapshotters {
+		if sn.Backend == "" {
+			s.Snapshotters[name] = lamina.SnapshotterConfig{Backend: lamina.BackendUnion}
+		}
+	}
+	return s, nil
+}
+
+// locate says where in the file the decoder's complaint is, and about which key. It lists all unknown keys at once.
+func locate(path string, err error) error {
+	if missing, ok := errors.AsType[*toml.StrictMissingError](err); ok {
+		var errs []error
+		for _, e := range missing.Errors {
+			line, _ := e.Position()
+			errs = append(errs, fmt.Errorf("%s:%d: %s: unknown key", path, line, keyName(e.Key())))
+		}
+		return errors.Join(errs...)
+	}
+	if e, ok := errors.AsType[*toml.DecodeError](err); ok {
+		line, column := e.Position()
+		if len(e.Key()) == 0 {
+			return fmt.Errorf("%s:%d:%d: %w", path, line, column, err)
+		}
+		return fmt.Errorf("%s:%d: %s: %w", path, line, keyName(e.Key()), err)
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+func keyName(key toml.Key) string { return strings.Join(key, ".") }
+
+// validate reports every value that cannot be.
+func (s settings) validate() error {
+	return errors.Join(
+		s.Config.Validate(),
+		validateAddress(s.Address),
+		oneOf("log.level", s.Log.Level, "trace", "debug", "info", "warn", "error"),
+		oneOf("log.format", s.Log.Format, "text", "json"),
+	)
+}
+
+func validateAddress(address string) error {
+	switch {
+	case !filepath.IsAbs(address):
+		return fmt.Errorf("address: %q is not an absolute path", address)
+	case len(address) > maxAddress:
+		return fmt.Errorf("address: %q has %d bytes; the path of a unix socket has at most %d", address, len(address), maxAddress)
+	default:
+		return nil
+	}
+}
+
+func oneOf(key, value string, allowed ...string) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	return fmt.Errorf("%s: %q is none of: %s", key, value, strings.Join(allowed, ", "))
+}
+
+// settingsFlags are the flags of every command that reads the settings.
+func settingsFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{
+			Name:  "config",
+			Usage: "read the configuration from `FILE`, which must exist if it is named",
+			Value: defaultConfigFile,
+		},
+		&cli.StringFlag{Name: "root", Usage: "keep the store and the layers in `DIR`, whatever the file says"},
+		&cli.StringFlag{Name: "address", Usage: "listen on the unix socket `PATH`, whatever the file says"},
+		&cli.StringFlag{Name: "log-level", Usage: "log from `LEVEL` up: trace, debug, info, warn, error"},
+	}
+}

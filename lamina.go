@@ -1,0 +1,242 @@
+// Package lamina puts the parts of the snapshotter together: a root directory with one store in it, the backends that
+// the configuration asks for, and the snapshotters that run on them. The daemon (cmd/lamina) and the plugins that a
+// containerd can link in (plugin.go) both open a Host and differ only in how callers reach it.
+//
+// A root belongs to one process at a time; the store's lock sees to that.
+package lamina
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/identifiers"
+	"github.com/containerd/errdefs"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
+	"github.com/lamina-snapshotter/lamina/overlayaufs"
+	"github.com/lamina-snapshotter/lamina/snapshotter"
+)
+
+// The values that a configuration has where nobody sets others.
+const (
+	// DefaultRoot is where the store and the layers lie.
+	DefaultRoot = "/var/lib/lamina"
+	// DefaultName is what containerd calls the snapshotter.
+	DefaultName = "lamina"
+	// BackendUnion keeps a layer as a directory and mounts a union of them.
+	BackendUnion = "union"
+)
+
+// A Config says where a Host keeps its things and which snapshotters it has.
+type Config struct {
+	// Root is an absolute path. It is made if it is missing.
+	Root string `toml:"root"`
+	// Snapshotters are the names by which containerd calls, and what stands behind each.
+	Snapshotters map[string]SnapshotterConfig `toml:"snapshotters"`
+	// Union holds the options of the union backend. Its Root is set by Open.
+	Union overlayaufs.Config `toml:"union"`
+}
+
+// A SnapshotterConfig binds one snapshotter name to a backend.
+type SnapshotterConfig struct {
+	// Backend is "union".
+	Backend string `toml:"backend"`
+}
+
+// DefaultConfig returns one snapshotter named "lamina" of the union backend under /var/lib/lamina.
+func DefaultConfig() Config {
+	return Config{
+		Root:         DefaultRoot,
+		Snapshotters: DefaultSnapshotters(),
+		Union: overlayaufs.Config{
+			Driver:    "auto",
+			Sync:      "commit",
+			Index:     "auto",
+			UserXattr: "auto",
+			Metacopy:  "auto",
+			Volatile:  "auto",
+		},
+	}
+}
+
+// DefaultSnapshotters returns what is served where the configuration names no snapshotter.
+func DefaultSnapshotters() map[string]SnapshotterConfig {
+	return map[string]SnapshotterConfig{DefaultName: {Backend: BackendUnion}}
+}
+
+// Validate reports everything that is wrong with c before anything is opened. Every message begins with the key that it
+// is about.
+func (c Config) Validate() error {
+	var errs []error
+	if !filepath.IsAbs(c.Root) {
+		errs = append(errs, fmt.Errorf("root: %q is not an absolute path", c.Root))
+	}
+	if len(c.Snapshotters) == 0 {
+		errs = append(errs, errors.New("snapshotters: at least one is needed"))
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Snapshotters)) {
+		// containerd makes a plugin id and a bucket name of it.
+		if err := identifiers.Validate(name); err != nil {
+			errs = append(errs, fmt.Errorf("snapshotters.%q: %w", name, err))
+		}
+		if b := c.Snapshotters[name].Backend; b != BackendUnion {
+			errs = append(errs, fmt.Errorf("snapshotters.%s.backend: %q is none of: %s", name, b, BackendUnion))
+		}
+	}
+	errs = append(errs, c.Union.Validate())
+	return errors.Join(errs...)
+}
+
+// ContentRoot returns the directory in which the contents of the named snapshotter lie. containerd's CRI and the kubelet
+// measure the image file system by it.
+func (c Config) ContentRoot(name string) string {
+	switch c.Snapshotters[name].Backend {
+	case BackendUnion:
+		return filepath.Join(c.Root, "union")
+	default:
+		return c.Root
+	}
+}
+
+// Capabilities returns what the named snapshotter can do on this host beyond the common contract, in the words that
+// containerd knows, as "remap-ids" and "rebase". What is not in the list must not be claimed: containerd relies on it.
+func (Config) Capabilities(string) []string {
+	return nil
+}
+
+// A Host is an open root: the store, the backends, and the snapshotters on them. Its methods may be called from several
+// goroutines at once.
+type Host struct {
+	config       Config
+	set          *snapshotter.Set
+	snapshotters map[string]snapshots.Snapshotter
+	close        func() error
+}
+
+// Open makes the root if it is missing, takes its lock, and opens what c asks for. It returns metadata.ErrLocked at once
+// if another process has the root open. On error nothing stays open.
+func Open(ctx context.Context, c Config) (*Host, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if err := makeRoot(c.Root); err != nil {
+		return nil, fmt.Errorf("root: %w", err)
+	}
+	store, err := metadata.Open(filepath.Join(c.Root, "lamina.db"), metadata.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("root: %w", err)
+	}
+	backends, err := openBackends(ctx, c)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	set, err := snapshotter.Open(ctx, snapshotter.Config{Store: store, Backends: backends})
+	if err != nil {
+		return nil, errors.Join(err, closeBackends(backends), store.Close())
+	}
+	h := &Host{config: c, set: set, close: sync.OnceValue(set.Close)}
+	if err := h.bind(); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+// openBackends opens each backend that a snapshotter of c uses, once.
+func openBackends(ctx context.Context, c Config) (map[metadata.Medium]snapshotter.Backend, error) {
+	backends := make(map[metadata.Medium]snapshotter.Backend)
+	for name := range c.Snapshotters {
+		medium := c.medium(name)
+		if backends[medium] != nil {
+			continue
+		}
+		union := c.Union
+		union.Root = c.ContentRoot(name)
+		b, err := overlayaufs.Open(ctx, union)
+		if err != nil {
+			return nil, errors.Join(err, closeBackends(backends))
+		}
+		backends[medium] = b
+	}
+	return backends, nil
+}
+
+func closeBackends(backends map[metadata.Medium]snapshotter.Backend) error {
+	var errs []error
+	for _, b := range backends {
+		errs = append(errs, b.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// medium returns what the new contents of a snapshotter are made of.
+func (c Config) medium(name string) metadata.Medium {
+	switch c.Snapshotters[name].Backend {
+	case BackendUnion:
+		return metadata.Directory
+	default:
+		return metadata.NoMedium
+	}
+}
+
+// bind makes the snapshotter of each name.
+func (h *Host) bind() error {
+	h.snapshotters = make(map[string]snapshots.Snapshotter, len(h.config.Snapshotters))
+	for name := range h.config.Snapshotters {
+		sn, err := h.set.Snapshotter(name, h.config.medium(name))
+		if err != nil {
+			return fmt.Errorf("snapshotters.%s: %w", name, err)
+		}
+		h.snapshotters[name] = sn
+	}
+	return nil
+}
+
+// makeRoot makes the root for its owner alone, as it holds the files of all containers. A root that exists is left as it
+// is.
+func makeRoot(root string) error {
+	if err := os.MkdirAll(filepath.Dir(root), 0o711); err != nil {
+		return err
+	}
+	// Not MkdirAll: it takes the mode for every directory that it makes, and a path that is a file for an error without
+	// a name.
+	if err := os.Mkdir(root, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	info, err := os.Stat(root)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a directory", root)
+	}
+	return nil
+}
+
+// Config returns the configuration that h was opened with.
+func (h *Host) Config() Config { return h.config }
+
+// Names returns the names of the snapshotters, sorted.
+func (h *Host) Names() []string {
+	return slices.Sorted(maps.Keys(h.snapshotters))
+}
+
+// Snapshotter returns the snapshotter of that name, which is a snapshots.Cleaner too. It lives until h is closed; its own
+// Close ends nothing that another name uses. A name that h does not have is errdefs.ErrNotFound.
+func (h *Host) Snapshotter(name string) (snapshots.Snapshotter, error) {
+	sn, ok := h.snapshotters[name]
+	if !ok {
+		return nil, fmt.Errorf("snapshotter %q: %w", name, errdefs.ErrNotFound)
+	}
+	return sn, nil
+}
+
+// Close waits, bounded, for what runs in the background, then closes the backends and the store. Callers first see to it
+// that no call is under way. Later calls do nothing and return the first one's error.
+func (h *Host) Close() error { return h.close() }

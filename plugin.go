@@ -1,0 +1,79 @@
+package lamina
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/platforms"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+
+	"github.com/lamina-snapshotter/lamina/overlayaufs"
+)
+
+// A PluginConfig is what stands under [plugins."io.containerd.internal.v1.lamina"] in the configuration of a containerd
+// that links Lamina in. It has no address and no snapshotter names: containerd calls the one snapshotter, "lamina",
+// directly.
+type PluginConfig struct {
+	// Root is empty for the directory that containerd gives the plugin, under its own root.
+	Root string `toml:"root"`
+	// Union holds the options of the union backend.
+	Union overlayaufs.Config `toml:"union"`
+}
+
+// init registers two plugins, so that blank-importing this package is all it takes to link Lamina into a containerd.
+// The internal one owns the root; the snapshotter is what containerd's clients name.
+func init() {
+	registry.Register(&plugin.Registration{
+		Type:   plugins.InternalPlugin,
+		ID:     DefaultName,
+		Config: &PluginConfig{Union: DefaultConfig().Union},
+		InitFn: initHost,
+	})
+	registry.Register(&plugin.Registration{
+		Type:     plugins.SnapshotPlugin,
+		ID:       DefaultName,
+		Requires: []plugin.Type{plugins.InternalPlugin},
+		InitFn:   initSnapshotter,
+	})
+}
+
+// initHost opens the Host. At its stop containerd closes every plugin instance that has a Close, the last opened first:
+// so the services end before the snapshotter, and the snapshotter before the Host.
+//
+// A root that cannot carry overlay is an error and no reason to skip: who links Lamina in wants it, containerd starts
+// without a plugin that fails, and required_plugins is there for those who would rather have it not start.
+func initHost(ic *plugin.InitContext) (any, error) {
+	pc, ok := ic.Config.(*PluginConfig)
+	if !ok {
+		return nil, fmt.Errorf("the configuration is a %T", ic.Config)
+	}
+	c := DefaultConfig()
+	c.Root = ic.Properties[plugins.PropertyRootDir]
+	if pc.Root != "" {
+		c.Root = pc.Root
+	}
+	c.Union = pc.Union
+	return Open(ic.Context, c)
+}
+
+// initSnapshotter hands out the snapshotter of the Host. The Host is missing only where disabled_plugins names it, and
+// then nobody wants the snapshotter either.
+func initSnapshotter(ic *plugin.InitContext) (any, error) {
+	instance, err := ic.GetByID(plugins.InternalPlugin, DefaultName)
+	if errors.Is(err, plugin.ErrPluginNotFound) {
+		return nil, fmt.Errorf("%s.%s is disabled: %w", plugins.InternalPlugin, DefaultName, plugin.ErrSkipPlugin)
+	}
+	if err != nil {
+		return nil, err
+	}
+	h, ok := instance.(*Host)
+	if !ok {
+		return nil, fmt.Errorf("%s.%s is a %T", plugins.InternalPlugin, DefaultName, instance)
+	}
+	ic.Meta.Platforms = append(ic.Meta.Platforms, platforms.DefaultSpec())
+	ic.Meta.Exports[plugins.SnapshotterRootDir] = h.config.ContentRoot(DefaultName)
+	ic.Meta.Capabilities = h.config.Capabilities(DefaultName)
+	return h.Snapshotter(DefaultName)
+}
