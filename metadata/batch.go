@@ -1,0 +1,182 @@
+package metadata
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// A batcher commits writes in groups. The first writer to find nobody at work becomes the leader: it runs what has
+// queued up in one transaction, its own write among it, commits once, and hands the lead to the next writer waiting.
+// While a leader waits for the disk the queue grows; a lone writer finds an empty queue and waits for nobody.
+type batcher struct {
+	db *bolt.DB
+
+	mu      sync.Mutex
+	queue   []*write
+	leading bool
+	failed  error // set for good once a commit could not be made durable
+}
+
+// A write is one operation on its way into a transaction.
+type write struct {
+	fn   func(*tx) error
+	err  error
+	done chan struct{} // closed when err stands
+	lead chan struct{} // closed when this writer is to lead
+}
+
+// update runs fn in a transaction and returns when it is durable. fn may be run more than once, so it sets results that
+// are its own only by assignment. It must check all it wants to check before it writes: an error before the first write
+// concerns fn alone, one after it costs the whole group its transaction.
+//
+// A write that is still queued when ctx ends is withdrawn. One that a leader has taken is waited for, whatever ctx says:
+// it ends with the commit under way, and the caller must know how.
+func (b *batcher) update(ctx context.Context, fn func(*tx) error) error {
+	w := &write{fn: fn, done: make(chan struct{}), lead: make(chan struct{})}
+	if b.enqueue(w) {
+		b.runGroup()
+		return w.err
+	}
+	select {
+	case <-w.done:
+		return w.err
+	case <-w.lead:
+		b.runGroup()
+		return w.err
+	case <-ctx.Done():
+	}
+	if b.withdraw(w) {
+		return ctx.Err()
+	}
+	select {
+	case <-w.done:
+	case <-w.lead:
+		b.runGroup()
+	}
+	return w.err
+}
+
+// enqueue reports whether the caller leads.
+func (b *batcher) enqueue(w *write) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.queue = append(b.queue, w)
+	if b.leading {
+		return false
+	}
+	b.leading = true
+	return true
+}
+
+// withdraw takes w out of the queue and reports whether it was still there. A writer that has been given the lead stays,
+// for the others wait for it.
+func (b *batcher) withdraw(w *write) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case <-w.lead:
+		return false
+	default:
+	}
+	for i, q := range b.queue {
+		if q == w {
+			b.queue = append(b.queue[:i:i], b.queue[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// runGroup commits what is queued and gives the lead away.
+func (b *batcher) runGroup() {
+	b.mu.Lock()
+	group, failed := b.queue, b.failed
+	b.queue = nil
+	b.mu.Unlock()
+
+	if failed == nil {
+		failed = b.commit(group)
+	} else {
+		for _, w := range group {
+			w.err = failed
+		}
+	}
+	for _, w := range group {
+		close(w.done)
+	}
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failed = failed
+	if len(b.queue) > 0 {
+		close(b.queue[0].lead)
+	} else {
+		b.leading = false
+	}
+}
+
+// commit runs the group in one transaction and sets each write's error. A write that fails after it has written takes
+// the transaction down with it; the others are run again without it, so this ends. The error that commit returns is the
+// lasting one of batcher.failed.
+func (b *batcher) commit(group []*write) (failed error) {
+	for len(group) > 0 {
+		spoiler, txid, err := b.try(group)
+		if spoiler >= 0 {
+			group = append(group[:spoiler:spoiler], group[spoiler+1:]...)
+			continue
+		}
+		if err == nil {
+			return nil
+		}
+		if b.visible(txid) {
+			failed = fmt.Errorf("%w: %w", ErrFailed, err)
+			err = failed
+		}
+		for _, w := range group {
+			w.err = err
+		}
+		return failed
+	}
+	return nil
+}
+
+// try runs the group once. It returns the index of a write that spoilt the transaction, or -1 and the error of the
+// commit.
+func (b *batcher) try(group []*write) (spoiler, txid int, err error) {
+	btx, err := b.db.Begin(true)
+	if err != nil {
+		return -1, 0, err
+	}
+	t := &tx{Tx: btx}
+	for i, w := range group {
+		before := t.writes
+		w.err = w.fn(t)
+		if w.err != nil && t.writes != before {
+			return i, 0, errors.Join(w.err, btx.Rollback())
+		}
+	}
+	txid = btx.ID()
+	if t.writes == 0 {
+		return -1, txid, btx.Rollback()
+	}
+	if err := btx.Commit(); err != nil {
+		return -1, txid, fmt.Errorf("commit: %w", err)
+	}
+	return -1, txid, nil
+}
+
+// visible reports whether reads show transaction txid. After a failed commit it tells whether bbolt came as far as its
+// meta page: if not, the pages written so far are free ones and the transaction is undone, as after any rollback; if it
+// did, whether it will survive is unknown.
+func (b *batcher) visible(txid int) bool {
+	btx, err := b.db.Begin(false)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = btx.Rollback() }()
+	return txid > 0 && btx.ID() >= txid
+}

@@ -1,0 +1,88 @@
+package metadata
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// maxChain bounds a chain: four times what overlayfs can stack.
+const maxChain = 2000
+
+// Get returns the snapshot key of a snapshotter name, or ErrNotExist.
+func (s *Store) Get(name, key string) (sn Snapshot, err error) {
+	err = s.view(func(btx *bolt.Tx) error {
+		sn, err = get(btx, name, key)
+		return err
+	})
+	return sn, err
+}
+
+// Recorded reports whether there is a record of id.
+func (s *Store) Recorded(id ID) (found bool, err error) {
+	err = s.view(func(btx *bolt.Tx) error {
+		found = btx.Bucket(bucketRecords).Get(key8(uint64(id))) != nil
+		return nil
+	})
+	return found, err
+}
+
+// Chain returns the snapshot key and the links from it down to its base; the first link is its own.
+func (s *Store) Chain(name, key string) (sn Snapshot, chain []Link, err error) {
+	err = s.view(func(btx *bolt.Tx) error {
+		if sn, err = get(btx, name, key); err != nil {
+			return err
+		}
+		chain, err = appendChain(chain, btx, sn.ID)
+		return err
+	})
+	return sn, chain, err
+}
+
+// appendChain walks from id to the base. A rebased snapshot may be older than its parent, so ids prove nothing about
+// cycles; the bound ends one.
+func appendChain(chain []Link, btx *bolt.Tx, id ID) ([]Link, error) {
+	records := btx.Bucket(bucketRecords)
+	for id != 0 {
+		raw := records.Get(key8(uint64(id)))
+		if raw == nil {
+			return nil, fmt.Errorf("the record of id %d in the chain is missing: the store is damaged", id)
+		}
+		link, err := decodeLink(id, raw)
+		if err != nil {
+			return nil, fmt.Errorf("id %d: %w", id, err)
+		}
+		if len(chain) == maxChain {
+			return nil, fmt.Errorf("the chain has more than %d snapshots: the store is damaged", maxChain)
+		}
+		chain = append(chain, link)
+		id = link.ParentID
+	}
+	return chain, nil
+}
+
+// Contents returns the links of all snapshots of all names whose content is of the medium, by id.
+func (s *Store) Contents(medium Medium) (links []Link, err error) {
+	err = s.view(func(btx *bolt.Tx) error {
+		return btx.Bucket(bucketRecords).ForEach(func(k, v []byte) error {
+			link, err := decodeLink(ID(binary.BigEndian.Uint64(k)), v)
+			if err == nil && link.Placement.Medium == medium {
+				links = append(links, link)
+			}
+			return err
+		})
+	})
+	return links, err
+}
+
+// Names returns the snapshotter names that have or had snapshots, sorted.
+func (s *Store) Names() (names []string, err error) {
+	err = s.view(func(btx *bolt.Tx) error {
+		return btx.Bucket(bucketKeys).ForEachBucket(func(k []byte) error {
+			names = append(names, string(k))
+			return nil
+		})
+	})
+	return names, err
+}

@@ -1,0 +1,41 @@
+package metadata
+
+import (
+	"context"
+	"encoding/binary"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Starts returns how often the store has been started.
+func (s *Store) Starts() (starts uint64, err error) {
+	err = s.view(func(btx *bolt.Tx) error {
+		if v := btx.Bucket(bucketMeta).Get(keyStarts); len(v) == 8 {
+			starts = binary.BigEndian.Uint64(v)
+		}
+		return nil
+	})
+	return starts, err
+}
+
+// Start counts a start and returns the new count. The count goes into each place that the store owns, after it stands
+// here: so a place never shows a higher one than its store, unless the store was put back from an old copy. Whoever
+// calls Start has compared the two first; comparing after would let a store catch up with its place by starting often.
+func (s *Store) Start(ctx context.Context) (starts uint64, err error) {
+	err = s.update(ctx, func(t *tx) error {
+		meta := t.Bucket(bucketMeta)
+		starts = 1
+		if v := meta.Get(keyStarts); len(v) == 8 {
+			starts += binary.BigEndian.Uint64(v)
+		}
+		return t.put(meta, keyStarts, key8(starts))
+	})
+	return starts, err
+}
+
+func (s *Store) update(ctx context.Context, fn func(*tx) error) error {
+	if s.readOnly {
+		return ErrReadOnly
+	}
+	return s.batch.update(ctx, fn)
+}

@@ -1,0 +1,237 @@
+package metadata
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// schemaVersion is the version of the layout in the package comment.
+const schemaVersion = 1
+
+// The list of free pages is kept in the file, at the price of one more page a commit. Without it bbolt scans the whole
+// file at open, and a damaged page then panics in a goroutine of bbolt's own, where nobody can catch it.
+const noFreelistSync = false
+
+// mapSize is how much of the file is mapped from the start, in bytes: bbolt must wait for all readers whenever it maps
+// more. It costs address space only.
+const mapSize = 256 << 20
+
+var (
+	bucketMeta     = []byte("meta")
+	bucketKeys     = []byte("keys")
+	bucketRecords  = []byte("records")
+	bucketChildren = []byte("children")
+	bucketLabels   = []byte("labels")
+	bucketDevices  = []byte("devices")
+	bucketTrash    = []byte("trash")
+
+	keyVersion = []byte("version")
+	keyUUID    = []byte("uuid")
+	keyStarts  = []byte("starts")
+)
+
+// Options of opening a store.
+type Options struct {
+	// ReadOnly opens an existing store to be read, beside other readers. It changes nothing in the file.
+	ReadOnly bool
+}
+
+// Store is an open store. Its methods may be called from several goroutines at once.
+type Store struct {
+	db       *bolt.DB
+	batch    batcher
+	readOnly bool
+	uuid     string
+
+	nextID  atomic.Uint64 // the id to reserve next
+	mu      sync.Mutex    // guards devices
+	devices deviceSet     // taken by records, by the trash, or reserved
+}
+
+// Open opens the store in the file path. It makes a new one where there is no file, unless o.ReadOnly.
+//
+// It fails at once with [ErrLocked] while another process has the store open, with [ErrVersion] or [ErrNotStore] when
+// the file is not one that this program can use; the file stays as it is.
+func Open(path string, o Options) (*Store, error) {
+	s, err := open(path, o)
+	if errors.Is(err, fs.ErrNotExist) && !o.ReadOnly {
+		if err = create(path); err == nil {
+			s, err = open(path, o)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func open(path string, o Options) (*Store, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	// bbolt would make an empty file a database.
+	if !st.Mode().IsRegular() || st.Size() == 0 {
+		return nil, fmt.Errorf("%w: it is empty or no regular file", ErrNotStore)
+	}
+	db, err := openBolt(path, o.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{db: db, readOnly: o.ReadOnly}
+	s.batch.db = db
+	if err := guardFaults(func() error { return s.load(st.Size()) }); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return s, nil
+}
+
+func openBolt(path string, readOnly bool) (db *bolt.DB, err error) {
+	var file *os.File
+	err = guardFaults(func() error {
+		db, err = bolt.Open(path, 0o600, &bolt.Options{
+			Timeout:         time.Millisecond, // one try: bbolt asks again after 50 ms
+			ReadOnly:        readOnly,
+			NoFreelistSync:  noFreelistSync,
+			FreelistType:    bolt.FreelistMapType,
+			InitialMmapSize: mapSize,
+			OpenFile: func(path string, flag int, mode os.FileMode) (*os.File, error) {
+				file, err = os.OpenFile(path, flag, mode)
+				return file, err
+			},
+		})
+		return err
+	})
+	if err != nil && file != nil {
+		_ = file.Close() // and with it the lock, which a panicking bbolt keeps
+	}
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, ErrLocked
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum):
+		return nil, fmt.Errorf("%w: %w", ErrNotStore, err)
+	}
+	return db, err
+}
+
+// guardFaults turns what a damaged file makes of bbolt, a panic or a fault in the mapped file, into ErrNotStore.
+func guardFaults(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: the file is damaged: %v", ErrNotStore, r)
+		}
+	}()
+	return fn()
+}
+
+// load checks that the file, of fileSize bytes, is a store of the known version and reads what is kept in memory.
+func (s *Store) load(fileSize int64) error {
+	return s.view(func(btx *bolt.Tx) error {
+		if btx.Size() > fileSize {
+			return fmt.Errorf("%w: the file is cut off: %d bytes of %d", ErrNotStore, fileSize, btx.Size())
+		}
+		meta := btx.Bucket(bucketMeta)
+		if meta == nil {
+			return fmt.Errorf("%w: it is a bbolt file of another program", ErrNotStore)
+		}
+		version := meta.Get(keyVersion)
+		if len(version) != 8 {
+			return fmt.Errorf("%w: it has no schema version", ErrNotStore)
+		}
+		if v := binary.BigEndian.Uint64(version); v != schemaVersion {
+			return fmt.Errorf("%w %d; this program knows %d", ErrVersion, v, schemaVersion)
+		}
+		for _, name := range [][]byte{bucketKeys, bucketRecords, bucketChildren, bucketLabels, bucketDevices, bucketTrash} {
+			if btx.Bucket(name) == nil {
+				return fmt.Errorf("%w: the bucket %q is missing", ErrNotStore, name)
+			}
+		}
+		s.uuid = string(meta.Get(keyUUID))
+		s.nextID.Store(btx.Bucket(bucketRecords).Sequence() + 1)
+		return btx.Bucket(bucketDevices).ForEach(func(k, _ []byte) error {
+			if len(k) == 4 {
+				s.devices.take(binary.BigEndian.Uint32(k))
+			}
+			return nil
+		})
+	})
+}
+
+// create makes a new store under a temporary name and renames it, so that a power cut leaves no half-made one at path.
+// A leftover of the temporary name is ours alone: the lock on the directory keeps a second creator out.
+func create(path string) (err error) {
+	dir, err := lockDir(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	if _, err := os.Lstat(path); err == nil {
+		return nil // another process was first
+	}
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	db, err := bolt.Open(temp, 0o600, &bolt.Options{NoFreelistSync: noFreelistSync})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(db.Update(initialise), db.Close()); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	// Its content is synced by the commit, its name by the directory.
+	if err := os.Rename(temp, path); err != nil {
+		return err
+	}
+	return dir.Sync()
+}
+
+func initialise(btx *bolt.Tx) error {
+	for _, name := range [][]byte{bucketKeys, bucketRecords, bucketChildren, bucketLabels, bucketDevices, bucketTrash} {
+		if _, err := btx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	meta, err := btx.CreateBucket(bucketMeta)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		meta.Put(keyVersion, key8(schemaVersion)),
+		meta.Put(keyUUID, []byte(uuid.NewString())),
+		meta.Put(keyStarts, key8(0)),
+	)
+}
+
+// Close closes the store. It waits for the transactions under way; no write may follow. It may be called again.
+func (s *Store) Close() error {
+	return s.db.Close()
+}
+
+// UUID returns what tells this store from all others.
+func (s *Store) UUID() string { return s.uuid }
+
+func (s *Store) view(fn func(*bolt.Tx) error) error {
+	return s.db.View(fn)
+}
+
+// key8 is a number as a key that sorts as the number does.
+func key8(v uint64) []byte {
+	return binary.BigEndian.AppendUint64(nil, v)
+}
+
+func key4(v uint32) []byte {
+	return binary.BigEndian.AppendUint32(nil, v)
+}

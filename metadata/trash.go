@@ -1,0 +1,110 @@
+package metadata
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Trash returns up to limit entries of the trash, the oldest ids first, from the id after on: contents that are still to
+// be deleted.
+func (s *Store) Trash(after ID, limit int) (links []Link, err error) {
+	err = s.view(func(btx *bolt.Tx) error {
+		c := btx.Bucket(bucketTrash).Cursor()
+		for k, v := c.Seek(key8(uint64(after) + 1)); k != nil && len(links) < limit; k, v = c.Next() {
+			link, err := decodeLink(ID(binary.BigEndian.Uint64(k)), v)
+			if err != nil {
+				return fmt.Errorf("trash entry %x: %w", k, err)
+			}
+			links = append(links, link)
+		}
+		return nil
+	})
+	return links, err
+}
+
+// Forget deletes entries of the trash, whose contents have been deleted: their ids are free from now on.
+func (s *Store) Forget(ctx context.Context, links ...Link) error {
+	err := s.update(ctx, func(t *tx) error {
+		for _, link := range links {
+			if err := t.delete(t.Bucket(bucketTrash), key8(uint64(link.ID))); err != nil {
+				return err
+			}
+			if link.Placement.Medium != Volume {
+				continue
+			}
+			if err := t.delete(t.Bucket(bucketDevices), key4(link.Placement.Device)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, link := range links {
+		if link.Placement.Medium == Volume {
+			s.ReleaseDevice(link.Placement.Device)
+		}
+	}
+	return nil
+}
+
+// Adopt puts contents that lie at free numbers into the trash: what a crash left between content and record. Its caller
+// knows that nothing is being made meanwhile. A directory's number is its id; a volume gets an id.
+func (s *Store) Adopt(ctx context.Context, medium Medium, contents []uint64) error {
+	links := make([]Link, 0, len(contents))
+	for _, n := range contents {
+		link := Link{ID: ID(n), Placement: Placement{Medium: medium}}
+		if medium == Volume {
+			link.ID, link.Placement.Device = s.ReserveID(), uint32(n)
+		}
+		links = append(links, link)
+	}
+	err := s.update(ctx, func(t *tx) error {
+		for _, link := range links {
+			if err := t.adopt(link); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, link := range links {
+		s.skip(link)
+	}
+	return nil
+}
+
+func (t *tx) adopt(link Link) error {
+	if err := t.checkFree(link.ID, link.Placement); err != nil {
+		return err
+	}
+	if err := t.raiseSequence(link.ID); err != nil {
+		return err
+	}
+	if link.Placement.Medium == Volume {
+		if err := t.put(t.Bucket(bucketDevices), key4(link.Placement.Device), key8(uint64(link.ID))); err != nil {
+			return err
+		}
+	}
+	return t.put(t.Bucket(bucketTrash), key8(uint64(link.ID)), link.Placement.append(nil))
+}
+
+// skip keeps the numbers of an adopted content from being reserved.
+func (s *Store) skip(link Link) {
+	if link.Placement.Medium == Volume {
+		s.mu.Lock()
+		s.devices.take(link.Placement.Device)
+		s.mu.Unlock()
+	}
+	for next := s.nextID.Load(); next <= uint64(link.ID); next = s.nextID.Load() {
+		if s.nextID.CompareAndSwap(next, uint64(link.ID)+1) {
+			return
+		}
+	}
+}

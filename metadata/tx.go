@@ -1,0 +1,174 @@
+package metadata
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	bolt "go.etcd.io/bbolt"
+)
+
+// tx is a writable transaction that counts its writes.
+type tx struct {
+	*bolt.Tx
+	writes int
+}
+
+func (t *tx) put(b *bolt.Bucket, k, v []byte) error {
+	t.writes++
+	return b.Put(k, v)
+}
+
+func (t *tx) delete(b *bolt.Bucket, k []byte) error {
+	t.writes++
+	return b.Delete(k)
+}
+
+// insert writes a record and what points at it.
+func (t *tx) insert(sn Snapshot) error {
+	id := key8(uint64(sn.ID))
+	t.writes++
+	keys, err := t.Bucket(bucketKeys).CreateBucketIfNotExists([]byte(sn.Name))
+	if err != nil {
+		return err
+	}
+	if err := t.put(keys, []byte(sn.Key), id); err != nil {
+		return err
+	}
+	if err := t.put(t.Bucket(bucketRecords), id, sn.encode()); err != nil {
+		return err
+	}
+	if sn.ParentID != 0 {
+		if err := t.put(t.Bucket(bucketChildren), childKey(sn.ParentID, sn.ID), nil); err != nil {
+			return err
+		}
+	}
+	for _, k := range labelKeys(sn) {
+		if err := t.put(t.Bucket(bucketLabels), k, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// erase undoes insert. The device id stays taken.
+func (t *tx) erase(sn Snapshot) error {
+	for _, k := range labelKeys(sn) {
+		if err := t.delete(t.Bucket(bucketLabels), k); err != nil {
+			return err
+		}
+	}
+	if sn.ParentID != 0 {
+		if err := t.delete(t.Bucket(bucketChildren), childKey(sn.ParentID, sn.ID)); err != nil {
+			return err
+		}
+	}
+	if err := t.delete(t.Bucket(bucketRecords), key8(uint64(sn.ID))); err != nil {
+		return err
+	}
+	return t.delete(t.Bucket(bucketKeys).Bucket([]byte(sn.Name)), []byte(sn.Key))
+}
+
+// checkParent checks that the parent that sn names is there, is the one meant, and is committed; notCommitted is the
+// error if it is not.
+func (t *tx) checkParent(sn Snapshot, notCommitted error) error {
+	if sn.Parent == "" {
+		return nil
+	}
+	parent, err := t.get(sn.Name, sn.Parent)
+	if err != nil {
+		return fmt.Errorf("parent: %w", err)
+	}
+	if parent.ID != sn.ParentID {
+		return fmt.Errorf("parent: %w: %s was removed and made again meanwhile", ErrNotExist, sn.Parent)
+	}
+	if parent.Kind != snapshots.KindCommitted {
+		return fmt.Errorf("parent: %w: %s is %s, not committed", notCommitted, sn.Parent, kindName(parent.Kind))
+	}
+	return nil
+}
+
+// checkFree guards rule 3: what Create is given must be nobody's.
+func (t *tx) checkFree(id ID, p Placement) error {
+	if id == 0 {
+		return fmt.Errorf("%w: id 0", ErrInvalid)
+	}
+	if t.Bucket(bucketRecords).Get(key8(uint64(id))) != nil || t.Bucket(bucketTrash).Get(key8(uint64(id))) != nil {
+		return fmt.Errorf("%w: id %d is taken", ErrInvalid, id)
+	}
+	if p.Medium != Volume {
+		return nil
+	}
+	if p.Device == 0 || p.Device > MaxDevice {
+		return fmt.Errorf("%w: device id %d", ErrInvalid, p.Device)
+	}
+	if t.Bucket(bucketDevices).Get(key4(p.Device)) != nil {
+		return fmt.Errorf("%w: device id %d is taken", ErrInvalid, p.Device)
+	}
+	return nil
+}
+
+// raiseSequence keeps the sequence of the records no lower than id, so that ids are not given twice.
+func (t *tx) raiseSequence(id ID) error {
+	b := t.Bucket(bucketRecords)
+	if b.Sequence() >= uint64(id) {
+		return nil
+	}
+	t.writes++
+	return b.SetSequence(uint64(id))
+}
+
+func (t *tx) firstChild(id ID) (ID, bool) {
+	prefix := key8(uint64(id))
+	k, _ := t.Bucket(bucketChildren).Cursor().Seek(prefix)
+	if len(k) != 16 || !bytes.HasPrefix(k, prefix) {
+		return 0, false
+	}
+	return ID(binary.BigEndian.Uint64(k[8:])), true
+}
+
+func (t *tx) lookup(name, key string) (ID, error)    { return lookup(t.Tx, name, key) }
+func (t *tx) get(name, key string) (Snapshot, error) { return get(t.Tx, name, key) }
+
+func lookup(btx *bolt.Tx, name, key string) (ID, error) {
+	var id []byte
+	if keys := btx.Bucket(bucketKeys).Bucket([]byte(name)); keys != nil {
+		id = keys.Get([]byte(key))
+	}
+	if len(id) != 8 {
+		return 0, fmt.Errorf("%w: %s", ErrNotExist, key)
+	}
+	return ID(binary.BigEndian.Uint64(id)), nil
+}
+
+func get(btx *bolt.Tx, name, key string) (Snapshot, error) {
+	id, err := lookup(btx, name, key)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	raw := btx.Bucket(bucketRecords).Get(key8(uint64(id)))
+	if raw == nil {
+		return Snapshot{}, fmt.Errorf("%s: the record of id %d is missing: the store is damaged", key, id)
+	}
+	return decodeSnapshot(id, raw)
+}
+
+func childKey(parent, child ID) []byte {
+	return binary.BigEndian.AppendUint64(key8(uint64(parent)), uint64(child))
+}
+
+// rebase puts a snapshot without parent onto parent; one that has a parent keeps it, and parent must agree.
+func (t *tx) rebase(sn *Snapshot, parent string) error {
+	if parent != "" && sn.Parent == "" {
+		id, err := t.lookup(sn.Name, parent)
+		if err != nil {
+			return fmt.Errorf("parent: %w", err)
+		}
+		sn.Parent, sn.ParentID = parent, id
+	}
+	if parent != "" && parent != sn.Parent {
+		return fmt.Errorf("%w: the parent is %s and cannot become %s", ErrInvalid, sn.Parent, parent)
+	}
+	return t.checkParent(*sn, ErrState)
+}

@@ -1,0 +1,211 @@
+package metadata
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/labels"
+)
+
+// maxKey bounds names and keys, in bytes: bbolt takes keys of 32 KiB, and a key of ours holds a name and a label.
+const maxKey = 8 << 10
+
+// Create records an active snapshot or a view. The caller sets ID (reserved), Name, Key, Kind, Parent and ParentID
+// (the parent's id as it resolved it), Labels and Placement; its content is made already. It returns ErrExist if the key
+// is taken, ErrNotExist if the parent is gone, ErrInvalid if the parent is not committed.
+func (s *Store) Create(ctx context.Context, sn Snapshot) error {
+	if err := validate(sn.Name, sn.Key, sn.Labels); err != nil {
+		return err
+	}
+	if sn.Kind != snapshots.KindActive && sn.Kind != snapshots.KindView {
+		return fmt.Errorf("%w: a snapshot is made active or a view, not %v", ErrInvalid, sn.Kind)
+	}
+	sn.Labels = withoutEmpty(sn.Labels)
+	sn.Created = time.Now().UTC()
+	sn.Updated = sn.Created
+	return s.update(ctx, func(t *tx) error {
+		if err := t.checkParent(sn, ErrInvalid); err != nil {
+			return err
+		}
+		if id, err := t.lookup(sn.Name, sn.Key); err == nil {
+			return fmt.Errorf("%w: %s (id %d)", ErrExist, sn.Key, id)
+		}
+		if err := t.checkFree(sn.ID, sn.Placement); err != nil {
+			return err
+		}
+		if err := t.raiseSequence(sn.ID); err != nil {
+			return err
+		}
+		if sn.Placement.Medium == Volume {
+			if err := t.put(t.Bucket(bucketDevices), key4(sn.Placement.Device), key8(uint64(sn.ID))); err != nil {
+				return err
+			}
+		}
+		return t.insert(sn)
+	})
+}
+
+// CommitOptions are what a commit may set.
+type CommitOptions struct {
+	Labels map[string]string // those of the committed snapshot; the active one's are dropped
+	Parent string            // "" keeps the parent; a snapshot without one is moved onto this one
+	Usage  *snapshots.Usage  // nil if unknown
+}
+
+// Commit turns the active snapshot key into the committed snapshot newKey, of the same id. It returns ErrExist if newKey
+// is taken, ErrNotExist if key or the new parent is gone, ErrState if key is not active or the new parent not committed,
+// ErrInvalid if key has another parent already.
+func (s *Store) Commit(ctx context.Context, name, newKey, key string, o CommitOptions) error {
+	if err := validate(name, newKey, o.Labels); err != nil {
+		return err
+	}
+	now := time.Now().UTC()
+	return s.update(ctx, func(t *tx) error {
+		if _, err := t.lookup(name, newKey); err == nil {
+			return fmt.Errorf("%w: %s", ErrExist, newKey)
+		}
+		sn, err := t.get(name, key)
+		if err != nil {
+			return err
+		}
+		if sn.Kind != snapshots.KindActive {
+			return fmt.Errorf("%w: %s is %s, not active", ErrState, key, kindName(sn.Kind))
+		}
+		committed := sn
+		committed.Key, committed.Kind = newKey, snapshots.KindCommitted
+		committed.Created, committed.Updated = now, now
+		committed.Labels, committed.Usage = withoutEmpty(o.Labels), o.Usage
+		if err := t.rebase(&committed, o.Parent); err != nil {
+			return err
+		}
+		if err := t.erase(sn); err != nil {
+			return err
+		}
+		return t.insert(committed)
+	})
+}
+
+// Remove deletes the record of key and puts its content, if it has one, into the trash. It returns ErrState while the
+// snapshot has children.
+func (s *Store) Remove(ctx context.Context, name, key string) error {
+	return s.update(ctx, func(t *tx) error {
+		sn, err := t.get(name, key)
+		if err != nil {
+			return err
+		}
+		if child, ok := t.firstChild(sn.ID); ok {
+			return fmt.Errorf("%w: %s has a child (id %d)", ErrState, key, child)
+		}
+		if err := t.erase(sn); err != nil || sn.Placement.Medium == NoMedium {
+			return err
+		}
+		return t.put(t.Bucket(bucketTrash), key8(uint64(sn.ID)), sn.Placement.append(nil))
+	})
+}
+
+// Update sets labels: all of them if fieldpaths is empty or names "labels", single ones by "labels.KEY". An empty value
+// drops a label. Other fields are ErrInvalid. It returns the snapshot as it then is.
+func (s *Store) Update(ctx context.Context, name string, info snapshots.Info, fieldpaths ...string) (Snapshot, error) {
+	if err := validate(name, info.Name, info.Labels); err != nil {
+		return Snapshot{}, err
+	}
+	now := time.Now().UTC()
+	var updated Snapshot
+	err := s.update(ctx, func(t *tx) error {
+		sn, err := t.get(name, info.Name)
+		if err != nil {
+			return err
+		}
+		next := sn
+		next.Updated = now
+		if next.Labels, err = mergeLabels(sn.Labels, info.Labels, fieldpaths); err != nil {
+			return err
+		}
+		if err := t.erase(sn); err != nil {
+			return err
+		}
+		updated = next
+		return t.insert(next)
+	})
+	if err != nil {
+		return Snapshot{}, err
+	}
+	return updated, nil
+}
+
+func mergeLabels(old, given map[string]string, fieldpaths []string) (map[string]string, error) {
+	if len(fieldpaths) == 0 {
+		return withoutEmpty(given), nil
+	}
+	merged := maps.Clone(old)
+	if merged == nil {
+		merged = map[string]string{}
+	}
+	for _, path := range fieldpaths {
+		if path == "labels" {
+			merged = maps.Clone(given)
+			continue
+		}
+		key, ok := strings.CutPrefix(path, "labels.")
+		if !ok {
+			return nil, fmt.Errorf("%w: the field %q cannot be updated", ErrInvalid, path)
+		}
+		if merged == nil {
+			merged = map[string]string{}
+		}
+		merged[key] = given[key]
+	}
+	return withoutEmpty(merged), nil
+}
+
+// SetUsage keeps what a snapshot takes up, once that is known for good. A snapshot that is gone is no error.
+func (s *Store) SetUsage(ctx context.Context, id ID, usage snapshots.Usage) error {
+	return s.update(ctx, func(t *tx) error {
+		b := t.Bucket(bucketRecords)
+		raw := b.Get(key8(uint64(id)))
+		if raw == nil {
+			return nil
+		}
+		sn, err := decodeSnapshot(id, raw)
+		if err != nil {
+			return err
+		}
+		sn.Usage = knownUsage(usage)
+		return t.put(b, key8(uint64(id)), sn.encode())
+	})
+}
+
+func validate(name, key string, given map[string]string) error {
+	for what, s := range map[string]string{"snapshotter name": name, "key": key} {
+		if s == "" {
+			return fmt.Errorf("%w: the %s is empty", ErrInvalid, what)
+		}
+		if len(s) > maxKey {
+			return fmt.Errorf("%w: the %s has %d bytes, more than %d", ErrInvalid, what, len(s), maxKey)
+		}
+	}
+	for k, v := range given {
+		if err := labels.Validate(k, v); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+	}
+	return nil
+}
+
+// withoutEmpty copies the labels without those of no value, as containerd's own store does.
+func withoutEmpty(given map[string]string) map[string]string {
+	kept := maps.Clone(given)
+	maps.DeleteFunc(kept, func(_, v string) bool { return v == "" })
+	if len(kept) == 0 {
+		return nil
+	}
+	return kept
+}
+
+func kindName(k snapshots.Kind) string {
+	return strings.ToLower(k.String())
+}
