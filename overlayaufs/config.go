@@ -1,0 +1,88 @@
+package overlayaufs
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// The values of the settings.
+const (
+	auto = "auto"
+	on   = "on"
+	off  = "off"
+
+	driverOverlay = "overlay"
+	syncCommit    = "commit"
+)
+
+// Config says where the place is and how to use it. The zero value of each setting is its default, the first value
+// named.
+type Config struct {
+	// Root is the directory that holds the place and nothing else: an absolute path without ":", "," and "\".
+	Root string `toml:"-"`
+
+	// Driver is "auto" or "overlay": which union file system mounts the layers.
+	Driver string `toml:"driver"`
+
+	// Sync is "commit", so that a committed layer survives a power cut, or "off".
+	Sync string `toml:"sync"`
+
+	// Index is "auto", "on" or "off": whether overlayfs keeps hard links together when it copies a file up. Auto is off,
+	// because the index ties a layer to the identity of those below it.
+	Index string `toml:"index"`
+
+	// UserXattr is "auto", "on" or "off": whether overlayfs marks directories with user.overlay attributes rather than
+	// trusted.overlay ones. Auto is on only where overlayfs does not work otherwise, as in a user namespace. A place
+	// must not change it: layers written one way are read wrongly the other way.
+	UserXattr string `toml:"userxattr"`
+
+	// Metacopy is "auto", "on" or "off": whether overlayfs copies up only the metadata when that alone changes. Auto is
+	// off, because a committed layer would then refer to the data of those below it.
+	Metacopy string `toml:"metacopy"`
+
+	// Volatile is "auto", "on" or "off": whether the writable layers of containers ignore fsync. Auto is off. With on, a
+	// container that was running when the power went cannot be started again.
+	Volatile string `toml:"volatile"`
+}
+
+// A setting is one key of the config with its value and the values it may have, the default first.
+type setting struct {
+	key, value string
+	possible   []string
+}
+
+func (c Config) settings() []setting {
+	return []setting{
+		{"driver", c.Driver, []string{auto, driverOverlay}},
+		{"sync", c.Sync, []string{syncCommit, off}},
+		{"index", c.Index, []string{auto, on, off}},
+		{"userxattr", c.UserXattr, []string{auto, on, off}},
+		{"metacopy", c.Metacopy, []string{auto, on, off}},
+		{"volatile", c.Volatile, []string{auto, on, off}},
+	}
+}
+
+// Validate returns an error if a setting has an impossible value. It looks at the values alone, not at this machine.
+func (c Config) Validate() error {
+	for _, s := range c.settings() {
+		if s.value != "" && !slices.Contains(s.possible, s.value) {
+			return fmt.Errorf("union.%s = %q: must be one of %q", s.key, s.value, s.possible)
+		}
+	}
+	return nil
+}
+
+// checkRoot refuses a root that cannot be written into mount options: the kernel takes a comma for the end of an
+// option, a colon for the end of a lower directory and a backslash for an escape, and containerd splits at colons
+// without regard to escapes.
+func (c Config) checkRoot() error {
+	if !filepath.IsAbs(c.Root) || filepath.Clean(c.Root) == "/" {
+		return fmt.Errorf("union root %q: must be the absolute path of a directory", c.Root)
+	}
+	if i := strings.IndexAny(c.Root, `:,\`); i >= 0 {
+		return fmt.Errorf("union root %q: a path with %q in it cannot be given to overlayfs", c.Root, c.Root[i])
+	}
+	return nil
+}

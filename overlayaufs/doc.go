@@ -1,0 +1,26 @@
+// Package overlayaufs keeps the contents of snapshots as directories and mounts chains of them with overlayfs: Lamina's
+// union backend.
+//
+// A content is a directory <root>/<id> with two directories in it: fs, which is what the layer holds, in the form that
+// overlayfs writes (a deletion is a character device 0:0, a directory that hides those below it is marked opaque), and
+// work, which overlayfs wants on the same file system while the layer is writable. All contents lie side by side
+// under one short path, as containerd shortens the list of lower directories by what they have in common.
+//
+// # Guarantees
+//
+// The place has an owner, recorded in <root>/owner; a directory that holds something and does not name its owner is
+// refused, and nothing in it is changed. What the file system and the kernel can do is found by trying it in Open.
+// Freeze makes a content durable. What else a power cut may leave is said where the code relies on it: see make,
+// writeDurably and claimBoot.
+//
+// # Locks
+//
+// The one inside flusher is held for a few assignments. Backend.restoring is held while Mounts makes lost contents
+// again, which only a power cut causes. Neither is taken with the other held. The caller keeps Make, Freeze and Delete
+// from working on one content at once.
+//
+// # When not to use it
+//
+// A file system without d_type, or one that overlayfs refuses as the upper layer (overlayfs itself, NFS), cannot hold
+// such a place. There is no limit to the size of a content.
+package overlayaufs
