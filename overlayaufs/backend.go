@@ -1,0 +1,137 @@
+package overlayaufs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Names in the root beside the contents, which are decimal numbers, and in a content.
+const (
+	emptyName = "empty" // an empty tree, to be mounted as such
+
+	fsName   = "fs"     // what the layer holds
+	newName  = "fs.new" // fs, while it is being made
+	workName = "work"   // overlayfs's own
+	bootName = "boot"   // see claimBoot
+)
+
+// probeTimeout bounds what Open tries, which takes milliseconds unless the disk hangs.
+const probeTimeout = time.Minute
+
+// A Backend keeps contents in the directory Config.Root. Its methods may be called from several goroutines at once.
+type Backend struct {
+	root     string
+	dir      *os.File // root, held for the file system behind it
+	overlay  overlay
+	volatile bool
+	flusher  *flusher // nil if commits are not synced
+	bootID   func() (string, error)
+
+	restoring sync.Mutex // held while Mounts makes a lost content again
+}
+
+// Open makes the directory cfg.Root if it is missing, and finds out what its file system and this kernel can do by
+// trying it there. It leaves no mount behind, even if it is killed. A setting that cannot be had is an error that names
+// it; so is a directory that holds something that is not ours, as Owner describes.
+func Open(ctx context.Context, cfg Config) (*Backend, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if err := cfg.checkRoot(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("open union root %s: %w", cfg.Root, err)
+	}
+	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
+		return nil, err
+	}
+	// Before anything is written: the probe must not touch what is not ours.
+	if _, _, err := readOwner(cfg.Root); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	options, err := probe(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return newBackend(cfg, options)
+}
+
+// newBackend returns a backend on the existing directory cfg.Root that uses these overlay options.
+func newBackend(cfg Config, options []string) (*Backend, error) {
+	root := filepath.Clean(cfg.Root)
+	dir, err := os.Open(root)
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{
+		root:     root,
+		dir:      dir,
+		overlay:  overlay{options: options},
+		volatile: cfg.Volatile == on,
+		bootID:   kernelBootID,
+	}
+	if cfg.Sync != off {
+		b.flusher = newFlusher(b.syncfs)
+	}
+	return b, nil
+}
+
+// Options returns the overlay options that were found and are used in every mount, for the log.
+func (b *Backend) Options() []string {
+	options := slices.Clone(b.overlay.options)
+	if b.volatile {
+		options = append(options, "volatile")
+	}
+	return options
+}
+
+// Close lets go of the root. It may be called more than once.
+func (b *Backend) Close() error {
+	if err := b.dir.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// path returns the path of content id, or of something in it.
+func (b *Backend) path(id uint64, name ...string) string {
+	return filepath.Join(b.root, strconv.FormatUint(id, 10), filepath.Join(name...))
+}
+
+// onRoot calls fn with a descriptor of the root, which stays open meanwhile even if the backend is closed.
+func (b *Backend) onRoot(op string, fn func(fd int) error) error {
+	conn, err := b.dir.SyscallConn()
+	if err != nil {
+		return &os.PathError{Op: op, Path: b.root, Err: err}
+	}
+	var fnErr error
+	if err := conn.Control(func(fd uintptr) { fnErr = fn(int(fd)) }); err != nil {
+		return &os.PathError{Op: op, Path: b.root, Err: err}
+	}
+	return fnErr
+}
+
+// syncfs writes everything in the root's file system to the disk.
+//
+// The descriptor is the one held since Open: the kernel reports an error of writing back once to each descriptor that
+// was open when it happened (since Linux 5.8).
+func (b *Backend) syncfs() error {
+	return b.onRoot("syncfs", func(fd int) error {
+		if err := unix.Syncfs(fd); err != nil {
+			return &os.PathError{Op: "syncfs", Path: b.root, Err: err}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,107 @@
+package overlayaufs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// opMount is the operation in errors of mount(2) and what it needs.
+const opMount = "mount"
+
+// explain says what an error of the first trial means for the root.
+func explain(root string, err error) error {
+	var pathErr *os.PathError
+	if !errors.As(err, &pathErr) {
+		return err
+	}
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("union: mounting overlayfs needs root (CAP_SYS_ADMIN): %w", err)
+	case pathErr.Op != opMount:
+		return fmt.Errorf("union root %s: trying overlayfs on %s: %w", root, fsType(root), err)
+	case errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("union: this kernel (%s) has no overlayfs: %w", release(), err)
+	}
+	return fmt.Errorf("union root %s: overlayfs cannot write to %s, choose a root on ext4, xfs or btrfs: %w",
+		root, fsType(root), err)
+}
+
+// checkDType refuses a file system that does not tell the types of entries when a directory is read. overlayfs would
+// mount there and show deleted files.
+func checkDType(dir string) error {
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		return err
+	}
+	buf := make([]byte, 4096)
+	var n int
+	err := onDir(dir, func(fd int) (err error) {
+		n, err = unix.ReadDirent(fd, buf)
+		return err
+	})
+	if err != nil {
+		return &os.PathError{Op: "getdents", Path: dir, Err: err}
+	}
+	return checkTypes(filepath.Dir(dir), buf[:n])
+}
+
+// checkTypes is checkDType for what getdents returned of a directory with one file.
+func checkTypes(root string, dirents []byte) error {
+	switch e, _ := nextDirent(dirents); {
+	case e.name == "":
+		return fmt.Errorf("union root %s: a new file is not in its directory", root)
+	case e.typ == unix.DT_UNKNOWN:
+		return fmt.Errorf("union root %s: %s does not tell the types of directory entries (d_type), "+
+			"which overlayfs needs; xfs does if it was made with mkfs.xfs -n ftype=1", root, fsType(root))
+	}
+	return nil
+}
+
+// fsType names the file system that path lies on.
+func fsType(path string) string {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return "this file system"
+	}
+	switch st.Type {
+	case unix.EXT4_SUPER_MAGIC:
+		return "ext4"
+	case unix.XFS_SUPER_MAGIC:
+		return "xfs"
+	case unix.BTRFS_SUPER_MAGIC:
+		return "btrfs"
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		return "overlayfs"
+	case unix.TMPFS_MAGIC:
+		return "tmpfs"
+	case unix.NFS_SUPER_MAGIC:
+		return "nfs"
+	case unix.FUSE_SUPER_MAGIC:
+		return "fuse"
+	case unix.MSDOS_SUPER_MAGIC:
+		return "vfat"
+	}
+	return fmt.Sprintf("file system type %#x", st.Type)
+}
+
+// release returns the kernel's version, for messages.
+func release() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// onDir calls fn with a descriptor of a directory.
+func onDir(path string, fn func(fd int) error) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close() //nolint:errcheck // nothing was written through it
+	return fn(int(d.Fd()))
+}

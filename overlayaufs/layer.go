@@ -1,0 +1,164 @@
+package overlayaufs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Make creates the writable content id on top of a chain. The directory fs of a base is root's, with mode 0755; that
+// of any other gets owner and mode of the one below, as it is the root directory of the mounted whole. The size is always
+// 0: a directory has none of its own.
+//
+// What lies at id is garbage that a crash left (rule 3 of the crash model), and is deleted first.
+func (b *Backend) Make(ctx context.Context, id uint64, chain []uint64, _ map[string]string) (size uint64, err error) {
+	if err := b.Delete(ctx, id); err != nil {
+		return 0, err
+	}
+	return 0, b.make(id, chain)
+}
+
+// make creates content id where nothing is.
+//
+// Nothing is synced. A power cut after any step leaves a directory id that List returns and Delete removes, and since fs
+// gets its name last, there is no fs with a wrong owner or mode: a content that has fs is complete. On ext4 and xfs the
+// fsync of the store's record, later, makes all steps durable. On btrfs it does not, so a power cut may leave a
+// record of an active snapshot without its directory; Mounts makes that again.
+func (b *Backend) make(id uint64, chain []uint64) error {
+	root := rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: 0o755}
+	if len(chain) > 0 {
+		var err error
+		if root, err = readRootDir(b.path(chain[0], fsName)); err != nil {
+			return fmt.Errorf("make %s: parent: %w", b.path(id), err)
+		}
+	}
+	if err := os.Mkdir(b.path(id), 0o700); err != nil {
+		return err
+	}
+	if err := os.Mkdir(b.path(id, workName), 0o711); err != nil {
+		return err
+	}
+	if err := root.create(b.path(id, newName)); err != nil {
+		return err
+	}
+	return os.Rename(b.path(id, newName), b.path(id, fsName))
+}
+
+// rootDir is what a layer's root directory has of its own.
+type rootDir struct {
+	uid, gid int
+	mode     uint32 // permissions with the set-user-id, set-group-id and sticky bits, as chmod(2) takes them
+}
+
+func readRootDir(path string) (rootDir, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return rootDir{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return rootDir{uid: int(st.Uid), gid: int(st.Gid), mode: st.Mode & 0o7777}, nil
+}
+
+// create makes the directory. The mode comes after the owner, because a change of owner may clear its special bits, and
+// apart from mkdir, which obeys the umask.
+func (r rootDir) create(path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	if r.uid != os.Geteuid() || r.gid != os.Getegid() {
+		if err := os.Lchown(path, r.uid, r.gid); err != nil {
+			return err
+		}
+	}
+	if err := unix.Chmod(path, r.mode); err != nil {
+		return &os.PathError{Op: "chmod", Path: path, Err: err}
+	}
+	return nil
+}
+
+// Delete removes content id. It is idempotent and takes a part of a content too: the directory id itself goes last, so
+// that what an error, a crash or the end of ctx leaves is still in List. It follows no symbolic link, and a directory
+// with something mounted on it is an error with errno EBUSY: what is mounted is never touched.
+func (b *Backend) Delete(ctx context.Context, id uint64) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("delete %s: %w", b.path(id), err)
+	}
+	err := b.onRoot("delete", func(fd int) error {
+		return removeTree(ctx, fd, strconv.FormatUint(id, 10))
+	})
+	if err != nil {
+		return fmt.Errorf("delete in %s: %w", b.root, err)
+	}
+	return nil
+}
+
+// List returns the numbers of all contents, whole or partial.
+func (b *Backend) List(ctx context.Context) ([]uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("list %s: %w", b.root, err)
+	}
+	entries, err := os.ReadDir(b.root)
+	if err != nil {
+		return nil, err
+	}
+	var ids []uint64
+	for _, e := range entries {
+		if id, ok := parseID(e.Name()); ok && e.IsDir() {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// parseID returns the number that a directory of ours has for a name. Another spelling of a number, as "007", is none.
+func parseID(name string) (uint64, bool) {
+	id, err := strconv.ParseUint(name, 10, 64)
+	return id, err == nil && strconv.FormatUint(id, 10) == name
+}
+
+// removeTree removes the directory name in the directory top with all that is in it, or a file of that name.
+func removeTree(ctx context.Context, top int, name string) error {
+	err := walkTree(ctx, top, name, remover{})
+	if !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		return err
+	}
+	if err := unix.Unlinkat(top, name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &os.PathError{Op: "remove", Path: name, Err: err}
+	}
+	return nil
+}
+
+// A remover removes what a walk comes by. It stops at the first error.
+type remover struct{}
+
+func (remover) dir(*unix.Stat_t) {}
+
+func (remover) entry(fd int, name string, typ uint8) (descend bool, err error) {
+	if typ == unix.DT_DIR {
+		return true, nil
+	}
+	switch err := unix.Unlinkat(fd, name, 0); {
+	case errors.Is(err, unix.EISDIR):
+		return true, nil // the file system did not say
+	case errors.Is(err, unix.ENOENT):
+		return false, nil
+	default:
+		return false, err
+	}
+}
+
+func (remover) mountPoint() error { return unix.EBUSY }
+
+func (remover) leave(parent int, name string) error {
+	err := unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,167 @@
+package overlayaufs
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// The owner file and what it is called before it is complete.
+const (
+	ownerName    = "owner"
+	ownerNewName = ".owner.new"
+)
+
+// maxOwnerSize is more than any owner file of ours takes, in bytes.
+const maxOwnerSize = 4096
+
+// owner is the content of the owner file.
+type owner struct {
+	UUID  string `json:"uuid"`
+	Start uint64 `json:"start"`
+}
+
+// Owner returns the uuid of the store that this place belongs to and the start at which that store last claimed it, or
+// "", 0 if the root is missing or empty. A root that holds something but no owner file is an error that says what was
+// found, and so is an owner file that cannot be read. Owner changes nothing.
+func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err error) {
+	if err := ctx.Err(); err != nil {
+		return "", 0, fmt.Errorf("read owner of %s: %w", b.root, err)
+	}
+	return readOwner(b.root)
+}
+
+// Claim records uuid and start as the owner of this place. At return the record is durable.
+//
+// A crash before the owner file is in place leaves an empty directory that is still new, or the owner there was before;
+// the temporary file that may lie beside it is overwritten by the next Claim.
+func (b *Backend) Claim(ctx context.Context, uuid string, start uint64) error {
+	data, err := json.Marshal(owner{UUID: uuid, Start: start})
+	if err != nil {
+		return fmt.Errorf("claim %s: %w", b.root, err)
+	}
+	if _, err := parseOwner(data); err != nil {
+		return fmt.Errorf("claim %s: %w", b.root, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("claim %s: %w", b.root, err)
+	}
+	if _, _, err := readOwner(b.root); err != nil {
+		return err
+	}
+	// Layers hold set-user-id programs of any origin; no other user may reach them.
+	if err := os.Chmod(b.root, 0o700); err != nil {
+		return err
+	}
+	empty := filepath.Join(b.root, emptyName)
+	if err := os.Mkdir(empty, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if err := os.Chmod(empty, 0o755); err != nil { // regardless of the umask
+		return err
+	}
+	if err := writeDurably(b.root, ownerNewName, ownerName, append(data, '\n')); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(b.root)) // Open may have made the root
+}
+
+// readOwner returns what the owner file in root says.
+func readOwner(root string) (uuid string, start uint64, err error) {
+	path := filepath.Join(root, ownerName)
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", 0, checkNew(root)
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close() //nolint:errcheck // nothing was written through it
+	data, err := io.ReadAll(io.LimitReader(f, maxOwnerSize+1))
+	if err != nil {
+		return "", 0, err
+	}
+	o, err := parseOwner(data)
+	if err != nil {
+		return "", 0, fmt.Errorf("%s does not say which store the directory belongs to (%w): write the file again as "+
+			`{"uuid":"...","start":N}, or move the directory away and let a new one be made`, path, err)
+	}
+	return o.UUID, o.Start, nil
+}
+
+// parseOwner reads the content of an owner file.
+func parseOwner(data []byte) (owner, error) {
+	if len(data) > maxOwnerSize {
+		return owner{}, fmt.Errorf("it has more than %d bytes", maxOwnerSize)
+	}
+	var o owner
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields() // what a later format adds may matter
+	if err := dec.Decode(&o); err != nil {
+		return owner{}, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return owner{}, errors.New("something follows the record")
+	}
+	if o.UUID == "" {
+		return owner{}, errors.New("the uuid is empty")
+	}
+	return o, nil
+}
+
+// checkNew returns an error if root holds something other than what a start of ours that was cut short may leave.
+func checkNew(root string) error {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// The root of a file system of its own may have lost+found.
+	leftovers := []string{ownerNewName, probeName, emptyName, "lost+found"}
+	for _, e := range entries {
+		if !slices.Contains(leftovers, e.Name()) {
+			return fmt.Errorf("%s holds %q but no file %q that says which store it belongs to: "+
+				"move what is there away, or choose another root", root, e.Name(), ownerName)
+		}
+	}
+	return nil
+}
+
+// writeDurably makes the file name in dir hold data. After a power cut it holds either all of data or what it held
+// before: the data is on the disk before the name leads to it, and at return the name is on the disk too. The
+// temporary file temp may be left.
+func writeDurably(dir, temp, name string, data []byte) error {
+	tempPath := filepath.Join(dir, temp)
+	f, err := os.OpenFile(tempPath, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(tempPath))
+	}
+	if err := os.Rename(tempPath, filepath.Join(dir, name)); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
