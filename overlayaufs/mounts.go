@@ -1,0 +1,93 @@
+package overlayaufs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"golang.org/x/sys/unix"
+)
+
+// Mounts returns how to mount a chain: a bind mount if one directory is all there is, an overlay otherwise. It mounts
+// nothing.
+//
+// If writable and the directory of chain[0] is missing, it is made again, empty. Only a power cut on a file system where
+// the store's fsync does not order directories (btrfs) loses it, and then before anything that was synced was in it.
+func (b *Backend) Mounts(
+	ctx context.Context, chain []uint64, writable bool, _ map[string]string,
+) ([]mount.Mount, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("mounts in %s: %w", b.root, err)
+	}
+	if writable {
+		if len(chain) == 0 {
+			return nil, fmt.Errorf("mounts in %s: an empty chain has nothing to write to: %w", b.root, unix.EINVAL)
+		}
+		if err := b.restore(ctx, chain); err != nil {
+			return nil, err
+		}
+		if err := b.claimBoot(ctx, chain[0]); err != nil {
+			return nil, err
+		}
+	}
+	return b.plan(chain, writable), nil
+}
+
+// restore makes chain[0] again if it is missing.
+func (b *Backend) restore(ctx context.Context, chain []uint64) error {
+	if exists, err := b.exists(chain[0]); exists || err != nil {
+		return err
+	}
+	b.restoring.Lock() // two calls of Mounts may find it missing at once
+	defer b.restoring.Unlock()
+	if exists, err := b.exists(chain[0]); exists || err != nil {
+		return err
+	}
+	_, err := b.Make(ctx, chain[0], chain[1:], nil)
+	return err
+}
+
+// exists returns whether a complete content id is there.
+func (b *Backend) exists(id uint64) (bool, error) {
+	_, err := os.Lstat(b.path(id, fsName))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// plan returns the mount of a chain, which is not empty if writable. It depends on its arguments and the options alone.
+//
+// containerd reads the result: an active snapshot whose last mount is read-only is one that somebody has filled
+// already, so it unpacks nothing into it.
+func (b *Backend) plan(chain []uint64, writable bool) []mount.Mount {
+	if len(chain) == 0 {
+		return bind(filepath.Join(b.root, emptyName), false)
+	}
+	if len(chain) == 1 {
+		return bind(b.path(chain[0], fsName), writable)
+	}
+	layers := make([]string, len(chain))
+	for i, id := range chain {
+		layers[i] = b.path(id, fsName)
+	}
+	if !writable {
+		return b.overlay.readOnly(layers)
+	}
+	o := b.overlay
+	if b.volatile {
+		o.options = append(o.options[:len(o.options):len(o.options)], "volatile")
+	}
+	return o.writable(layers[0], b.path(chain[0], workName), layers[1:])
+}
+
+func bind(dir string, writable bool) []mount.Mount {
+	access := "ro"
+	if writable {
+		access = "rw"
+	}
+	return []mount.Mount{{Type: "bind", Source: dir, Options: []string{access, "rbind"}}}
+}

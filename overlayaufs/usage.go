@@ -1,0 +1,83 @@
+package overlayaufs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"golang.org/x/sys/unix"
+)
+
+// blockSize is the unit of st_blocks, in bytes, whatever the file system's block size is.
+const blockSize = 512
+
+// Usage returns the bytes on disk and the inodes that content id takes up, counted as containerd does: the directory fs
+// and everything in it, a file with several links once. What is mounted in it is not counted. What vanishes during
+// the walk is no error; that the content itself is missing is one, with errno ENOENT.
+func (b *Backend) Usage(ctx context.Context, id uint64) (snapshots.Usage, error) {
+	if err := ctx.Err(); err != nil {
+		return snapshots.Usage{}, fmt.Errorf("usage of %s: %w", b.path(id), err)
+	}
+	c := &counter{}
+	err := b.onRoot("usage", func(fd int) error {
+		return walkTree(ctx, fd, fmt.Sprintf("%d/%s", id, fsName), c)
+	})
+	if err != nil {
+		return snapshots.Usage{}, fmt.Errorf("usage in %s: %w", b.root, err)
+	}
+	return c.usage, nil
+}
+
+// A counter adds up what a walk comes by.
+type counter struct {
+	usage snapshots.Usage
+	links map[inode]struct{} // files with several links, of which one was counted
+}
+
+// An inode is the identity of a file. A layer on btrfs may have several device numbers, one for each subvolume.
+type inode struct{ dev, ino uint64 }
+
+func (c *counter) add(st *unix.Stat_t) {
+	c.usage.Inodes++
+	c.usage.Size += st.Blocks * blockSize
+}
+
+func (c *counter) dir(st *unix.Stat_t) { c.add(st) }
+
+func (c *counter) entry(fd int, name string, typ uint8) (descend bool, err error) {
+	if typ == unix.DT_DIR {
+		return true, nil // counted when entered
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return false, nil
+		}
+		return false, err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return true, nil
+	}
+	if st.Nlink > 1 && !c.first(inode{st.Dev, st.Ino}) {
+		return false, nil
+	}
+	c.add(&st)
+	return false, nil
+}
+
+// first reports whether it is called with i for the first time.
+func (c *counter) first(i inode) bool {
+	if _, ok := c.links[i]; ok {
+		return false
+	}
+	if c.links == nil {
+		c.links = map[inode]struct{}{}
+	}
+	c.links[i] = struct{}{}
+	return true
+}
+
+func (c *counter) mountPoint() error { return nil }
+
+func (c *counter) leave(int, string) error { return nil }
