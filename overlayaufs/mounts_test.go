@@ -1,0 +1,153 @@
+package overlayaufs
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+)
+
+func TestPlan(t *testing.T) {
+	plain := &Backend{root: "/r", overlay: overlay{options: []string{"index=off", "metacopy=off"}}}
+	volatile := &Backend{root: "/r", overlay: overlay{options: []string{"index=off"}}, volatile: true}
+	bare := &Backend{root: "/r"}
+	for _, tc := range []struct {
+		name     string
+		b        *Backend
+		chain    []uint64
+		writable bool
+		want     mount.Mount
+	}{
+		{"empty view", plain, nil, false, mount.Mount{
+			Type: "bind", Source: "/r/empty", Options: []string{"ro", "rbind"},
+		}},
+		{"base", plain, []uint64{7}, true, mount.Mount{
+			Type: "bind", Source: "/r/7/fs", Options: []string{"rw", "rbind"},
+		}},
+		{"view of a base", plain, []uint64{7}, false, mount.Mount{
+			Type: "bind", Source: "/r/7/fs", Options: []string{"ro", "rbind"},
+		}},
+		{"child", plain, []uint64{12, 7}, true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
+			"index=off", "metacopy=off", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs",
+		}}},
+		{"grandchild", bare, []uint64{3, 12, 7}, true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
+			"workdir=/r/3/work", "upperdir=/r/3/fs", "lowerdir=/r/12/fs:/r/7/fs",
+		}}},
+		{"view of a child", plain, []uint64{12, 7}, false, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
+			"index=off", "metacopy=off", "lowerdir=/r/12/fs:/r/7/fs",
+		}}},
+		{"volatile", volatile, []uint64{12, 7}, true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
+			"index=off", "volatile", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs",
+		}}},
+		{"view of a volatile", volatile, []uint64{12, 7}, false, mount.Mount{
+			Type: "overlay", Source: "overlay", Options: []string{"index=off", "lowerdir=/r/12/fs:/r/7/fs"},
+		}},
+	} {
+		if got := tc.b.plan(tc.chain, tc.writable); !reflect.DeepEqual(got, []mount.Mount{tc.want}) {
+			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
+		}
+	}
+	if _, err := bare.Mounts(t.Context(), nil, true, nil); err == nil {
+		t.Error("a writable empty chain has mounts")
+	}
+}
+
+// TestManyLayers mounts long chains in a long root through containerd, which has one page for the options.
+func TestManyLayers(t *testing.T) {
+	root := t.TempDir()
+	root = filepath.Join(root, strings.Repeat("r", max(100-len(root)-1, 1)))
+	b := tBackend(t, Config{Root: root})
+	for _, layers := range []int{128, 300} {
+		var chain []uint64
+		for id := uint64(9_000_000); len(chain) < layers; id++ {
+			if _, err := b.Make(t.Context(), id, chain, nil); err != nil {
+				t.Fatal(err)
+			}
+			chain = slices.Insert(chain, 0, id)
+		}
+		tWrite(t, b.path(chain[0], fsName, "top"), "t")
+		tWrite(t, b.path(chain[layers-1], fsName, "base"), "b")
+		for _, writable := range []bool{true, false} {
+			mounts, err := b.Mounts(t.Context(), chain, writable, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			look := func(dir string) error {
+				if got := tTree(t, dir); got != "base=b top=t" {
+					t.Errorf("%d layers: %q", layers, got)
+				}
+				return nil
+			}
+			if err := mount.WithTempMount(t.Context(), mounts, look); err != nil {
+				t.Error(err)
+			}
+			if err := mount.WithReadonlyTempMount(t.Context(), mounts, look); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestMountsRestoresLostLayer(t *testing.T) {
+	b := tUnprobed(t, Config{})
+	ctx := t.Context()
+	for id, chain := range [][]uint64{{}, {0}} {
+		if _, err := b.Make(ctx, uint64(id), chain, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(b.path(0, fsName), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(b.path(1, fsName), b.path(1, newName)); err != nil { // as if the power went before that
+		t.Fatal(err)
+	}
+	if _, err := b.Mounts(ctx, []uint64{1, 0}, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(b.path(1, fsName)); err == nil {
+		t.Error("a read-only mount restored a layer")
+	}
+	if _, err := b.Mounts(ctx, []uint64{1, 0}, true, nil); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Lstat(b.path(1, fsName)); err != nil || fi.Mode().Perm() != 0o750 {
+		t.Errorf("restored: %v, %v", fi, err)
+	}
+}
+
+func TestVolatileKnowsTheBoot(t *testing.T) {
+	b := tUnprobed(t, Config{Volatile: on})
+	ctx, boot := t.Context(), "boot-1"
+	b.bootID = func() (string, error) { return boot, nil }
+	if _, err := b.Make(ctx, 1, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	guard := b.path(1, workName, guardPath)
+	for range 2 {
+		if _, err := b.Mounts(ctx, []uint64{1}, true, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(guard); err == nil {
+			t.Error("the guard is still there")
+		}
+		tWrite(t, filepath.Join(guard, "dirty"), "")
+	}
+	boot = "boot-2"
+	for _, volatile := range []bool{true, false} { // the layer is torn however it is mounted now
+		b.volatile = volatile
+		if _, err := b.Mounts(ctx, []uint64{1}, true, nil); err == nil || !strings.Contains(err.Error(), "volatile") {
+			t.Errorf("after a boot: %v", err)
+		}
+	}
+	if _, err := b.Make(ctx, 1, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Mounts(ctx, []uint64{1}, true, nil); err != nil {
+		t.Errorf("made anew: %v", err)
+	}
+}

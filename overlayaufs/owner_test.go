@@ -1,0 +1,98 @@
+package overlayaufs
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestOwner(t *testing.T) {
+	b := tUnprobed(t, Config{})
+	ctx := t.Context()
+	wantOwner := func(want string, wantStart uint64) {
+		t.Helper()
+		if uuid, start, err := b.Owner(ctx); err != nil || uuid != want || start != wantStart {
+			t.Errorf("owner %q, %d, %v", uuid, start, err)
+		}
+	}
+	wantOwner("", 0)
+	tWrite(t, filepath.Join(b.root, ownerNewName), `{"uu`) // a start that was cut short
+	wantOwner("", 0)
+	for start := uint64(1); start < 3; start++ {
+		if err := b.Claim(ctx, "a", start); err != nil {
+			t.Fatal(err)
+		}
+		wantOwner("a", start)
+	}
+	if _, err := b.Make(ctx, 1, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	wantOwner("a", 2)
+	if err := b.Claim(ctx, "", 3); err == nil {
+		t.Error("claimed without a uuid")
+	}
+	if err := os.Remove(filepath.Join(b.root, ownerName)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.Owner(ctx); err == nil || !strings.Contains(err.Error(), `holds "1"`) {
+		t.Errorf("contents without owner: %v", err)
+	}
+	if err := b.Claim(ctx, "a", 4); err == nil {
+		t.Error("claimed contents without owner")
+	}
+	if err := os.RemoveAll(b.root); err != nil {
+		t.Fatal(err)
+	}
+	wantOwner("", 0)
+}
+
+func TestOwnerMalformed(t *testing.T) {
+	for _, content := range []string{
+		"", "{}", "null", `{"uuid":""}`, `{"uuid":"a","start":-1}`, `{"uuid":"a","start":1}x`, `{"uuid":"a","begin":1}`,
+		strings.Repeat(" ", maxOwnerSize) + `{"uuid":"a"}`,
+	} {
+		b := tUnprobed(t, Config{})
+		tWrite(t, filepath.Join(b.root, ownerName), content)
+		if _, _, err := b.Owner(t.Context()); err == nil || !strings.Contains(err.Error(), "which store") {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+}
+
+func FuzzParseOwner(f *testing.F) {
+	f.Add([]byte(`{"uuid":"0b8d6a10-5a0c-4b1e-8f0a-6a1f0e6f2f11","start":18446744073709551615}` + "\n"))
+	f.Add([]byte(`{"uuid":1}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		o, err := parseOwner(data)
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(again) > maxOwnerSize {
+			return
+		}
+		if p, err := parseOwner(again); err != nil || p != o {
+			t.Errorf("%q: %+v, then %+v, %v", data, o, p, err)
+		}
+	})
+}
+
+func TestValidate(t *testing.T) {
+	if err := (Config{Root: "/r", Index: "on", Sync: "off", Driver: "overlay"}).Validate(); err != nil {
+		t.Error(err)
+	}
+	err := Config{Metacopy: "yes"}.Validate()
+	if err == nil || !strings.Contains(err.Error(), `union.metacopy = "yes"`) || !strings.Contains(err.Error(), `"off"`) {
+		t.Error(err)
+	}
+	for _, root := range []string{"", "relative", "/", "/a:b", "/a,b", `/a\b`} {
+		if _, err := Open(t.Context(), Config{Root: root}); err == nil {
+			t.Errorf("opened %q", root)
+		}
+	}
+}
