@@ -116,7 +116,7 @@ func (c *checker) readRecords() error {
 		if err != nil {
 			return c.report(id, "%v", err)
 		}
-		c.records[id] = Link{ID: id, Kind: sn.Kind, ParentID: sn.ParentID, Placement: sn.Placement}
+		c.records[id] = sn.Link()
 		if uint64(id) > b.Sequence() {
 			return c.report(id, "the id is above the sequence %d and could be given again", b.Sequence())
 		}

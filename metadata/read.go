@@ -40,6 +40,18 @@ func (s *Store) Chain(name, key string) (sn Snapshot, chain []Link, err error) {
 	return sn, chain, err
 }
 
+// ChainOf is Chain for the snapshot of an id.
+func (s *Store) ChainOf(id ID) (sn Snapshot, chain []Link, err error) {
+	err = s.view(func(btx *bolt.Tx) error {
+		if sn, err = record(btx, id); err != nil {
+			return err
+		}
+		chain, err = appendChain(chain, btx, id)
+		return err
+	})
+	return sn, chain, err
+}
+
 // appendChain walks from id to the base. A rebased snapshot may be older than its parent, so ids prove nothing about
 // cycles; the bound ends one.
 func appendChain(chain []Link, btx *bolt.Tx, id ID) ([]Link, error) {

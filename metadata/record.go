@@ -70,6 +70,11 @@ func (s Snapshot) Info() snapshots.Info {
 	}
 }
 
+// Link returns the snapshot's link in a chain.
+func (s Snapshot) Link() Link {
+	return Link{ID: s.ID, Kind: s.Kind, ParentID: s.ParentID, Placement: s.Placement}
+}
+
 // Link is the part of a record that a chain is made of.
 type Link struct {
 	ID        ID

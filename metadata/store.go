@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 // schemaVersion is the version of the layout in the package comment.
@@ -114,7 +115,9 @@ func openBolt(path string, readOnly bool) (db *bolt.DB, err error) {
 		return err
 	})
 	if err != nil && file != nil {
-		_ = file.Close() // and with it the lock, which a panicking bbolt keeps
+		// A bbolt that panicked has left its lock, and the mapping would keep that beyond the close.
+		_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
+		_ = file.Close()
 	}
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):

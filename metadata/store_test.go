@@ -83,7 +83,7 @@ func TestOpenRefuses(t *testing.T) {
 			before, _ := os.ReadFile(path)
 			for _, readOnly := range []bool{false, true} {
 				_, err := Open(path, Options{ReadOnly: readOnly})
-				require.ErrorIs(t, err, c.want)
+				require.ErrorIs(t, err, c.want, "read-only %v", readOnly)
 				require.ErrorContains(t, err, path)
 			}
 			after, _ := os.ReadFile(path)
@@ -134,7 +134,7 @@ func TestDevices(t *testing.T) {
 	require.NoError(t, s.Close())
 	s = mustOpen(t, path)
 	require.EqualValues(t, 5, volume("e"), "and does so after a restart")
-	trash, err := s.Trash(0, 10)
+	trash, err := s.Trash()
 	require.NoError(t, err)
 	require.Len(t, trash, 1)
 	require.EqualValues(t, 1, trash[0].Content())
@@ -169,7 +169,7 @@ func TestAdopt(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 2, dev)
 	tCheck(t, s)
-	trash, err := s.Trash(0, 10)
+	trash, err := s.Trash()
 	require.NoError(t, err)
 	require.Len(t, trash, 3)
 	require.ErrorIs(t, s.Adopt(t.Context(), Directory, []uint64{5}), ErrInvalid, "already there")

@@ -8,19 +8,17 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// Trash returns up to limit entries of the trash, the oldest ids first, from the id after on: contents that are still to
-// be deleted.
-func (s *Store) Trash(after ID, limit int) (links []Link, err error) {
+// Trash returns the entries of the trash, by id: contents that are still to be deleted.
+func (s *Store) Trash() (links []Link, err error) {
 	err = s.view(func(btx *bolt.Tx) error {
-		c := btx.Bucket(bucketTrash).Cursor()
-		for k, v := c.Seek(key8(uint64(after) + 1)); k != nil && len(links) < limit; k, v = c.Next() {
+		return btx.Bucket(bucketTrash).ForEach(func(k, v []byte) error {
 			link, err := decodeLink(ID(binary.BigEndian.Uint64(k)), v)
 			if err != nil {
 				return fmt.Errorf("trash entry %x: %w", k, err)
 			}
 			links = append(links, link)
-		}
-		return nil
+			return nil
+		})
 	})
 	return links, err
 }

@@ -147,9 +147,14 @@ func get(btx *bolt.Tx, name, key string) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
+	return record(btx, id)
+}
+
+// record returns the snapshot of an id that something leads to.
+func record(btx *bolt.Tx, id ID) (Snapshot, error) {
 	raw := btx.Bucket(bucketRecords).Get(key8(uint64(id)))
 	if raw == nil {
-		return Snapshot{}, fmt.Errorf("%s: the record of id %d is missing: the store is damaged", key, id)
+		return Snapshot{}, fmt.Errorf("the record of id %d is missing: the store is damaged", id)
 	}
 	return decodeSnapshot(id, raw)
 }

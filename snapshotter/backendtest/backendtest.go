@@ -1,0 +1,294 @@
+// Package backendtest is the suite that every snapshotter.Backend must pass, and a plain backend for tests.
+package backendtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lamina-snapshotter/lamina/snapshotter"
+)
+
+const testUUID = "11111111-2222-3333-4444-555555555555"
+
+// Open returns the backend whose place is below root. The suite opens one place several times, one after the other.
+type Open func(t *testing.T, root string) snapshotter.Backend
+
+// Run holds the backend to the text of snapshotter.Backend. It mounts, so it needs root.
+func Run(t *testing.T, open Open) {
+	for name, test := range map[string]func(*testing.T, *fixture){
+		"OwnerOfNewPlace": testOwner,
+		"OwnerIsKept":     testOwnerIsKept,
+		"BaseAndChild":    testBaseAndChild,
+		"MountShapes":     testMountShapes,
+		"EmptyView":       testEmptyView,
+		"RootAttributes":  testRootAttributes,
+		"Garbage":         testGarbage,
+		"DeleteTwice":     testDeleteTwice,
+		"UsageGrows":      testUsage,
+		"List":            testList,
+		"Reopen":          testReopen,
+		"Cancelled":       testCancelled,
+		"Concurrent":      testConcurrent,
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &fixture{open: open, root: t.TempDir()}
+			f.Backend = open(t, f.root)
+			t.Cleanup(func() { require.NoError(t, f.Close(), "closing, perhaps twice") })
+			if name != "OwnerOfNewPlace" {
+				require.NoError(t, f.Claim(t.Context(), testUUID, 1))
+			}
+			test(t, f)
+		})
+	}
+}
+
+type fixture struct {
+	snapshotter.Backend
+	open Open
+	root string
+}
+
+func (f *fixture) mustMake(t *testing.T, chain ...uint64) {
+	t.Helper()
+	_, err := f.Make(t.Context(), chain[0], chain[1:], nil)
+	require.NoError(t, err)
+}
+
+// with mounts a chain and calls fn with the directory.
+func (f *fixture) with(t *testing.T, chain []uint64, writable bool, fn func(dir string)) {
+	t.Helper()
+	mounts, err := f.Mounts(t.Context(), chain, writable, nil)
+	require.NoError(t, err)
+	require.NoError(t, mount.WithTempMount(t.Context(), mounts, func(dir string) error {
+		fn(dir)
+		return nil
+	}))
+}
+
+func (f *fixture) write(t *testing.T, chain []uint64, name, content string) {
+	t.Helper()
+	f.with(t, chain, true, func(dir string) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644))
+	})
+}
+
+func (f *fixture) read(t *testing.T, chain []uint64, writable bool) map[string]string {
+	t.Helper()
+	got := map[string]string{}
+	f.with(t, chain, writable, func(dir string) {
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		for _, e := range entries {
+			b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+			require.NoError(t, err)
+			got[e.Name()] = string(b)
+		}
+	})
+	return got
+}
+
+func testOwner(t *testing.T, f *fixture) {
+	uuid, start, err := f.Owner(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "", uuid)
+	require.Zero(t, start)
+	require.NoError(t, f.Claim(t.Context(), testUUID, 1))
+	uuid, start, err = f.Owner(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, testUUID, uuid)
+	require.EqualValues(t, 1, start)
+}
+
+func testOwnerIsKept(t *testing.T, f *fixture) {
+	require.NoError(t, f.Claim(t.Context(), testUUID, 1<<40))
+	require.NoError(t, f.Close())
+	f.Backend = f.open(t, f.root)
+	uuid, start, err := f.Owner(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, testUUID, uuid)
+	require.EqualValues(t, 1<<40, start)
+}
+
+// A child shows its parent's files, changes and deletes them for itself alone.
+func testBaseAndChild(t *testing.T, f *fixture) {
+	f.mustMake(t, 1)
+	f.write(t, []uint64{1}, "a", "1")
+	f.write(t, []uint64{1}, "b", "1")
+	require.NoError(t, f.Freeze(t.Context(), 1))
+	f.mustMake(t, 2, 1)
+	f.write(t, []uint64{2, 1}, "a", "2")
+	f.with(t, []uint64{2, 1}, true, func(dir string) { require.NoError(t, os.Remove(filepath.Join(dir, "b"))) })
+	f.write(t, []uint64{2, 1}, "c", "2")
+	require.NoError(t, f.Freeze(t.Context(), 2))
+	require.NoError(t, f.Freeze(t.Context(), 2), "freezing twice")
+	f.mustMake(t, 3, 2, 1)
+
+	require.Equal(t, map[string]string{"a": "1", "b": "1"}, f.read(t, []uint64{1}, false))
+	require.Equal(t, map[string]string{"a": "2", "c": "2"}, f.read(t, []uint64{2, 1}, false))
+	require.Equal(t, map[string]string{"a": "2", "c": "2"}, f.read(t, []uint64{3, 2, 1}, true))
+}
+
+// containerd takes a snapshot whose last mount is read-only for one that is filled already (core/unpack/unpacker.go).
+func testMountShapes(t *testing.T, f *fixture) {
+	f.mustMake(t, 1)
+	f.mustMake(t, 2, 1)
+	f.mustMake(t, 3, 2, 1)
+	for _, chain := range [][]uint64{{1}, {2, 1}, {3, 2, 1}} {
+		for _, writable := range []bool{true, false} {
+			mounts, err := f.Mounts(t.Context(), chain, writable, nil)
+			require.NoError(t, err)
+			require.NotEmpty(t, mounts)
+			last := mounts[len(mounts)-1]
+			require.Equal(t, !writable, last.ReadOnly(), "%v: %+v", chain, mounts)
+			again, err := f.Mounts(t.Context(), chain, writable, nil)
+			require.NoError(t, err)
+			require.Equal(t, mounts, again)
+			f.with(t, chain, writable, func(dir string) {
+				err := os.WriteFile(filepath.Join(dir, "x"), nil, 0o644)
+				require.Equal(t, writable, err == nil, "%v: %v", chain, err)
+			})
+		}
+	}
+}
+
+func testEmptyView(t *testing.T, f *fixture) {
+	require.Empty(t, f.read(t, nil, false))
+	ids, err := f.List(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, ids, "a view has no content")
+}
+
+func testRootAttributes(t *testing.T, f *fixture) {
+	check := func(dir string) {
+		st, err := os.Stat(dir)
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprint(os.ModeDir|os.ModeSticky|0o771), fmt.Sprint(st.Mode()))
+	}
+	f.mustMake(t, 1)
+	f.with(t, []uint64{1}, true, func(dir string) {
+		require.NoError(t, os.Chmod(dir, 0o771|os.ModeSticky))
+		check(dir)
+	})
+	f.mustMake(t, 2, 1)
+	f.with(t, []uint64{2, 1}, true, check)
+	f.mustMake(t, 3, 2, 1)
+	f.with(t, []uint64{3, 2, 1}, true, check)
+}
+
+// What lies at a free number was left by a crash.
+func testGarbage(t *testing.T, f *fixture) {
+	f.mustMake(t, 1)
+	f.write(t, []uint64{1}, "left", "over")
+	f.mustMake(t, 1)
+	require.Empty(t, f.read(t, []uint64{1}, true))
+}
+
+func testDeleteTwice(t *testing.T, f *fixture) {
+	require.NoError(t, f.Delete(t.Context(), 99), "no content")
+	f.mustMake(t, 1)
+	f.mustMake(t, 2, 1)
+	f.write(t, []uint64{2, 1}, "a", "2")
+	require.NoError(t, f.Delete(t.Context(), 2))
+	require.NoError(t, f.Delete(t.Context(), 2))
+	ids, err := f.List(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []uint64{1}, ids)
+}
+
+func testUsage(t *testing.T, f *fixture) {
+	f.mustMake(t, 1)
+	before, err := f.Usage(t.Context(), 1)
+	require.NoError(t, err)
+	f.with(t, []uint64{1}, true, func(dir string) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "a"), make([]byte, 1<<20), 0o644))
+		require.NoError(t, os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")))
+	})
+	require.NoError(t, f.Freeze(t.Context(), 1))
+	after, err := f.Usage(t.Context(), 1)
+	require.NoError(t, err)
+	grown := after.Size - before.Size
+	require.True(t, grown >= 1<<20 && grown < 3<<19, "a file of 1 MiB with two names takes %d bytes", grown)
+}
+
+func testList(t *testing.T, f *fixture) {
+	ids, err := f.List(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, ids)
+	want := []uint64{1, 7, 1 << 20}
+	for _, id := range want {
+		f.mustMake(t, id)
+	}
+	ids, err = f.List(t.Context())
+	require.NoError(t, err)
+	slices.Sort(ids)
+	require.Equal(t, want, ids)
+}
+
+func testReopen(t *testing.T, f *fixture) {
+	f.mustMake(t, 1)
+	f.write(t, []uint64{1}, "a", "1")
+	require.NoError(t, f.Freeze(t.Context(), 1))
+	f.mustMake(t, 2, 1)
+	f.write(t, []uint64{2, 1}, "b", "2")
+	require.NoError(t, f.Close())
+	f.Backend = f.open(t, f.root)
+	require.NoError(t, f.Claim(t.Context(), testUUID, 2))
+	require.Equal(t, map[string]string{"a": "1", "b": "2"}, f.read(t, []uint64{2, 1}, true))
+}
+
+func testCancelled(t *testing.T, f *fixture) {
+	f.mustMake(t, 1)
+	f.write(t, []uint64{1}, "a", "1")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := f.Make(ctx, 2, []uint64{1}, nil)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = f.Usage(ctx, 1)
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, f.Delete(ctx, 1), context.Canceled)
+	require.NoError(t, f.Delete(t.Context(), 2))
+	require.NoError(t, f.Delete(t.Context(), 1))
+	ids, err := f.List(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, ids)
+}
+
+// Children of one parent come and go at once.
+func testConcurrent(t *testing.T, f *fixture) {
+	f.mustMake(t, 1)
+	f.write(t, []uint64{1}, "a", "1")
+	require.NoError(t, f.Freeze(t.Context(), 1))
+	var wg sync.WaitGroup
+	for i := range 32 {
+		wg.Go(func() {
+			id := uint64(i + 2)
+			if _, err := f.Make(t.Context(), id, []uint64{1}, nil); err != nil {
+				t.Error(err)
+			}
+			if _, err := f.Mounts(t.Context(), []uint64{id, 1}, true, nil); err != nil {
+				t.Error(err)
+			}
+			if err := f.Freeze(t.Context(), id); err != nil {
+				t.Error(err)
+			}
+			if _, err := f.Usage(t.Context(), id); err != nil {
+				t.Error(err)
+			}
+			if err := f.Delete(t.Context(), id); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	ids, err := f.List(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []uint64{1}, ids)
+}

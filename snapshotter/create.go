@@ -1,0 +1,146 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/log"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
+)
+
+// Prepare makes an active snapshot on top of parent, or an empty one.
+func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	mounts, err := s.create(ctx, snapshots.KindActive, key, parent, opts)
+	return mounts, fail("prepare", key, err)
+}
+
+// View makes a read-only view of parent, or of an empty tree. It has no content of its own.
+func (s *Snapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	mounts, err := s.create(ctx, snapshots.KindView, key, parent, opts)
+	return mounts, fail("view", key, err)
+}
+
+func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, parent string, opts []snapshots.Opt) ([]mount.Mount, error) {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	info, err := applyOpts(opts)
+	if err != nil {
+		return nil, err
+	}
+	release, err := s.lock(ctx, exclusive(key), shared(parent))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+
+	sn := metadata.Snapshot{Name: s.name, Key: key, Kind: kind, Parent: parent, Labels: info.Labels}
+	chain, err := s.resolve(&sn)
+	if err != nil {
+		return nil, err
+	}
+	sn.ID = s.set.store.ReserveID()
+	undo := func() {}
+	if kind == snapshots.KindActive {
+		if undo, err = s.make(ctx, &sn, chain); err != nil {
+			return nil, err
+		}
+		chain = append([]metadata.Link{sn.Link()}, chain...)
+	}
+	mounts, err := s.mountsOf(ctx, sn, chain)
+	if err == nil {
+		err = s.set.store.Create(ctx, sn)
+	}
+	if err != nil {
+		undo()
+		return nil, err
+	}
+	return mounts, nil
+}
+
+func applyOpts(opts []snapshots.Opt) (info snapshots.Info, err error) {
+	for _, opt := range opts {
+		if err := opt(&info); err != nil {
+			return info, err
+		}
+	}
+	return info, nil
+}
+
+// resolve finds the parent of a new snapshot and the parent's chain. What it refuses the store would refuse as well, but
+// only once the content has been made.
+func (s *Snapshotter) resolve(sn *metadata.Snapshot) (chain []metadata.Link, err error) {
+	if sn.Parent != "" {
+		var parent metadata.Snapshot
+		if parent, chain, err = s.set.store.Chain(s.name, sn.Parent); err != nil {
+			return nil, fmt.Errorf("parent: %w", err)
+		}
+		if parent.Kind != snapshots.KindCommitted {
+			return nil, fmt.Errorf("parent: %w: %s is not committed", metadata.ErrInvalid, sn.Parent)
+		}
+		sn.ParentID = parent.ID
+	}
+	_, err = s.set.store.Get(s.name, sn.Key)
+	if err == nil {
+		return nil, metadata.ErrExist
+	}
+	if !errors.Is(err, metadata.ErrNotExist) {
+		return nil, err
+	}
+	return chain, nil
+}
+
+// make makes the content of a new snapshot, where its parent's is, and sets its placement. A power cut from here on until
+// the record is written leaves a content at a free number: garbage, which the sweep of the next start finds. undo deletes
+// it, unless the record has been written all the same (metadata.ErrFailed).
+func (s *Snapshotter) make(ctx context.Context, sn *metadata.Snapshot, chain []metadata.Link) (undo func(), err error) {
+	medium, below, err := s.set.contents(chain, s.medium)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.set.backend(medium)
+	if err != nil {
+		return nil, err
+	}
+	sn.Placement = metadata.Placement{Medium: medium}
+	if medium == metadata.Volume {
+		sn.Placement.Whole = true
+		if sn.Placement.Device, err = s.set.store.ReserveDevice(); err != nil {
+			return nil, err
+		}
+	}
+	link := sn.Link()
+	undo = func() { s.discard(context.WithoutCancel(ctx), b, link) }
+	if sn.Placement.Size, err = b.Make(ctx, link.Content(), below, sn.Labels); err != nil {
+		undo()
+		return nil, err
+	}
+	return undo, nil
+}
+
+// discard deletes a content that was not recorded. What it cannot delete is garbage for the sweep; a device id stays
+// reserved with it, until the next start.
+func (s *Snapshotter) discard(ctx context.Context, b Backend, link metadata.Link) {
+	recorded, err := s.set.store.Recorded(link.ID)
+	if recorded {
+		return
+	}
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, lockWait)
+		defer cancel()
+		err = b.Delete(ctx, link.Content())
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("id", link.ID).Warn("a content that was not recorded is left until the next start")
+		return
+	}
+	if link.Placement.Medium == metadata.Volume {
+		s.set.store.ReleaseDevice(link.Placement.Device)
+	}
+}

@@ -1,0 +1,104 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
+)
+
+// Commit makes the active snapshot key the committed snapshot name. With snapshots.WithParent a snapshot that has no
+// parent is put onto one (rebase), if its content is a layer and not a whole tree.
+//
+// The content is frozen, and durable, before the record says so: a power cut in between leaves an active snapshot.
+func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	return fail("commit", key, s.commit(ctx, name, key, opts))
+}
+
+func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snapshots.Opt) error {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	info, err := applyOpts(opts)
+	if err != nil {
+		return err
+	}
+	release, err := s.lock(ctx, exclusive(name), exclusive(key), shared(info.Parent))
+	if err != nil {
+		return err
+	}
+	defer release()
+
+	sn, err := s.checkCommit(name, key, info.Parent)
+	if err != nil {
+		return err
+	}
+	b, err := s.set.backend(sn.Placement.Medium)
+	if err != nil {
+		return err
+	}
+	if err := b.Freeze(ctx, sn.Link().Content()); err != nil {
+		return err
+	}
+	return s.set.store.Commit(ctx, s.name, name, key, metadata.CommitOptions{Labels: info.Labels, Parent: info.Parent})
+}
+
+// checkCommit refuses what the store would refuse only once the content has been frozen, and what the store cannot know.
+func (s *Snapshotter) checkCommit(name, key, parent string) (metadata.Snapshot, error) {
+	if _, err := s.set.store.Get(s.name, name); err == nil {
+		return metadata.Snapshot{}, fmt.Errorf("%w: %s", metadata.ErrExist, name)
+	}
+	sn, err := s.set.store.Get(s.name, key)
+	if err != nil {
+		return sn, err
+	}
+	if sn.Kind != snapshots.KindActive {
+		return sn, fmt.Errorf("%w: it is not active", metadata.ErrState)
+	}
+	if parent == "" || parent == sn.Parent {
+		return sn, nil
+	}
+	if sn.Placement.Whole {
+		return sn, fmt.Errorf("%w: its content is a whole tree and cannot be put onto %s", metadata.ErrState, parent)
+	}
+	below, err := s.set.store.Get(s.name, parent)
+	if err == nil && below.Placement.Medium != sn.Placement.Medium {
+		err = fmt.Errorf("%w: %s is a %s", errPlacement, parent, below.Placement.Medium)
+	}
+	return sn, err
+}
+
+// Remove takes a snapshot away. It is one small transaction; the content is deleted in the background, and Cleanup waits
+// for that. A snapshot that another call holds for long is ErrFailedPrecondition, with which containerd's garbage
+// collection goes on to the next one.
+func (s *Snapshotter) Remove(ctx context.Context, key string) error {
+	err := s.remove(ctx, key)
+	if errors.Is(err, errBusy) {
+		return fmt.Errorf("remove %q: %w: %w", key, err, errdefs.ErrFailedPrecondition)
+	}
+	return fail("remove", key, err)
+}
+
+func (s *Snapshotter) remove(ctx context.Context, key string) error {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	release, err := s.lock(ctx, exclusive(key))
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := s.set.store.Remove(ctx, s.name, key); err != nil {
+		return err
+	}
+	s.set.reaper.wake()
+	return nil
+}

@@ -1,0 +1,168 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
+)
+
+const (
+	reapWorkers = 2                // deletions at once
+	reapChunk   = 32               // deletions that share a transaction
+	reapTimeout = 10 * time.Minute // of one deletion; what is left then goes with the next attempt
+	reapRetry   = time.Minute      // between attempts on what could not be deleted
+)
+
+// A reaper deletes the contents in the trash. Its queue is the trash in the store, so nothing is lost when it stops.
+type reaper struct {
+	store    *metadata.Store
+	backends map[metadata.Medium]Backend
+	retry    time.Duration
+
+	kick     chan struct{}   // holds one: there may be something new
+	requests chan chan error // each is answered after a pass that began later
+	cancel   context.CancelFunc
+	done     chan struct{}
+}
+
+func startReaper(store *metadata.Store, backends map[metadata.Medium]Backend) *reaper {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &reaper{
+		store: store, backends: backends, retry: reapRetry,
+		kick: make(chan struct{}, 1), requests: make(chan chan error), cancel: cancel, done: make(chan struct{}),
+	}
+	r.wake()
+	go r.run(ctx)
+	return r
+}
+
+// wake tells the reaper that there is something in the trash.
+func (r *reaper) wake() {
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+// wait returns when all that is in the trash now has been deleted, or what kept it from that.
+func (r *reaper) wait(ctx context.Context) error {
+	answer := make(chan error, 1)
+	select {
+	case r.requests <- answer:
+	case <-r.done:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// close stops the reaper, also in the middle of a deletion, as far as the backend obeys.
+func (r *reaper) close(ctx context.Context) error {
+	r.cancel()
+	select {
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("a deletion is still under way: %w", ctx.Err())
+	}
+}
+
+func (r *reaper) run(ctx context.Context) {
+	defer close(r.done)
+	retry := time.NewTimer(r.retry)
+	defer retry.Stop()
+	for {
+		var waiting []chan error
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.kick:
+		case <-retry.C:
+		case answer := <-r.requests:
+			waiting = append(waiting, answer)
+		}
+		err := r.pass(ctx)
+		for _, answer := range waiting {
+			answer <- err
+		}
+		if err != nil && ctx.Err() == nil {
+			log.G(ctx).WithError(err).WithField("retry", r.retry).Warn("some removed contents could not be deleted yet")
+			retry.Reset(r.retry)
+		}
+	}
+}
+
+// pass deletes what is in the trash at its start.
+func (r *reaper) pass(ctx context.Context) error {
+	links, err := r.store.Trash()
+	if err != nil {
+		return err
+	}
+	chunks := make(chan []metadata.Link)
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
+	for range min(reapWorkers, len(links)) {
+		wg.Go(func() {
+			for chunk := range chunks {
+				if err := r.reap(ctx, chunk); err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for chunk := range slices.Chunk(links, reapChunk) {
+		chunks <- chunk
+	}
+	close(chunks)
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// reap deletes contents and then their trash entries. After a crash in between the deletions are done again, which is no
+// error.
+func (r *reaper) reap(ctx context.Context, links []metadata.Link) error {
+	var errs []error
+	gone := make([]metadata.Link, 0, len(links))
+	for _, link := range links {
+		if err := r.delete(ctx, link); err != nil {
+			errs = append(errs, fmt.Errorf("delete the %s %d: %w", link.Placement.Medium, link.Content(), err))
+			continue
+		}
+		gone = append(gone, link)
+	}
+	if len(gone) > 0 {
+		errs = append(errs, r.store.Forget(ctx, gone...))
+	}
+	return errors.Join(errs...)
+}
+
+func (r *reaper) delete(ctx context.Context, link metadata.Link) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b, ok := r.backends[link.Placement.Medium]
+	if !ok {
+		return errPlacement
+	}
+	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
+	defer cancel()
+	return b.Delete(ctx, link.Content())
+}

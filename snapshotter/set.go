@@ -1,0 +1,103 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
+)
+
+// closeWait bounds the wait of Close for calls under way and for the reaper.
+const closeWait = 30 * time.Second
+
+// errPlacement is returned when a content is of a medium that no backend of the set serves.
+var errPlacement = errors.New("no backend for it is configured")
+
+// Config is what a Set is made of. The Set takes over the store and the backends and closes them.
+type Config struct {
+	Store    *metadata.Store
+	Backends map[metadata.Medium]Backend
+}
+
+// Set is the snapshotters of one store: any number of names, the backends that they are bound to, and one reaper, which
+// deletes what has been removed.
+type Set struct {
+	store    *metadata.Store
+	backends map[metadata.Medium]Backend
+	reaper   *reaper
+	locks    lockTable
+
+	mu     sync.Mutex
+	open   []*Snapshotter
+	closed bool
+}
+
+// Open takes the places of the backends over for a new start of the store. It refuses, before it changes anything, a
+// place that belongs to another store or to a later state of this one. Then it puts what no record names into the trash,
+// and starts to empty that. After an error the store and the backends are still the caller's to close.
+func Open(ctx context.Context, c Config) (*Set, error) {
+	s := &Set{store: c.Store, backends: c.Backends}
+	if err := s.claim(ctx); err != nil {
+		return nil, err
+	}
+	for medium, backend := range s.backends {
+		if err := s.sweep(ctx, medium, backend); err != nil {
+			return nil, fmt.Errorf("compare the %s contents with the store: %w", medium, err)
+		}
+	}
+	s.reaper = startReaper(c.Store, c.Backends)
+	return s, nil
+}
+
+// Snapshotter returns a snapshotter of that name, which puts new base layers into the backend of that medium.
+func (s *Set) Snapshotter(name string, medium metadata.Medium) (*Snapshotter, error) {
+	if _, err := s.backend(medium); err != nil {
+		return nil, fmt.Errorf("snapshotter %q: %w", name, err)
+	}
+	sn := &Snapshotter{set: s, name: name, medium: medium}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errClosed
+	}
+	s.open = append(s.open, sn)
+	return sn, nil
+}
+
+func (s *Set) backend(medium metadata.Medium) (Backend, error) {
+	b, ok := s.backends[medium]
+	if !ok {
+		return nil, fmt.Errorf("the content is a %s: %w", medium, errPlacement)
+	}
+	return b, nil
+}
+
+// Close closes the snapshotters, the reaper, the backends and the store, in this order. It waits for calls under way and
+// for the reaper, bounded; if they take longer it returns an error and leaves store and backends open, for they are in
+// use. What the trash still holds is deleted after the next start. Closing again does nothing.
+func (s *Set) Close() error {
+	s.mu.Lock()
+	open, closed := s.open, s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if closed {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	defer cancel()
+	var errs []error
+	for _, sn := range open {
+		errs = append(errs, sn.gate.close(ctx))
+	}
+	errs = append(errs, s.reaper.close(ctx))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for _, b := range s.backends {
+		errs = append(errs, b.Close())
+	}
+	return errors.Join(append(errs, s.store.Close())...)
+}

@@ -1,0 +1,220 @@
+package snapshotter
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
+)
+
+// Snapshotter is containerd's Snapshotter and Cleaner for one name. Several may serve one name; they are the same.
+//
+// Its errors carry the classes of containerd's errdefs, as containerd's own snapshotters return them. Beyond these,
+// ErrUnavailable says that other calls hold a snapshot for too long, that the snapshotter is closed, or that the store
+// takes no more writes; ErrResourceExhausted that the disk is full.
+type Snapshotter struct {
+	set    *Set
+	name   string
+	medium metadata.Medium
+	gate   gate
+}
+
+var (
+	_ snapshots.Snapshotter = (*Snapshotter)(nil)
+	_ snapshots.Cleaner     = (*Snapshotter)(nil)
+)
+
+// Stat returns what the store knows of a snapshot.
+func (s *Snapshotter) Stat(_ context.Context, key string) (snapshots.Info, error) {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return snapshots.Info{}, fail("stat", key, err)
+	}
+	defer leave()
+	sn, err := s.set.store.Get(s.name, key)
+	if err != nil {
+		return snapshots.Info{}, fail("stat", key, err)
+	}
+	return sn.Info(), nil
+}
+
+// Update sets labels; other fields cannot be changed.
+func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpaths ...string) (snapshots.Info, error) {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return snapshots.Info{}, fail("update", info.Name, err)
+	}
+	defer leave()
+	sn, err := s.set.store.Update(ctx, s.name, info, fieldpaths...)
+	if err != nil {
+		return snapshots.Info{}, fail("update", info.Name, err)
+	}
+	return sn.Info(), nil
+}
+
+// Walk calls fn with the snapshots that match any of the filters, as of one moment. fn may call the snapshotter.
+func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) error {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return fail("walk", s.name, err)
+	}
+	defer leave()
+	var fnErr error
+	err = s.set.store.Walk(ctx, s.name, func(sn metadata.Snapshot) error {
+		fnErr = fn(ctx, sn.Info())
+		return fnErr
+	}, filters...)
+	if fnErr != nil {
+		return fnErr // the caller's own, as it is
+	}
+	return fail("walk", s.name, err)
+}
+
+// Mounts returns how to mount an active snapshot or a view.
+func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return nil, fail("mounts", key, err)
+	}
+	defer leave()
+	mounts, err := s.mounts(ctx, key)
+	return mounts, fail("mounts", key, err)
+}
+
+func (s *Snapshotter) mounts(ctx context.Context, key string) ([]mount.Mount, error) {
+	release, err := s.lock(ctx, shared(key))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	sn, chain, err := s.set.store.Chain(s.name, key)
+	if err != nil {
+		return nil, err
+	}
+	if sn.Kind != snapshots.KindActive && sn.Kind != snapshots.KindView {
+		return nil, fmt.Errorf("%w: it is committed; only active snapshots and views can be mounted", metadata.ErrState)
+	}
+	return s.mountsOf(ctx, sn, chain)
+}
+
+// mountsOf returns the mounts of a snapshot whose chain is known. That of a view begins with its parent, for it has no
+// content of its own.
+func (s *Snapshotter) mountsOf(ctx context.Context, sn metadata.Snapshot, chain []metadata.Link) ([]mount.Mount, error) {
+	if sn.Kind == snapshots.KindView && len(chain) > 0 && chain[0].ID == sn.ID {
+		chain = chain[1:]
+	}
+	medium, contents, err := s.set.contents(chain, s.medium)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.set.backend(medium)
+	if err != nil {
+		return nil, err
+	}
+	return b.Mounts(ctx, contents, sn.Kind == snapshots.KindActive, sn.Labels)
+}
+
+// contents returns the medium of a chain and the numbers of its contents; otherwise is the medium of an empty one.
+func (s *Set) contents(chain []metadata.Link, otherwise metadata.Medium) (metadata.Medium, []uint64, error) {
+	if len(chain) == 0 {
+		return otherwise, nil, nil
+	}
+	medium := chain[0].Placement.Medium
+	numbers := make([]uint64, len(chain))
+	for i, link := range chain {
+		if link.Placement.Medium != medium {
+			return 0, nil, fmt.Errorf("%w: the chain is a %s upon a %s", errPlacement, medium, link.Placement.Medium)
+		}
+		numbers[i] = link.Content()
+	}
+	return medium, numbers, nil
+}
+
+// Usage returns what a snapshot takes up without its parents: bytes on disk and inodes. That of a committed snapshot is
+// measured once and kept; that of a view is zero.
+func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return snapshots.Usage{}, fail("usage", key, err)
+	}
+	defer leave()
+	usage, err := s.usage(ctx, key)
+	return usage, fail("usage", key, err)
+}
+
+func (s *Snapshotter) usage(ctx context.Context, key string) (snapshots.Usage, error) {
+	sn, err := s.set.store.Get(s.name, key)
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	switch sn.Kind {
+	case snapshots.KindView:
+		return snapshots.Usage{}, nil
+	case snapshots.KindCommitted:
+		return s.committedUsage(ctx, sn)
+	}
+	return s.measure(ctx, sn)
+}
+
+// committedUsage measures a committed content unless that has been done. Callers at once wait for the first; should its
+// ctx end, the next one measures.
+func (s *Snapshotter) committedUsage(ctx context.Context, sn metadata.Snapshot) (snapshots.Usage, error) {
+	if sn.Usage != nil {
+		return *sn.Usage, nil
+	}
+	release, err := s.set.locks.acquire(ctx, exclusive(fmt.Sprintf("usage/%d", sn.ID)))
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	defer release()
+	sn, err = s.set.store.Get(s.name, sn.Key)
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	if sn.Usage != nil {
+		return *sn.Usage, nil
+	}
+	usage, err := s.measure(ctx, sn)
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	return usage, s.set.store.SetUsage(ctx, sn.ID, usage)
+}
+
+func (s *Snapshotter) measure(ctx context.Context, sn metadata.Snapshot) (snapshots.Usage, error) {
+	b, err := s.set.backend(sn.Placement.Medium)
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	return b.Usage(ctx, sn.Link().Content())
+}
+
+// Cleanup returns when all that has been removed so far has been deleted.
+func (s *Snapshotter) Cleanup(ctx context.Context) error {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return fail("cleanup", s.name, err)
+	}
+	defer leave()
+	return fail("cleanup", s.name, s.set.reaper.wait(ctx))
+}
+
+// Close lets no more calls in and waits for those under way, bounded. The set stays open. Closing again does nothing.
+func (s *Snapshotter) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	defer cancel()
+	return fail("close", s.name, s.gate.close(ctx))
+}
+
+// lock takes locks on keys of this snapshotter name.
+func (s *Snapshotter) lock(ctx context.Context, claims ...claim) (release func(), err error) {
+	for i, c := range claims {
+		if c.key != "" {
+			claims[i].key = "key/" + s.name + "/" + c.key
+		}
+	}
+	return s.set.locks.acquire(ctx, claims...)
+}

@@ -1,0 +1,140 @@
+package snapshotter
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/log"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
+)
+
+// claim counts a start of the store and writes it into the places. All places are looked at before the start is counted:
+// a store that is too old for its place must not come to match it by being started often. A power cut after the count
+// and before a claim leaves a place with an older start, which is ours and is claimed by the next start.
+func (s *Set) claim(ctx context.Context) error {
+	starts, err := s.store.Starts()
+	if err != nil {
+		return err
+	}
+	for medium, backend := range s.backends {
+		if err := s.checkOwner(ctx, medium, backend, starts); err != nil {
+			return err
+		}
+	}
+	start, err := s.store.Start(ctx)
+	if err != nil {
+		return err
+	}
+	for medium, backend := range s.backends {
+		if err := backend.Claim(ctx, s.store.UUID(), start); err != nil {
+			return fmt.Errorf("claim the place of the %s contents: %w", medium, err)
+		}
+	}
+	return nil
+}
+
+func (s *Set) checkOwner(ctx context.Context, medium metadata.Medium, b Backend, starts uint64) error {
+	uuid, start, err := b.Owner(ctx)
+	if err != nil {
+		return err
+	}
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("the place of the %s contents is not this store's: "+format+"; nothing was changed", append([]any{medium}, args...)...)
+	}
+	switch {
+	case uuid == "":
+		known, err := s.known(medium)
+		if err == nil && len(known) > 0 {
+			err = refuse("it is empty, and the store knows %d contents (is its file system mounted?)", len(known))
+		}
+		return err
+	case uuid != s.store.UUID():
+		return refuse("it belongs to the store %s and this is %s; put the right store back, or give this one a root of its own", uuid, s.store.UUID())
+	case start > starts:
+		return refuse("it has seen start %d of the store, which stands at %d: the store was put back from an older copy", start, starts)
+	}
+	return nil
+}
+
+// known returns the contents of the medium that the store knows by a record or in the trash, by their number.
+func (s *Set) known(medium metadata.Medium) (map[uint64]metadata.Link, error) {
+	links, err := s.store.Contents(medium)
+	if err != nil {
+		return nil, err
+	}
+	trash, err := s.store.Trash()
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[uint64]metadata.Link, len(links)+len(trash))
+	for _, link := range links {
+		known[link.Content()] = link
+	}
+	for _, link := range trash {
+		if link.Placement.Medium == medium {
+			link.Kind = snapshots.KindUnknown
+			known[link.Content()] = link
+		}
+	}
+	return known, nil
+}
+
+// sweep compares what lies in a place with what the store knows. Contents without record, which a crash left between the
+// steps of rule 2, go into the trash: that keeps their numbers from being given while the reaper deletes them. It runs
+// before anything is served, so nothing is just being made.
+func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) error {
+	found, err := b.List(ctx)
+	if err != nil {
+		return err
+	}
+	missing, err := s.known(medium)
+	if err != nil {
+		return err
+	}
+	var orphans []uint64
+	for _, n := range found {
+		if _, ok := missing[n]; !ok {
+			orphans = append(orphans, n)
+		}
+		delete(missing, n)
+	}
+	if len(orphans) > 0 {
+		log.G(ctx).WithField("contents", len(orphans)).Info("putting contents that no record names into the trash")
+		if err := s.store.Adopt(ctx, medium, orphans); err != nil {
+			return err
+		}
+	}
+	for _, link := range missing {
+		if err := s.restore(ctx, b, link); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restore deals with a record whose content is missing. The directory of an active snapshot may be lost to a power cut
+// on a file system where the store's fsync does not cover it; it was as good as empty then, and is made again. Anything
+// else is damage: it is said, and left to the user.
+func (s *Set) restore(ctx context.Context, b Backend, link metadata.Link) error {
+	if link.Kind == snapshots.KindUnknown {
+		return nil // trash, and gone already
+	}
+	sn, chain, err := s.store.ChainOf(link.ID)
+	if err != nil {
+		return err
+	}
+	logger := log.G(ctx).WithField("id", link.ID).WithField("snapshotter", sn.Name).WithField("key", sn.Key)
+	if link.Kind != snapshots.KindActive || link.Placement.Medium != metadata.Directory {
+		logger.Errorf("the content of a snapshot is missing: remove the %s and what builds on it, and pull it again", link.Placement.Medium)
+		return nil
+	}
+	logger.Warn("the directory of an active snapshot is missing, as after a power cut; making it again, empty")
+	_, below, err := s.contents(chain[1:], link.Placement.Medium)
+	if err != nil {
+		return err
+	}
+	_, err = b.Make(ctx, link.Content(), below, sn.Labels)
+	return err
+}
