@@ -26,8 +26,8 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []uint64, _ map[str
 //
 // Nothing is synced. A power cut after any step leaves a directory id that List returns and Delete removes, and since fs
 // gets its name last, there is no fs with a wrong owner or mode: a content that has fs is complete. On ext4 and xfs the
-// fsync of the store's record, later, makes all steps durable. On btrfs it does not, so a power cut may leave a
-// record of an active snapshot without its directory; Mounts makes that again.
+// fsync of the store's record, later and in the same file system, makes all steps durable. On btrfs it does not, so a
+// power cut may leave a record of an active snapshot without its directory; Mounts makes that again.
 func (b *Backend) make(id uint64, chain []uint64) error {
 	root := rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: 0o755}
 	if len(chain) > 0 {

@@ -12,6 +12,9 @@ import (
 // TestMain keeps all that the tests make in one directory, and fails if they leave a mount, a loop device or a file
 // descriptor in it.
 func TestMain(m *testing.M) {
+	if root, ok := os.LookupEnv(childRoot); ok {
+		os.Exit(child(root))
+	}
 	os.Exit(run(m))
 }
 

@@ -43,6 +43,20 @@ func tFS(t *testing.T, fstype string, mkfs ...string) string {
 func tTryFS(t *testing.T, fstype string, mkfs ...string) (string, error) {
 	t.Helper()
 	tRoot(t)
+	image, err := tImage(t, mkfs...)
+	if err != nil {
+		return "", err
+	}
+	dir, err := tMountImage(t, fstype, image)
+	if err == nil {
+		t.Cleanup(func() { tUnmount(t, dir) })
+	}
+	return dir, err
+}
+
+// tImage returns a file with a new file system.
+func tImage(t *testing.T, mkfs ...string) (string, error) {
+	t.Helper()
 	image := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		return "", err
@@ -53,13 +67,15 @@ func tTryFS(t *testing.T, fstype string, mkfs ...string) (string, error) {
 	if out, err := exec.Command(mkfs[0], append(mkfs[1:], image)...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%s: %w: %s", mkfs, err, out)
 	}
+	return image, nil
+}
+
+// tMountImage mounts the file system in a file, which the caller unmounts.
+func tMountImage(t *testing.T, fstype, image string) (string, error) {
+	t.Helper()
 	dir := t.TempDir()
 	m := mount.Mount{Type: fstype, Source: image, Options: []string{"loop"}}
-	if err := m.Mount(dir); err != nil {
-		return "", err
-	}
-	t.Cleanup(func() { tUnmount(t, dir) })
-	return dir, nil
+	return dir, m.Mount(dir)
 }
 
 // tMount mounts what a backend returned, and unmounts it at the end of the test.

@@ -1,0 +1,96 @@
+package overlayaufs
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Shutting a file system down drops what is not on its disk yet, as a power cut does (FS_IOC_SHUTDOWN of
+// include/uapi/linux/fs.h, XFS_IOC_GOINGDOWN in older kernels).
+const (
+	iocShutdown = 0x8004587d
+	noLogFlush  = 2
+)
+
+func TestFrozenSurvivesPowerCut(t *testing.T) {
+	t.Run("ext4", func(t *testing.T) { testPowerCut(t, "ext4", "mkfs.ext4", "-q") })
+	t.Run("xfs", func(t *testing.T) { testPowerCut(t, "xfs", "mkfs.xfs", "-q") })
+}
+
+func testPowerCut(t *testing.T, fstype string, mkfs ...string) {
+	t.Helper()
+	tRoot(t)
+	image, err := tImage(t, mkfs...)
+	if err != nil {
+		tSkip(t, "%v", err)
+	}
+	dir, err := tMountImage(t, fstype, image)
+	if err != nil {
+		tSkip(t, "%v", err)
+	}
+	ctx := t.Context()
+	b := tBackend(t, Config{Root: filepath.Join(dir, "union")})
+	content := strings.Repeat("lamina", 1<<17)
+	// As containerd unpacks: into the upper directory, as the end of an overlay mount would sync what it holds.
+	unpack := func(id uint64, chain []uint64, name string) {
+		if _, err := b.Make(ctx, id, chain, nil); err != nil {
+			t.Fatal(err)
+		}
+		tWrite(t, b.path(id, fsName, name), content)
+	}
+	unpack(1, nil, "etc/frozen")
+	unpack(2, []uint64{1}, "usr/frozen")
+	if err := b.Freeze(ctx, 2); err != nil {
+		t.Fatal(err)
+	}
+	unpack(3, []uint64{2, 1}, "var/active")
+	err = onDir(dir, func(fd int) error { return unix.IoctlSetPointerInt(fd, iocShutdown, noLogFlush) })
+	if err != nil {
+		t.Error(err)
+	}
+	tClose(t, b)
+	tUnmount(t, dir)
+
+	if dir, err = tMountImage(t, fstype, image); err != nil {
+		t.Fatal(err)
+	}
+	defer tUnmount(t, dir)
+	b, err = Open(ctx, Config{Root: filepath.Join(dir, "union")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tClose(t, b)
+	if uuid, start, err := b.Owner(ctx); err != nil || uuid != "a-store" || start != 1 {
+		t.Errorf("owner %q, %d, %v", uuid, start, err)
+	}
+	ids, err := b.List(ctx)
+	slices.Sort(ids)
+	if err != nil || len(ids) < 2 || !slices.Equal(ids[:2], []uint64{1, 2}) {
+		t.Errorf("list: %v, %v", ids, err)
+	}
+	mounts, err := b.Mounts(ctx, []uint64{2, 1}, false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	view := tMount(t, mounts)
+	for _, name := range []string{"etc/frozen", "usr/frozen"} {
+		if got, err := os.ReadFile(filepath.Join(view, name)); err != nil || string(got) != content {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+	}
+	tUnmount(t, view)
+
+	// The active one, of which nothing was synced, is there or made again, and either way it can be used.
+	if mounts, err = b.Mounts(ctx, []uint64{3, 2, 1}, true, nil); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(tTree(t, b.path(3, fsName)), content) {
+		t.Error("nothing was lost: that was no power cut")
+	}
+	tUnmount(t, tMount(t, mounts))
+}
