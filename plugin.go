@@ -55,7 +55,11 @@ func initHost(ic *plugin.InitContext) (any, error) {
 		c.Root = pc.Root
 	}
 	c.Union = pc.Union
-	return Open(ic.Context, c)
+	h, err := Open(ic.Context, c)
+	if err != nil {
+		return nil, err // not h: a nil *Host in an any is not nil
+	}
+	return h, nil
 }
 
 // initSnapshotter hands out the snapshotter of the Host. The Host is missing only where disabled_plugins names it, and

@@ -38,7 +38,7 @@ func newServe() *cli.Command {
 func serve(ctx context.Context, s settings) error {
 	host, err := lamina.Open(ctx, s.Config)
 	if err != nil {
-		return err
+		return unlessStopped(ctx, err)
 	}
 	served, err := snapshotters(host)
 	if err != nil {
@@ -46,7 +46,7 @@ func serve(ctx context.Context, s settings) error {
 	}
 	sock, err := listen(ctx, s.Address)
 	if err != nil {
-		return errors.Join(err, host.Close())
+		return errors.Join(unlessStopped(ctx, err), host.Close())
 	}
 	log.G(ctx).WithFields(log.Fields{
 		"version":      buildVersion(),
@@ -62,6 +62,16 @@ func serve(ctx context.Context, s settings) error {
 	return err
 }
 
+// unlessStopped returns err, or nil if it only says that a signal came before the daemon served: it is stopped, as asked.
+func unlessStopped(ctx context.Context, err error) error {
+	if ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
+		return err
+	}
+	log.G(ctx).Info("stopped before it served")
+	return nil
+}
+
+// snapshotters returns those of the host by their names.
 func snapshotters(host *lamina.Host) (map[string]snapshots.Snapshotter, error) {
 	byName := make(map[string]snapshots.Snapshotter)
 	for _, name := range host.Names() {

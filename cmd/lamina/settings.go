@@ -58,7 +58,7 @@ func loadSettings(c *cli.Command) (settings, error) {
 			*value = c.String(flag)
 		}
 	}
-	if err := s.validate(); err != nil {
+	if err := s.check(); err != nil {
 		return settings{}, fmt.Errorf("%w: %w", errConfig, err)
 	}
 	return s, nil
@@ -78,7 +78,7 @@ func readSettings(path string, named bool) (settings, error) {
 		return settings{}, err
 	}
 	// The flags may still change a value, but a wrong one in the file is reported as the file's.
-	if err := s.validate(); err != nil {
+	if err := s.check(); err != nil {
 		return settings{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return s, nil
@@ -92,7 +92,13 @@ func parseSettings(path string, text []byte) (settings, error) {
 	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(&s); err != nil {
 		return settings{}, locate(path, err)
 	}
-	if s.Snapshotters == nil {
+	var has struct {
+		Snapshotters *struct{} `toml:"snapshotters"`
+	}
+	if err := toml.Unmarshal(text, &has); err != nil {
+		return settings{}, locate(path, err)
+	}
+	if has.Snapshotters == nil {
 		s.Snapshotters = lamina.DefaultSnapshotters()
 	}
 	for name, sn := range s.Snapshotters {
@@ -125,10 +131,10 @@ func locate(path string, err error) error {
 
 func keyName(key toml.Key) string { return strings.Join(key, ".") }
 
-// validate reports every value that cannot be.
-func (s settings) validate() error {
+// check reports every value that cannot be.
+func (s settings) check() error {
 	return errors.Join(
-		s.Config.Validate(),
+		s.Validate(), // of the embedded lamina.Config
 		validateAddress(s.Address),
 		oneOf("log.level", s.Log.Level, "trace", "debug", "info", "warn", "error"),
 		oneOf("log.format", s.Log.Format, "text", "json"),

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// What "lamina config" prints is a config file with the same effect.
+func TestConfigRoundTrip(t *testing.T) {
+	for _, text := range []string{
+		"",
+		"root = \"/r\"\naddress = \"/a b/\\\"c\\\".sock\"\n[log]\nlevel = \"trace\"\nformat = \"json\"\n" +
+			"[snapshotters.\"a.b\"]\n[snapshotters.c]\nbackend = \"union\"\n[union]\nsync = \"off\"",
+	} {
+		path := tFile(t, text)
+		want, err := readSettings(path, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		code, stdout, stderr := tRun(t, "config", "--config", path)
+		if code != exitOK {
+			t.Fatal(stderr)
+		}
+		got, err := readSettings(tFile(t, stdout), true)
+		if err != nil {
+			t.Fatalf("%v in:\n%s", err, stdout)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("got  %+v\nwant %+v", got, want)
+		}
+	}
+}
+
+func TestConfigContainerd(t *testing.T) {
+	const head = `# Import this file from containerd's config.toml (imports = ["/etc/containerd/lamina.toml"]),
+# or paste it there without the version line.
+`
+	const body = `
+[proxy_plugins]
+  [proxy_plugins.lamina]
+    type = 'snapshot'
+    address = '/run/lamina/lamina.sock'
+
+    [proxy_plugins.lamina.exports]
+      root = '/var/lib/lamina/union'
+`
+	for version, want := range map[string]string{
+		"2": head + "# containerd 1.6 reads type and address and passes over the other keys.\nversion = 2\n" + body,
+		"3": head + "version = 3\n" + body,
+	} {
+		code, stdout, stderr := tRun(t, "config", "containerd", "--config", tFile(t, ""), "--version", version)
+		if code != exitOK || stdout != want {
+			t.Errorf("version %s: exit code %d, %s\n%s\nwant:\n%s", version, code, stderr, stdout, want)
+		}
+	}
+}
+
+// theirConfig has the keys of containerd's own Config that matter here (cmd/containerd/server/config, 2.4).
+type theirConfig struct {
+	Version      int      `toml:"version"`
+	Imports      []string `toml:"imports"`
+	ProxyPlugins map[string]struct {
+		Type         string            `toml:"type"`
+		Address      string            `toml:"address"`
+		Platform     string            `toml:"platform"`
+		Exports      map[string]string `toml:"exports"`
+		Capabilities []string          `toml:"capabilities"`
+	} `toml:"proxy_plugins"`
+}
+
+func TestConfigContainerdReadBack(t *testing.T) {
+	path := tFile(t, "root = \"/srv/lamina\"\naddress = \"/run/l/\\\"x\\\".sock\"\n[snapshotters.\"a.b\"]\n[snapshotters.c]")
+	code, stdout, stderr := tRun(t, "config", "containerd", "--config", path)
+	if code != exitOK {
+		t.Fatal(stderr)
+	}
+	var got theirConfig
+	if err := toml.NewDecoder(bytes.NewReader([]byte(stdout))).DisallowUnknownFields().Decode(&got); err != nil {
+		t.Fatalf("%v in:\n%s", err, stdout)
+	}
+	if got.Version != 3 || len(got.ProxyPlugins) != 2 {
+		t.Fatalf("got %+v", got)
+	}
+	s, err := readSettings(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range got.ProxyPlugins {
+		if p.Type != "snapshot" || p.Address != `/run/l/"x".sock` || p.Exports["root"] != "/srv/lamina/union" {
+			t.Errorf("%s: %+v", name, p)
+		}
+		if !slices.Equal(p.Capabilities, s.Capabilities(name)) {
+			t.Errorf("%s: capabilities %q", name, p.Capabilities)
+		}
+	}
+}

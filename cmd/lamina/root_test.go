@@ -1,0 +1,69 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// tRun runs one command line and returns its exit code and what it printed.
+func tRun(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(t.Context(), append([]string{"lamina"}, args...), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// tFile writes a config file and returns its path.
+func tFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestCommandLine(t *testing.T) {
+	empty := tFile(t, "")
+	for _, tc := range []struct {
+		name   string
+		args   []string
+		code   int
+		stdout string // to be found in what it prints
+		stderr string
+	}{
+		{name: "nothing", args: nil, code: exitOK, stdout: "Exit codes:"},
+		{name: "help", args: []string{"--help"}, code: exitOK, stdout: "serve"},
+		{name: "help of serve", args: []string{"serve", "--help"}, code: exitOK, stdout: "Exit codes:"},
+		{name: "unknown command", args: []string{"srve"}, code: exitUsage, stderr: `"srve"`},
+		{name: "unknown flag", args: []string{"serve", "--rot", "/x"}, code: exitUsage, stderr: "-rot"},
+		{name: "argument", args: []string{"serve", "now"}, code: exitUsage, stderr: `"now"`},
+		{name: "unknown below config", args: []string{"config", "docker"}, code: exitUsage, stderr: `"docker"`},
+		{name: "version", args: []string{"version"}, code: exitOK, stdout: "lamina "},
+		{name: "go version", args: []string{"version"}, code: exitOK, stdout: " go1."},
+		{name: "config", args: []string{"config", "--config", empty}, code: exitOK, stdout: "/var/lib/lamina"},
+		{name: "containerd 4", args: []string{"config", "containerd", "--config", empty, "--version", "4"}, code: exitUsage, stderr: "--version 4"},
+		{name: "no such file", args: []string{"config", "--config", empty + ".no"}, code: exitConfig, stderr: empty + ".no"},
+		{name: "relative root", args: []string{"config", "--config", empty, "--root", "x"}, code: exitConfig, stderr: `root: "x"`},
+		{name: "bad level", args: []string{"config", "--config", empty, "--log-level", "loud"}, code: exitConfig, stderr: `log.level: "loud"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			code, stdout, stderr := tRun(t, tc.args...)
+			if code != tc.code {
+				t.Errorf("exit code %d, want %d; stderr: %s", code, tc.code, stderr)
+			}
+			if !strings.Contains(stdout, tc.stdout) {
+				t.Errorf("stdout lacks %q:\n%s", tc.stdout, stdout)
+			}
+			if !strings.Contains(stderr, tc.stderr) {
+				t.Errorf("stderr lacks %q:\n%s", tc.stderr, stderr)
+			}
+			if (stderr == "") != (code == exitOK) {
+				t.Errorf("exit code %d with stderr %q", code, stderr)
+			}
+		})
+	}
+}

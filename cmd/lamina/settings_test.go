@@ -1,0 +1,102 @@
+package main
+
+import (
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/lamina-snapshotter/lamina"
+)
+
+func TestReadSettings(t *testing.T) {
+	none, err := readSettings(filepath.Join(t.TempDir(), "none.toml"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(none, defaultSettings()) {
+		t.Errorf("no file gives %+v", none)
+	}
+	for _, tc := range []struct {
+		name, text string
+		want       func(*settings)
+	}{
+		{"empty", "", func(*settings) {}},
+		{"root", `root = "/r"`, func(s *settings) { s.Root = "/r" }},
+		{"address", `address = "/a"`, func(s *settings) { s.Address = "/a" }},
+		{"log", "[log]\nformat = \"json\"", func(s *settings) { s.Log.Format = "json" }},
+		{"union", "[union]\nsync = \"off\"", func(s *settings) { s.Union.Sync = "off" }},
+		{"other name", "[snapshotters.other]", func(s *settings) {
+			s.Snapshotters = map[string]lamina.SnapshotterConfig{"other": {Backend: "union"}}
+		}},
+		{"two names", "[snapshotters.a]\nbackend = \"union\"\n[snapshotters.lamina]", func(s *settings) {
+			s.Snapshotters["a"] = lamina.SnapshotterConfig{Backend: "union"}
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := readSettings(tFile(t, tc.text), true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := defaultSettings()
+			tc.want(&want)
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("got  %+v\nwant %+v", got, want)
+			}
+		})
+	}
+}
+
+func TestReadSettingsErrors(t *testing.T) {
+	for _, tc := range []struct {
+		name, text string
+		want       []string // all to be found in the message; %f is the file
+	}{
+		{"syntax", "root = \"/r\"\nroot", []string{"%f:2"}},
+		{"unknown keys", "rot = \"/x\"\n[union]\nsink = \"off\"\n[lgo]\nlevel = \"info\"", []string{
+			"%f:1: rot: unknown key", "%f:3: union.sink: unknown key", "%f:4: lgo: unknown key",
+		}},
+		{"unknown in a snapshotter", "[snapshotters.a]\nbakend = \"union\"", []string{"%f:2: snapshotters.a.bakend: unknown key"}},
+		{"number for a path", "\nroot = 3", []string{"%f:2: root: "}},
+		{"string for a table", "union = \"x\"", []string{"%f:1: union: "}},
+		{"array for a string", "[log]\nlevel = [\"info\"]", []string{"%f:2: log.level: "}},
+		{"relative root", `root = "r"`, []string{`%f: root: "r"`}},
+		{"empty root", `root = ""`, []string{`%f: root: ""`}},
+		{"relative address", `address = "lamina.sock"`, []string{`%f: address: "lamina.sock"`}},
+		{"url", `address = "unix:///run/l.sock"`, []string{`%f: address: "unix:///run/l.sock"`}},
+		{"long address", `address = "/` + strings.Repeat("a", 107) + `"`, []string{"address:", "108 bytes", "107"}},
+		{"level", "[log]\nlevel = \"loud\"", []string{`%f: log.level: "loud"`}},
+		{"format", "[log]\nformat = \"xml\"", []string{`%f: log.format: "xml"`}},
+		{"no snapshotter", "[snapshotters]", []string{"%f: snapshotters: at least one"}},
+		{"backend", "[snapshotters.a]\nbackend = \"zfs\"", []string{`%f: snapshotters.a.backend: "zfs"`, "union"}},
+		{"name", "[snapshotters.\"a b\"]", []string{`snapshotters."a b"`}},
+		{"sync", "[union]\nsync = \"never\"", []string{"%f: union.sync"}},
+		{"driver", "[union]\ndriver = \"zfs\"", []string{"%f: union.driver"}},
+		{"several", "root = \"r\"\n[log]\nlevel = \"x\"", []string{"root:", "log.level:"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			path := tFile(t, tc.text)
+			code, _, stderr := tRun(t, "config", "--config", path)
+			if code != exitConfig {
+				t.Errorf("exit code %d, want %d", code, exitConfig)
+			}
+			for _, want := range tc.want {
+				if want = strings.ReplaceAll(want, "%f", path); !strings.Contains(stderr, want) {
+					t.Errorf("%q is not in:\n%s", want, stderr)
+				}
+			}
+		})
+	}
+}
+
+func TestFlagsOverrideFile(t *testing.T) {
+	path := tFile(t, "root = \"/r\"\naddress = \"/a\"\n[log]\nlevel = \"warn\"")
+	_, stdout, stderr := tRun(t, "config", "--config", path, "--root", "/r2", "--address", "/a2", "--log-level", "debug")
+	got, err := parseSettings("stdout", []byte(stdout))
+	if err != nil {
+		t.Fatal(err, stderr)
+	}
+	if got.Root != "/r2" || got.Address != "/a2" || got.Log.Level != "debug" {
+		t.Errorf("got %+v", got)
+	}
+}
