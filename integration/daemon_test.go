@@ -1,0 +1,109 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
+)
+
+// background outlives a test, for what its cleanup does.
+var background = context.Background()
+
+// A daemon is a Lamina that a test started.
+type daemon struct {
+	*process
+	dir string
+}
+
+// startDaemon starts bin/lamina with its root, its socket and its log in dir.
+func startDaemon(t testing.TB, dir string) *daemon {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{dir: dir}
+	config := fmt.Sprintf("root = %q\naddress = %q\n\n[snapshotters.lamina]\n  backend = \"union\"\n", d.root(), d.socket())
+	if err := os.WriteFile(d.config(), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.process = d.serve(t)
+	return d
+}
+
+func (d *daemon) serve(t testing.TB) *process {
+	t.Helper()
+	return startProcess(t, d.dir, "lamina", nil, d.program(t), "serve", "--config", d.config())
+}
+
+// restart starts the daemon again, after a stop or a kill.
+func (d *daemon) restart() {
+	d.t.Helper()
+	d.process = d.serve(d.t)
+}
+
+func (d *daemon) program(t testing.TB) string {
+	t.Helper()
+	name := filepath.Join(repository(t), "bin", "lamina")
+	if _, err := os.Stat(name); err != nil {
+		t.Fatalf("%v: run make build", err)
+	}
+	return name
+}
+
+func (d *daemon) root() string   { return filepath.Join(d.dir, "root") }
+func (d *daemon) socket() string { return filepath.Join(d.dir, "lamina.sock") }
+func (d *daemon) config() string { return filepath.Join(d.dir, "config.toml") }
+
+// containerdConfig returns what Lamina says that containerd's config needs.
+func (d *daemon) containerdConfig(version int) string {
+	d.t.Helper()
+	out, err := command(background, nil, d.program(d.t), "config", "containerd",
+		"--config", d.config(), "--version", fmt.Sprint(version))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return out
+}
+
+// layers returns the names of what lies in the union backend's directory
+// besides what it keeps for itself: a file of ownership and an empty directory.
+func (d *daemon) layers() []string {
+	d.t.Helper()
+	entries, err := os.ReadDir(filepath.Join(d.root(), "union"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.Name() != "owner" && e.Name() != "empty" {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// check opens the store of a daemon that does not run, reports what is
+// inconsistent in it, and returns the number of its snapshots.
+func (d *daemon) check() (count int) {
+	d.t.Helper()
+	store, err := metadata.Open(filepath.Join(d.root(), "lamina.db"), metadata.Options{ReadOnly: true})
+	if err != nil {
+		d.t.Fatalf("the store: %v", err)
+	}
+	defer store.Close()
+	for problem, err := range store.Check(d.t.Context()) {
+		if err != nil {
+			d.t.Fatalf("checking the store: %v", err)
+		}
+		d.t.Errorf("the store: %v", problem)
+	}
+	err = store.Walk(d.t.Context(), "lamina", func(metadata.Snapshot) error { count++; return nil })
+	if err != nil {
+		d.t.Fatalf("the store: %v", err)
+	}
+	return count
+}

@@ -1,0 +1,13 @@
+// Package integration tests Lamina with what it is made for: a kernel that
+// mounts, a containerd that calls, runc that runs containers.
+//
+// Everything in it is a test and needs root; integration/setup makes the
+// programs and images ready. Without root the tests skip, unless
+// LAMINA_TEST_ROOT=1 says that they must run, as `make test` does.
+//
+// What a test starts lives under one directory, named after its session. Every
+// process that it starts is told to die with it, and a janitor, a process of
+// its own, ends what is left (containers and their shims outlive containerd)
+// and unmounts it, also when the tests are killed. A test run that leaves
+// something to the janitor fails.
+package integration

@@ -1,0 +1,101 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// session is the directory of this run of the tests. Read-only after TestMain.
+var session string
+
+// rootVariable makes a missing root, or anything else that would skip a test,
+// a failure.
+const rootVariable = "LAMINA_TEST_ROOT"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(janitorVariable); dir != "" {
+		os.Exit(janitor(dir))
+	}
+	if os.Getuid() != 0 {
+		os.Exit(m.Run()) // the tests skip, or fail, on their own
+	}
+	code, err := runSession(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "integration:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// runSession runs the tests and reports what they left behind as an error.
+func runSession(m *testing.M) (int, error) {
+	// Short: overlay's options and the path of a socket have bounds.
+	dir, err := os.MkdirTemp("", "lamina-")
+	if err != nil {
+		return 0, err
+	}
+	// containerd's test suite makes its directories here too.
+	if err := os.Setenv("TMPDIR", dir); err != nil {
+		return 0, err
+	}
+	if err := becomeSubreaper(); err != nil {
+		return 0, err
+	}
+	session = dir
+	stopJanitor, err := startJanitor(dir)
+	if err != nil {
+		return 0, err
+	}
+	code := m.Run()
+	leaks, err := findLeaks(dir)
+	if err == nil && len(leaks) > 0 {
+		err = fmt.Errorf("the tests left behind:\n%s", leaks)
+	}
+	stopJanitor()
+	return code, err
+}
+
+// requireRoot skips a test that needs root, or fails it if root is promised.
+func requireRoot(t testing.TB) {
+	t.Helper()
+	if os.Getuid() == 0 {
+		return
+	}
+	if os.Getenv(rootVariable) == "1" {
+		t.Fatalf("needs root, and %s=1 says that it must run", rootVariable)
+	}
+	t.Skip("needs root: it mounts and runs containers")
+}
+
+// repository is the root of the repository, where tests run in integration/.
+func repository(t testing.TB) string {
+	t.Helper()
+	dir, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// mustHave returns the path of a file in the repository that setup makes.
+func mustHave(t testing.TB, elem ...string) string {
+	t.Helper()
+	name := filepath.Join(append([]string{repository(t)}, elem...)...)
+	if _, err := os.Stat(name); err != nil {
+		t.Fatalf("%v: run integration/setup", err)
+	}
+	return name
+}
+
+// mustTempDir makes a directory in the session's. Unlike t.TempDir its path is
+// short and it stays, for its logs, until the session ends.
+func mustTempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(session, "t") //nolint:usetesting // needs a short path, see above
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
