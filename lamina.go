@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -77,6 +78,9 @@ func (c Config) Validate() error {
 	var errs []error
 	if !filepath.IsAbs(c.Root) {
 		errs = append(errs, fmt.Errorf("root: %q is not an absolute path", c.Root))
+	}
+	if strings.ContainsAny(c.Root, `:,\`) {
+		errs = append(errs, fmt.Errorf(`root: %q has a ":", "," or "\" in it, which mount options cannot carry`, c.Root))
 	}
 	if len(c.Snapshotters) == 0 {
 		errs = append(errs, errors.New("snapshotters: at least one is needed"))

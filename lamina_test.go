@@ -60,6 +60,7 @@ func TestValidateNamesTheKey(t *testing.T) {
 	for want, change := range map[string]func(*Config){
 		`root: ""`:               func(c *Config) { c.Root = "" },
 		`root: "var"`:            func(c *Config) { c.Root = "var" },
+		`root: "/a,b"`:           func(c *Config) { c.Root = "/a,b" },
 		"snapshotters: at least": func(c *Config) { c.Snapshotters = nil },
 		`snapshotters."": `:      func(c *Config) { c.Snapshotters[""] = SnapshotterConfig{Backend: "union"} },
 		`snapshotters."a/b": `:   func(c *Config) { c.Snapshotters["a/b"] = SnapshotterConfig{Backend: "union"} },

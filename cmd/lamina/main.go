@@ -1,4 +1,4 @@
-// Command lamina is the daemon that serves containerd's snapshots API, and the operator's commands. "lamina help" lists
+// Command lamina is the daemon that serves containerd's snapshots API, and the operator's commands. "lamina --help" lists
 // them; docs/operating.md describes them.
 package main
 

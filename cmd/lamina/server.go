@@ -19,6 +19,9 @@ const (
 	// cancelTime is how long they may take to return after their contexts are cancelled. Both together stay well within
 	// the 90 s that systemd waits by default.
 	cancelTime = 10 * time.Second
+	// greetTime is how long a client may take to begin speaking HTTP/2. A stop waits for one that has connected and says
+	// nothing, so this is well below finishTime; gRPC's own default is two minutes.
+	greetTime = 5 * time.Second
 )
 
 // A server answers calls on a socket from run's begin to its end.
@@ -33,6 +36,7 @@ func newServer(s snapshotsapi.SnapshotsServer) *server {
 		// As in containerd, whose messages these are: a List or the labels of a snapshot may pass gRPC's own 4 MiB.
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
+		grpc.ConnectionTimeout(greetTime),
 	)
 	snapshotsapi.RegisterSnapshotsServer(g, s)
 	return &server{grpc: g, finishTime: finishTime, cancelTime: cancelTime}

@@ -11,6 +11,7 @@ import (
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
+	"github.com/containerd/log"
 )
 
 // tBlocked serves a snapshotter whose Prepare calls block, starts one call, and waits until it is there.
@@ -90,6 +91,31 @@ func TestStopLeavesStuckCalls(t *testing.T) {
 	}, 10*time.Millisecond, 10*time.Millisecond)
 	if err := stop(); !errors.Is(err, errCut) {
 		t.Errorf("the stop: %v", err)
+	}
+}
+
+// A client that connects and says nothing delays the stop, but is no call that is cut off.
+func TestStopOutlivesSilentClient(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for greetTime")
+	}
+	path := tSocketPath(t)
+	sock := mustListen(t, path)
+	logger, _ := tLogger(t, "info")
+	ctx, cancel := context.WithCancel(log.WithLogger(t.Context(), logger))
+	result := make(chan error, 1)
+	go func() { result <- newServer(newService(logger, nil)).run(ctx, sock) }()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := conn.Read(make([]byte, 1)); err != nil { // the server speaks first, so it has the connection
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-result; err != nil {
+		t.Error(err)
 	}
 }
 
