@@ -64,14 +64,23 @@ func (s *Snapshotter) checkCommit(name, key, parent string) (metadata.Snapshot, 
 	if parent == "" || parent == sn.Parent {
 		return sn, nil
 	}
+	if sn.Parent != "" {
+		return sn, fmt.Errorf("%w: its parent is %s and cannot become %s", metadata.ErrInvalid, sn.Parent, parent)
+	}
 	if sn.Placement.Whole {
 		return sn, fmt.Errorf("%w: its content is a whole tree and cannot be put onto %s", metadata.ErrState, parent)
 	}
 	below, err := s.set.store.Get(s.name, parent)
-	if err == nil && below.Placement.Medium != sn.Placement.Medium {
-		err = fmt.Errorf("%w: %s is a %s", errPlacement, parent, below.Placement.Medium)
+	if err != nil {
+		return sn, fmt.Errorf("parent: %w", err)
 	}
-	return sn, err
+	if below.Kind != snapshots.KindCommitted {
+		return sn, fmt.Errorf("parent: %w: %s is not committed", metadata.ErrState, parent)
+	}
+	if below.Placement.Medium != sn.Placement.Medium {
+		return sn, fmt.Errorf("parent: %w: %s is a %s", errPlacement, parent, below.Placement.Medium)
+	}
+	return sn, nil
 }
 
 // Remove takes a snapshot away. It is one small transaction; the content is deleted in the background, and Cleanup waits

@@ -1,6 +1,7 @@
 package snapshotter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,7 +106,7 @@ func (r *reaper) run(ctx context.Context) {
 	}
 }
 
-// pass deletes what is in the trash at its start.
+// pass deletes what is in the trash at its start, and returns the first thing that went wrong.
 func (r *reaper) pass(ctx context.Context) error {
 	links, err := r.store.Trash()
 	if err != nil {
@@ -113,16 +114,16 @@ func (r *reaper) pass(ctx context.Context) error {
 	}
 	chunks := make(chan []metadata.Link)
 	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		errs []error
+		wg     sync.WaitGroup
+		mu     sync.Mutex
+		failed error
 	)
 	for range min(reapWorkers, len(links)) {
 		wg.Go(func() {
 			for chunk := range chunks {
 				if err := r.reap(ctx, chunk); err != nil {
 					mu.Lock()
-					errs = append(errs, err)
+					failed = cmp.Or(failed, err)
 					mu.Unlock()
 				}
 			}
@@ -133,25 +134,24 @@ func (r *reaper) pass(ctx context.Context) error {
 	}
 	close(chunks)
 	wg.Wait()
-	return errors.Join(errs...)
+	return failed
 }
 
 // reap deletes contents and then their trash entries. After a crash in between the deletions are done again, which is no
-// error.
-func (r *reaper) reap(ctx context.Context, links []metadata.Link) error {
-	var errs []error
+// error. It returns the first of its errors; thousands may be of one kind.
+func (r *reaper) reap(ctx context.Context, links []metadata.Link) (failed error) {
 	gone := make([]metadata.Link, 0, len(links))
 	for _, link := range links {
 		if err := r.delete(ctx, link); err != nil {
-			errs = append(errs, fmt.Errorf("delete the %s %d: %w", link.Placement.Medium, link.Content(), err))
+			failed = cmp.Or(failed, fmt.Errorf("delete the %s %d: %w", link.Placement.Medium, link.Content(), err))
 			continue
 		}
 		gone = append(gone, link)
 	}
-	if len(gone) > 0 {
-		errs = append(errs, r.store.Forget(ctx, gone...))
+	if len(gone) == 0 {
+		return failed
 	}
-	return errors.Join(errs...)
+	return errors.Join(failed, r.store.Forget(ctx, gone...))
 }
 
 func (r *reaper) delete(ctx context.Context, link metadata.Link) error {

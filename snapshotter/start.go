@@ -74,7 +74,6 @@ func (s *Set) known(medium metadata.Medium) (map[uint64]metadata.Link, error) {
 	}
 	for _, link := range trash {
 		if link.Placement.Medium == medium {
-			link.Kind = snapshots.KindUnknown
 			known[link.Content()] = link
 		}
 	}
