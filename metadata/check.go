@@ -170,22 +170,20 @@ func (c *checker) readTrash() error {
 
 // checkKeys finds keys that lead nowhere or to another snapshot's record.
 func (c *checker) checkKeys() error {
-	keys := c.btx.Bucket(bucketKeys)
-	return keys.ForEachBucket(func(name []byte) error {
-		return keys.Bucket(name).ForEach(func(key, v []byte) error {
-			id, ok := parseKey8(v)
-			if !ok {
-				return c.report(0, "the key %q of %q leads to %x", key, name, v)
-			}
-			raw := c.btx.Bucket(bucketRecords).Get(v)
-			if raw == nil {
-				return c.report(id, "the key %q of %q leads to it, but it has no record", key, name)
-			}
-			if sn, err := decodeSnapshot(id, raw); err == nil && (sn.Name != string(name) || sn.Key != string(key)) {
-				return c.report(id, "the key %q of %q leads to it, but it is %q of %q", key, name, sn.Key, sn.Name)
-			}
-			return c.ctx.Err()
-		})
+	return c.btx.Bucket(bucketKeys).ForEach(func(k, v []byte) error {
+		name, key, _ := bytes.Cut(k, []byte{0})
+		id, ok := parseKey8(v)
+		if !ok {
+			return c.report(0, "the key %q of %q leads to %x", key, name, v)
+		}
+		raw := c.btx.Bucket(bucketRecords).Get(v)
+		if raw == nil {
+			return c.report(id, "the key %q of %q leads to it, but it has no record", key, name)
+		}
+		if sn, err := decodeSnapshot(id, raw); err == nil && (sn.Name != string(name) || sn.Key != string(key)) {
+			return c.report(id, "the key %q of %q leads to it, but it is %q of %q", key, name, sn.Key, sn.Name)
+		}
+		return c.ctx.Err()
 	})
 }
 

@@ -14,7 +14,7 @@
 // # Layout
 //
 //	meta      "version", "uuid", "starts"
-//	keys      snapshotter name -> bucket: key -> id
+//	keys      snapshotter name, 0, key -> id
 //	records   id -> record (see record.go); its sequence is the highest id that was ever recorded
 //	children  parent id, child id -> nothing
 //	labels    label tag, snapshotter name, value, id -> nothing, for the labels that containerd filters by

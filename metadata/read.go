@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -88,13 +89,16 @@ func (s *Store) Contents(medium Medium) (links []Link, err error) {
 	return links, err
 }
 
-// Names returns the snapshotter names that have or had snapshots, sorted.
+// Names returns the snapshotter names that have snapshots, sorted.
 func (s *Store) Names() (names []string, err error) {
 	err = s.view(func(btx *bolt.Tx) error {
-		return btx.Bucket(bucketKeys).ForEachBucket(func(k []byte) error {
-			names = append(names, string(k))
-			return nil
-		})
+		c := btx.Bucket(bucketKeys).Cursor()
+		for k, _ := c.First(); k != nil; {
+			name, _, _ := bytes.Cut(k, []byte{0})
+			names = append(names, string(name))
+			k, _ = c.Seek(append(name[:len(name):len(name)], 1)) // past all keys of the name
+		}
+		return nil
 	})
 	return names, err
 }

@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,15 +15,21 @@ import (
 	"github.com/google/uuid"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
-	"golang.org/x/sys/unix"
 )
 
 // schemaVersion is the version of the layout in the package comment.
 const schemaVersion = 1
 
-// The list of free pages is kept in the file, at the price of one more page a commit. Without it bbolt scans the whole
-// file at open, and a damaged page then panics in a goroutine of bbolt's own, where nobody can catch it.
-const noFreelistSync = false
+// boltOptions are those of every store. The list of free pages is not kept in the file: it would be written with every
+// commit, and after many removals it is long. bbolt finds it again by a scan at open.
+func boltOptions() *bolt.Options {
+	return &bolt.Options{
+		Timeout:         time.Millisecond, // one try: bbolt asks again after 50 ms
+		NoFreelistSync:  true,
+		FreelistType:    bolt.FreelistMapType,
+		InitialMmapSize: mapSize,
+	}
+}
 
 // mapSize is how much of the file is mapped from the start, in bytes: bbolt must wait for all readers whenever it maps
 // more. It costs address space only.
@@ -92,33 +99,38 @@ func open(path string, o Options) (*Store, error) {
 	}
 	s := &Store{db: db, readOnly: o.ReadOnly}
 	s.batch.db = db
-	if err := guardFaults(func() error { return s.load(st.Size()) }); err != nil {
+	if err := guardFaults(s.load); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return s, nil
 }
 
-func openBolt(path string, readOnly bool) (db *bolt.DB, err error) {
-	var file *os.File
+// openBolt opens the file. To write, it is opened to be read first and looked through: bbolt's own scan for free pages
+// runs into a damaged page in a goroutine of its own, whose panic nobody can catch.
+func openBolt(path string, readOnly bool) (*bolt.DB, error) {
+	db, err := openBoltOnce(path, true)
+	if err != nil {
+		return nil, err
+	}
+	if err := guardFaults(func() error { return db.View(verify) }); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	if readOnly {
+		return db, nil
+	}
+	if err := db.Close(); err != nil {
+		return nil, err
+	}
+	return openBoltOnce(path, false)
+}
+
+func openBoltOnce(path string, readOnly bool) (db *bolt.DB, err error) {
+	o := boltOptions()
+	o.ReadOnly = readOnly
 	err = guardFaults(func() error {
-		db, err = bolt.Open(path, 0o600, &bolt.Options{
-			Timeout:         time.Millisecond, // one try: bbolt asks again after 50 ms
-			ReadOnly:        readOnly,
-			NoFreelistSync:  noFreelistSync,
-			FreelistType:    bolt.FreelistMapType,
-			InitialMmapSize: mapSize,
-			OpenFile: func(path string, flag int, mode os.FileMode) (*os.File, error) {
-				file, err = os.OpenFile(path, flag, mode)
-				return file, err
-			},
-		})
+		db, err = bolt.Open(path, 0o600, o)
 		return err
 	})
-	if err != nil && file != nil {
-		// A bbolt that panicked has left its lock, and the mapping would keep that beyond the close.
-		_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
-		_ = file.Close()
-	}
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, ErrLocked
@@ -126,6 +138,33 @@ func openBolt(path string, readOnly bool) (db *bolt.DB, err error) {
 		return nil, fmt.Errorf("%w: %w", ErrNotStore, err)
 	}
 	return db, err
+}
+
+// verify reads every page that holds keys, so that a damaged one faults here, and checks the order of the keys.
+func verify(btx *bolt.Tx) error {
+	path := btx.DB().Path()
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if btx.Size() > st.Size() {
+		return fmt.Errorf("%w: the file is cut off: %d bytes of %d", ErrNotStore, st.Size(), btx.Size())
+	}
+	return btx.ForEach(func(_ []byte, b *bolt.Bucket) error { return verifyBucket(b) })
+}
+
+func verifyBucket(b *bolt.Bucket) error {
+	var last []byte
+	return b.ForEach(func(k, v []byte) error {
+		if last != nil && bytes.Compare(last, k) >= 0 {
+			return fmt.Errorf("%w: the file is damaged: the key %x is out of order", ErrNotStore, k)
+		}
+		last = k
+		if v == nil {
+			return verifyBucket(b.Bucket(k))
+		}
+		return nil
+	})
 }
 
 // guardFaults turns what a damaged file makes of bbolt, a panic or a fault in the mapped file, into ErrNotStore.
@@ -139,12 +178,9 @@ func guardFaults(fn func() error) (err error) {
 	return fn()
 }
 
-// load checks that the file, of fileSize bytes, is a store of the known version and reads what is kept in memory.
-func (s *Store) load(fileSize int64) error {
+// load checks that the file is a store of the known version and reads what is kept in memory.
+func (s *Store) load() error {
 	return s.view(func(btx *bolt.Tx) error {
-		if btx.Size() > fileSize {
-			return fmt.Errorf("%w: the file is cut off: %d bytes of %d", ErrNotStore, fileSize, btx.Size())
-		}
 		meta := btx.Bucket(bucketMeta)
 		if meta == nil {
 			return fmt.Errorf("%w: it is a bbolt file of another program", ErrNotStore)
@@ -187,7 +223,7 @@ func create(path string) (err error) {
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	db, err := bolt.Open(temp, 0o600, &bolt.Options{NoFreelistSync: noFreelistSync})
+	db, err := bolt.Open(temp, 0o600, boltOptions())
 	if err != nil {
 		return err
 	}

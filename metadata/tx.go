@@ -28,12 +28,7 @@ func (t *tx) delete(b *bolt.Bucket, k []byte) error {
 // insert writes a record and what points at it.
 func (t *tx) insert(sn Snapshot) error {
 	id := key8(uint64(sn.ID))
-	t.writes++
-	keys, err := t.Bucket(bucketKeys).CreateBucketIfNotExists([]byte(sn.Name))
-	if err != nil {
-		return err
-	}
-	if err := t.put(keys, []byte(sn.Key), id); err != nil {
+	if err := t.put(t.Bucket(bucketKeys), nameKey(sn.Name, sn.Key), id); err != nil {
 		return err
 	}
 	if err := t.put(t.Bucket(bucketRecords), id, sn.encode()); err != nil {
@@ -67,7 +62,7 @@ func (t *tx) erase(sn Snapshot) error {
 	if err := t.delete(t.Bucket(bucketRecords), key8(uint64(sn.ID))); err != nil {
 		return err
 	}
-	return t.delete(t.Bucket(bucketKeys).Bucket([]byte(sn.Name)), []byte(sn.Key))
+	return t.delete(t.Bucket(bucketKeys), nameKey(sn.Name, sn.Key))
 }
 
 // checkParent checks that the parent that sn names is there, is the one meant, and is committed; notCommitted is the
@@ -132,10 +127,7 @@ func (t *tx) lookup(name, key string) (ID, error)    { return lookup(t.Tx, name,
 func (t *tx) get(name, key string) (Snapshot, error) { return get(t.Tx, name, key) }
 
 func lookup(btx *bolt.Tx, name, key string) (ID, error) {
-	var id []byte
-	if keys := btx.Bucket(bucketKeys).Bucket([]byte(name)); keys != nil {
-		id = keys.Get([]byte(key))
-	}
+	id := btx.Bucket(bucketKeys).Get(nameKey(name, key))
 	if len(id) != 8 {
 		return 0, fmt.Errorf("%w: %s", ErrNotExist, key)
 	}
@@ -157,6 +149,12 @@ func record(btx *bolt.Tx, id ID) (Snapshot, error) {
 		return Snapshot{}, fmt.Errorf("the record of id %d is missing: the store is damaged", id)
 	}
 	return decodeSnapshot(id, raw)
+}
+
+// nameKey is the key of a snapshot in the bucket of keys. A name holds no zero byte, so the names stay apart.
+func nameKey(name, key string) []byte {
+	b := make([]byte, 0, len(name)+1+len(key))
+	return append(append(append(b, name...), 0), key...)
 }
 
 func childKey(parent, child ID) []byte {

@@ -85,19 +85,9 @@ func (r *recordCopies) add(records *bolt.Bucket, id []byte) {
 
 // collect copies the records that the conditions select, a superset of what the filters match; all if there are none.
 func (r *recordCopies) collect(ctx context.Context, btx *bolt.Tx, name string, conditions []condition) error {
-	keys, records := btx.Bucket(bucketKeys).Bucket([]byte(name)), btx.Bucket(bucketRecords)
-	if keys == nil {
-		return nil
-	}
+	records := btx.Bucket(bucketRecords)
 	if len(conditions) == 0 {
-		n := 0
-		return keys.ForEach(func(_, id []byte) error {
-			r.add(records, id)
-			if n++; n%1024 == 0 {
-				return ctx.Err()
-			}
-			return nil
-		})
+		return r.collectAll(ctx, btx, name)
 	}
 	if len(conditions) > 1 {
 		r.seen = map[ID]struct{}{}
@@ -108,6 +98,19 @@ func (r *recordCopies) collect(ctx context.Context, btx *bolt.Tx, name string, c
 		}
 	}
 	return nil
+}
+
+func (r *recordCopies) collectAll(ctx context.Context, btx *bolt.Tx, name string) error {
+	records := btx.Bucket(bucketRecords)
+	prefix := nameKey(name, "")
+	c := btx.Bucket(bucketKeys).Cursor()
+	for k, id := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, id = c.Next() {
+		r.add(records, id)
+		if len(r.ids)%1024 == 0 && ctx.Err() != nil {
+			break
+		}
+	}
+	return ctx.Err()
 }
 
 // each calls fn with the ids that the condition selects.

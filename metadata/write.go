@@ -188,6 +188,9 @@ func validate(name, key string, given map[string]string) error {
 			return fmt.Errorf("%w: the %s has %d bytes, more than %d", ErrInvalid, what, len(s), maxKey)
 		}
 	}
+	if strings.ContainsRune(name, 0) {
+		return fmt.Errorf("%w: the snapshotter name holds a zero byte", ErrInvalid)
+	}
 	for k, v := range given {
 		if err := labels.Validate(k, v); err != nil {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
