@@ -16,16 +16,17 @@ var background = context.Background()
 // A daemon is a Lamina that a test started.
 type daemon struct {
 	*process
-	dir string
+	dir     string
+	rootDir string
 }
 
 // startDaemon starts bin/lamina with its root, its socket and its log in dir.
-func startDaemon(t testing.TB, dir string) *daemon {
+func startDaemon(t *testing.T, dir string) *daemon {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{dir: dir}
+	d := &daemon{dir: dir, rootDir: filepath.Join(dir, "root")}
 	config := fmt.Sprintf("root = %q\naddress = %q\n\n[snapshotters.lamina]\n  backend = \"union\"\n", d.root(), d.socket())
 	if err := os.WriteFile(d.config(), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -34,7 +35,7 @@ func startDaemon(t testing.TB, dir string) *daemon {
 	return d
 }
 
-func (d *daemon) serve(t testing.TB) *process {
+func (d *daemon) serve(t *testing.T) *process {
 	t.Helper()
 	return startProcess(t, d.dir, "lamina", nil, d.program(t), "serve", "--config", d.config())
 }
@@ -45,16 +46,12 @@ func (d *daemon) restart() {
 	d.process = d.serve(d.t)
 }
 
-func (d *daemon) program(t testing.TB) string {
+func (d *daemon) program(t *testing.T) string {
 	t.Helper()
-	name := filepath.Join(repository(t), "bin", "lamina")
-	if _, err := os.Stat(name); err != nil {
-		t.Fatalf("%v: run make build", err)
-	}
-	return name
+	return mustHave(t, "bin/lamina")
 }
 
-func (d *daemon) root() string   { return filepath.Join(d.dir, "root") }
+func (d *daemon) root() string   { return d.rootDir }
 func (d *daemon) socket() string { return filepath.Join(d.dir, "lamina.sock") }
 func (d *daemon) config() string { return filepath.Join(d.dir, "config.toml") }
 

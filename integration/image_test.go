@@ -48,6 +48,7 @@ func (n *node) readImageTree(snapshotter string) (tree map[string]file) {
 // it sees where containerd's own overlayfs snapshotter unpacked the image.
 func TestTreeEquals(t *testing.T) {
 	forEachContainerd(t, func(t *testing.T, c containerd) {
+		t.Helper()
 		n := startNode(t, c)
 		n.importImage(n.snapshotter, "debian.tar")
 		n.importImage("overlayfs", "debian.tar")

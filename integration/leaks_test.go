@@ -193,7 +193,7 @@ func removeRuncState(namespace string) {
 // startJanitor starts the janitor of a session. The returned func lets it
 // sweep and waits for it.
 func startJanitor(dir string) (stop func(), err error) {
-	cmd := exec.Command("/proc/self/exe") //nolint:noctx // it must outlive everything
+	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), janitorVariable+"="+dir)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

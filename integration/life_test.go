@@ -24,6 +24,7 @@ import (
 // Nothing may be left.
 func TestLife(t *testing.T) {
 	forEachContainerd(t, func(t *testing.T, c containerd) {
+		t.Helper()
 		n := startNode(t, c)
 		n.importImage(n.snapshotter, "debian.tar")
 		top := n.checkLayers()
@@ -314,7 +315,7 @@ func (n *node) checkNothingLeft() {
 	}
 }
 
-func mustMkdir(t testing.TB, dir string) {
+func mustMkdir(t *testing.T, dir string) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)

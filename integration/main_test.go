@@ -58,7 +58,7 @@ func runSession(m *testing.M) (int, error) {
 }
 
 // requireRoot skips a test that needs root, or fails it if root is promised.
-func requireRoot(t testing.TB) {
+func requireRoot(t *testing.T) {
 	t.Helper()
 	if os.Getuid() == 0 {
 		return
@@ -70,7 +70,7 @@ func requireRoot(t testing.TB) {
 }
 
 // repository is the root of the repository, where tests run in integration/.
-func repository(t testing.TB) string {
+func repository(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.Abs("..")
 	if err != nil {
@@ -79,19 +79,20 @@ func repository(t testing.TB) string {
 	return dir
 }
 
-// mustHave returns the path of a file in the repository that setup makes.
-func mustHave(t testing.TB, elem ...string) string {
+// mustHave returns the path of a file in the repository that setup or make
+// build makes.
+func mustHave(t *testing.T, elem ...string) string {
 	t.Helper()
 	name := filepath.Join(append([]string{repository(t)}, elem...)...)
 	if _, err := os.Stat(name); err != nil {
-		t.Fatalf("%v: run integration/setup", err)
+		t.Fatalf("%v: run integration/setup, then make build linked", err)
 	}
 	return name
 }
 
 // mustTempDir makes a directory in the session's. Unlike t.TempDir its path is
 // short and it stays, for its logs, until the session ends.
-func mustTempDir(t testing.TB) string {
+func mustTempDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(session, "t") //nolint:usetesting // needs a short path, see above
 	if err != nil {

@@ -31,7 +31,7 @@ func forEachContainerd(t *testing.T, test func(*testing.T, containerd)) {
 
 // A node is a containerd with a Lamina beside it, under a directory of its own.
 type node struct {
-	t           testing.TB
+	t           *testing.T
 	dir         string
 	programs    string
 	snapshotter string
@@ -43,7 +43,7 @@ type node struct {
 //
 // LAMINA_TEST_SNAPSHOTTER=overlayfs puts a snapshotter of containerd's own in
 // Lamina's place: to tell a fault of Lamina from one of the test or the host.
-func startNode(t testing.TB, c containerd) *node {
+func startNode(t *testing.T, c containerd) *node {
 	t.Helper()
 	dir := mustTempDir(t)
 	n := &node{t: t, dir: dir, snapshotter: "lamina"}
@@ -169,10 +169,12 @@ func (n *node) cleanup() {
 			n.t.Logf("the end of Lamina's log:\n%s", n.daemon.tail())
 		}
 	}
-	for _, id := range n.words("containers", "ls", "--quiet") {
-		n.removeContainer(id)
+	if !n.containerd.ended() {
+		for _, id := range n.words("containers", "ls", "--quiet") {
+			n.removeContainer(id)
+		}
+		n.containerd.stop()
 	}
-	n.containerd.stop()
 	if n.daemon != nil && !n.daemon.ended() {
 		n.daemon.stop()
 	}

@@ -24,7 +24,7 @@ const (
 
 // A process is a daemon that a test started.
 type process struct {
-	t    testing.TB
+	t    *testing.T
 	name string
 	log  string // the file with its output
 	cmd  *exec.Cmd
@@ -49,7 +49,7 @@ var starter = sync.OnceValue(func() chan<- func() {
 // startProcess starts a daemon and waits until it says, by sd_notify(3), that
 // it is ready. Its output goes to <dir>/<name>.log, which is shown if the test
 // fails.
-func startProcess(t testing.TB, dir, name string, env []string, argv ...string) *process {
+func startProcess(t *testing.T, dir, name string, env []string, argv ...string) *process {
 	t.Helper()
 	p := &process{t: t, name: name, log: filepath.Join(dir, name+".log"), done: make(chan struct{})}
 	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)

@@ -33,14 +33,6 @@ type file struct {
 	content string // SHA-256
 }
 
-func (f file) String() string { return fmt.Sprintf("%+v", struct{ file }{f}.file.plain()) }
-
-// plain is file without its String method.
-func (f file) plain() any {
-	type plain file
-	return plain(f)
-}
-
 // readTree reads the whole tree below root, by path.
 func readTree(root string) (map[string]file, error) {
 	tree := make(map[string]file)
@@ -88,11 +80,11 @@ func readFile(path string) (file, *syscall.Stat_t, error) {
 	if f.xattrs, err = readXattrs(path); err != nil {
 		return file{}, nil, err
 	}
-	switch info.Mode().Type() {
-	case fs.ModeSymlink:
-		f.target, err = os.Readlink(path)
-	case 0:
+	switch {
+	case info.Mode().IsRegular():
 		f.content, err = digestFile(path)
+	case info.Mode().Type() == fs.ModeSymlink:
+		f.target, err = os.Readlink(path)
 	}
 	return f, st, err
 }
@@ -141,7 +133,7 @@ func differences(got, want map[string]file) (lines []string) {
 		case !inWant:
 			lines = append(lines, fmt.Sprintf("%q should not be there", name))
 		case g != w:
-			lines = append(lines, fmt.Sprintf("%q is\n\t\t%v, want\n\t\t%v", name, g, w))
+			lines = append(lines, fmt.Sprintf("%q is\n\t\t%+v, want\n\t\t%+v", name, g, w))
 		}
 		if len(lines) == 10 {
 			return append(lines, "and perhaps more")

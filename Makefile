@@ -1,0 +1,60 @@
+# Lamina. `make` alone lists what there is.
+
+SHELL := /bin/bash
+version := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Modules beside the main one: containerd's programs and the linter.
+modules := integration/containerd integration/lint
+
+say = @printf '\n== %s\n'
+
+.PHONY: help build linked demo test lint bench clean root
+
+help:
+	@echo 'make build   bin/lamina, a static binary'
+	@echo 'make linked  bin/containerd-linked, a containerd that needs no daemon'
+	@echo 'make demo    install what is missing, then run a Debian container on Lamina'
+	@echo 'make test    install what is missing, then run all tests (needs root; some 15 minutes)'
+	@echo 'make lint    golangci-lint, go vet and the state of go.mod, over all modules'
+	@echo 'make bench   the benchmarks of the store, the snapshotter and the backends'
+	@echo 'make clean   remove bin and .cache'
+
+build:
+	$(say) 'building bin/lamina'
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(version)' -o bin/lamina ./cmd/lamina
+
+linked:
+	$(say) 'building bin/containerd-linked, a containerd with Lamina linked in'
+	CGO_ENABLED=0 go build -C integration/containerd -trimpath -ldflags '-s -w' -o ../../bin/containerd-linked ./linked
+
+demo: root
+	@integration/demo
+
+test: root
+	$(say) 'installing and building what the tests need'
+	integration/setup packages tools debian image
+	@$(MAKE) --no-print-directory build linked
+	$(say) 'testing all packages, with the race detector, as root'
+	LAMINA_TEST_ROOT=1 go test -race -timeout 20m ./...
+
+lint:
+	$(say) 'building the linter, if it is not there'
+	integration/setup lint
+	$(say) 'golangci-lint'
+	bin/tools/golangci-lint run ./...
+	bin/tools/golangci-lint fmt --diff
+	cd integration/containerd && ../../bin/tools/golangci-lint run --config ../../.golangci.yml ./...
+	$(say) 'go vet'
+	go vet ./...
+	go vet -C integration/containerd ./...
+	$(say) 'go mod tidy'
+	go mod tidy -diff
+	set -e; for m in $(modules); do go -C $$m mod tidy -diff; done
+
+bench:
+	go test -run '^$$' -bench . -benchmem ./metadata ./snapshotter ./overlayaufs
+
+clean:
+	rm -rf bin .cache
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo 'this needs root: it mounts file systems, runs containers and may install packages' >&2; exit 1; }

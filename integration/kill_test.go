@@ -1,0 +1,170 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lamina-snapshotter/lamina/integration/image"
+)
+
+const (
+	restless = 20 // containers that start and stop all the time
+	lasting  = 4  // containers that run from the first kill to the last
+)
+
+// TestKilledDaemon kills the daemon again and again while containers start and
+// stop. Each time the store must be sound as the kill left it, containers that
+// run must not notice, and once the daemon is back so must be its service.
+func TestKilledDaemon(t *testing.T) {
+	requireRoot(t)
+	for _, test := range []struct {
+		containerd
+		kills int
+	}{{containerd2, 50}, {containerdDebian, 10}} {
+		t.Run(test.name, func(t *testing.T) {
+			n := startNode(t, test.containerd)
+			if n.daemon == nil {
+				t.Skip("kills Lamina, and another snapshotter is in its place")
+			}
+			killRepeatedly(t, n, test.kills)
+		})
+	}
+}
+
+func killRepeatedly(t *testing.T, n *node, kills int) {
+	t.Helper()
+	n.importImage(n.snapshotter, "small.tar")
+	for i := range lasting {
+		n.ctr("run", "--detach", image.SmallName, lastingID(i), "sh", "-c", "while :; do echo beat >>/beats; sleep 0.05; done")
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+
+	l := startLoad(t.Context(), n)
+	defer l.stop()
+	beats := make([]int, lasting)
+	for i := range kills {
+		time.Sleep(time.Duration(rng.IntN(1000)) * time.Millisecond)
+		l.disturb()
+		n.daemon.kill()
+		records := n.daemon.check()
+		n.daemon.restart()
+		if err := poll(30*time.Second, func() error { return n.runOnce(fmt.Sprintf("probe-%d", i)) }); err != nil {
+			t.Fatalf("after kill %d: %v", i, err)
+		}
+		l.calm()
+		n.checkLasting(i%lasting, beats)
+		if t.Failed() {
+			t.Fatalf("after kill %d, with %d snapshots in the store", i, records)
+		}
+	}
+	l.stop()
+	t.Logf("%d kills, %d containers ran to their end, %d met a kill", kills, l.good.Load(), l.excused.Load())
+	if l.good.Load() == 0 {
+		t.Error("no container ran to its end")
+	}
+	for _, id := range n.words("containers", "ls", "--quiet") {
+		n.removeContainer(id)
+	}
+	for _, row := range n.rows("snapshots", "ls") {
+		if row[len(row)-1] == "Active" {
+			n.ctr("snapshots", "delete", row[0])
+		}
+	}
+	n.ctr("images", "delete", "--sync", image.SmallName)
+	n.checkNothingLeft()
+}
+
+func lastingID(i int) string { return fmt.Sprintf("lasting-%d", i) }
+
+// runOnce runs a container that writes and reads, and removes it.
+func (n *node) runOnce(id string) error {
+	out, err := n.tryCtr("run", "--rm", image.SmallName, id, "sh", "-ec",
+		"echo "+id+" >/id; rm /lamina/mode; rm -r /lamina/names; cat /id")
+	if err != nil {
+		n.removeContainer(id)
+		return err
+	}
+	if strings.TrimSpace(out) != id {
+		return fmt.Errorf("container %s printed %q", id, out)
+	}
+	return nil
+}
+
+// checkLasting checks that all lasting containers run, and that one of them
+// went on writing since it was last looked at.
+func (n *node) checkLasting(i int, beats []int) {
+	n.t.Helper()
+	running := 0
+	for _, row := range n.rows("tasks", "ls") {
+		if strings.HasPrefix(row[0], "lasting-") && row[2] == "RUNNING" {
+			running++
+		}
+	}
+	if running != lasting {
+		n.t.Errorf("%d of %d containers still run", running, lasting)
+	}
+	out := n.ctr("tasks", "exec", "--exec-id", fmt.Sprintf("count-%d", time.Now().UnixNano()), lastingID(i),
+		"sh", "-c", "set -- $(ls -l /beats); echo $5")
+	var size int
+	if _, err := fmt.Sscan(out, &size); err != nil || size <= beats[i] {
+		n.t.Errorf("container %s has written %q bytes, before it was %d: %v", lastingID(i), out, beats[i], err)
+	}
+	beats[i] = size
+}
+
+// A load is containers that start and stop until it is stopped.
+type load struct {
+	n      *node
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	// phase counts the changes between calm, when it is even and every
+	// container must run, and disturbed, when the daemon is or was just away.
+	phase   atomic.Int64
+	good    atomic.Int64
+	excused atomic.Int64
+}
+
+func startLoad(ctx context.Context, n *node) *load {
+	ctx, cancel := context.WithCancel(ctx)
+	l := &load{n: n, cancel: cancel}
+	for i := range restless {
+		l.wg.Go(func() {
+			for round := 0; ctx.Err() == nil; round++ {
+				l.runOne(fmt.Sprintf("restless-%d-%d", i, round))
+			}
+		})
+	}
+	return l
+}
+
+func (l *load) runOne(id string) {
+	before := l.phase.Load()
+	err := l.n.runOnce(id)
+	switch after := l.phase.Load(); {
+	case err == nil:
+		l.good.Add(1)
+	case before%2 == 1 || before != after:
+		l.excused.Add(1)
+		time.Sleep(50 * time.Millisecond) // it fails at once while the daemon is away
+	default:
+		l.n.t.Errorf("with the daemon there all the time: %v", err)
+		l.cancel()
+	}
+}
+
+func (l *load) disturb() { l.phase.Add(1) }
+func (l *load) calm()    { l.phase.Add(1) }
+
+// stop waits for the containers under way.
+func (l *load) stop() {
+	l.cancel()
+	l.wg.Wait()
+}
