@@ -3,11 +3,16 @@ package metadata
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	bolt "go.etcd.io/bbolt"
 )
+
+// appendFill is how full bbolt leaves a page that it splits, where keys come in order: full but for some room to grow.
+const appendFill = 0.9
 
 // tx is a writable transaction that counts its writes.
 type tx struct {
@@ -26,43 +31,53 @@ func (t *tx) delete(b *bolt.Bucket, k []byte) error {
 }
 
 // insert writes a record and what points at it.
-func (t *tx) insert(sn Snapshot) error {
-	id := key8(uint64(sn.ID))
-	if err := t.put(t.Bucket(bucketKeys), nameKey(sn.Name, sn.Key), id); err != nil {
-		return err
+func (t *tx) insert(sn Snapshot) error { return t.replace(Snapshot{}, sn) }
+
+// erase deletes a record and what points at it. The device id stays taken.
+func (t *tx) erase(sn Snapshot) error { return t.replace(sn, Snapshot{}) }
+
+// replace turns one state of a snapshot into another, of which one may be none (id 0). It writes only what differs: each
+// bucket it leaves alone saves a commit the pages from a leaf to the root.
+func (t *tx) replace(was, is Snapshot) error {
+	var errs []error
+	if was.ID != 0 && (is.ID == 0 || is.Key != was.Key) {
+		errs = append(errs, t.delete(t.Bucket(bucketKeys), nameKey(was.Name, was.Key)))
 	}
-	if err := t.put(t.Bucket(bucketRecords), id, sn.encode()); err != nil {
-		return err
+	if is.ID != 0 && is.Key != was.Key {
+		errs = append(errs, t.put(t.Bucket(bucketKeys), nameKey(is.Name, is.Key), key8(uint64(is.ID))))
 	}
-	if sn.ParentID != 0 {
-		if err := t.put(t.Bucket(bucketChildren), childKey(sn.ParentID, sn.ID), nil); err != nil {
-			return err
+	records := t.Bucket(bucketRecords)
+	records.FillPercent = appendFill
+	if is.ID != 0 {
+		errs = append(errs, t.put(records, key8(uint64(is.ID)), is.encode()))
+	} else {
+		errs = append(errs, t.delete(records, key8(uint64(was.ID))))
+	}
+	errs = append(errs, t.replaceSet(bucketChildren, childKeys(was), childKeys(is)))
+	errs = append(errs, t.replaceSet(bucketLabels, labelKeys(was), labelKeys(is)))
+	return errors.Join(errs...)
+}
+
+// replaceSet deletes the keys that are no more and puts those that are new; they have no values.
+func (t *tx) replaceSet(bucket []byte, was, is [][]byte) error {
+	has := func(keys [][]byte, key []byte) bool {
+		return slices.ContainsFunc(keys, func(k []byte) bool { return bytes.Equal(k, key) })
+	}
+	for _, k := range was {
+		if !has(is, k) {
+			if err := t.delete(t.Bucket(bucket), k); err != nil {
+				return err
+			}
 		}
 	}
-	for _, k := range labelKeys(sn) {
-		if err := t.put(t.Bucket(bucketLabels), k, nil); err != nil {
-			return err
+	for _, k := range is {
+		if !has(was, k) {
+			if err := t.put(t.Bucket(bucket), k, nil); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
-}
-
-// erase undoes insert. The device id stays taken.
-func (t *tx) erase(sn Snapshot) error {
-	for _, k := range labelKeys(sn) {
-		if err := t.delete(t.Bucket(bucketLabels), k); err != nil {
-			return err
-		}
-	}
-	if sn.ParentID != 0 {
-		if err := t.delete(t.Bucket(bucketChildren), childKey(sn.ParentID, sn.ID)); err != nil {
-			return err
-		}
-	}
-	if err := t.delete(t.Bucket(bucketRecords), key8(uint64(sn.ID))); err != nil {
-		return err
-	}
-	return t.delete(t.Bucket(bucketKeys), nameKey(sn.Name, sn.Key))
 }
 
 // checkParent checks that the parent that sn names is there, is the one meant, and is committed; notCommitted is the
@@ -155,6 +170,14 @@ func record(btx *bolt.Tx, id ID) (Snapshot, error) {
 func nameKey(name, key string) []byte {
 	b := make([]byte, 0, len(name)+1+len(key))
 	return append(append(append(b, name...), 0), key...)
+}
+
+// childKeys are the keys of a snapshot among the children.
+func childKeys(sn Snapshot) [][]byte {
+	if sn.ParentID == 0 {
+		return nil
+	}
+	return [][]byte{childKey(sn.ParentID, sn.ID)}
 }
 
 func childKey(parent, child ID) []byte {

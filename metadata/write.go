@@ -82,10 +82,7 @@ func (s *Store) Commit(ctx context.Context, name, newKey, key string, o CommitOp
 		if err := t.rebase(&committed, o.Parent); err != nil {
 			return err
 		}
-		if err := t.erase(sn); err != nil {
-			return err
-		}
-		return t.insert(committed)
+		return t.replace(sn, committed)
 	})
 }
 
@@ -125,11 +122,8 @@ func (s *Store) Update(ctx context.Context, name string, info snapshots.Info, fi
 		if next.Labels, err = mergeLabels(sn.Labels, info.Labels, fieldpaths); err != nil {
 			return err
 		}
-		if err := t.erase(sn); err != nil {
-			return err
-		}
 		updated = next
-		return t.insert(next)
+		return t.replace(sn, next)
 	})
 	if err != nil {
 		return Snapshot{}, err
@@ -165,8 +159,7 @@ func mergeLabels(old, given map[string]string, fieldpaths []string) (map[string]
 // SetUsage keeps what a snapshot takes up, once that is known for good. A snapshot that is gone is no error.
 func (s *Store) SetUsage(ctx context.Context, id ID, usage snapshots.Usage) error {
 	return s.update(ctx, func(t *tx) error {
-		b := t.Bucket(bucketRecords)
-		raw := b.Get(key8(uint64(id)))
+		raw := t.Bucket(bucketRecords).Get(key8(uint64(id)))
 		if raw == nil {
 			return nil
 		}
@@ -174,8 +167,9 @@ func (s *Store) SetUsage(ctx context.Context, id ID, usage snapshots.Usage) erro
 		if err != nil {
 			return err
 		}
-		sn.Usage = knownUsage(usage)
-		return t.put(b, key8(uint64(id)), sn.encode())
+		measured := sn
+		measured.Usage = knownUsage(usage)
+		return t.replace(sn, measured)
 	})
 }
 
