@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"github.com/lamina-snapshotter/lamina/metadata"
 	"github.com/lamina-snapshotter/lamina/overlayaufs"
@@ -166,6 +167,7 @@ func openBackends(ctx context.Context, c Config) (map[metadata.Medium]snapshotte
 		if err != nil {
 			return nil, errors.Join(err, closeBackends(backends))
 		}
+		log.G(ctx).WithField("root", union.Root).WithField("options", b.Options()).Info("opened the union backend")
 		backends[medium] = b
 	}
 	return backends, nil

@@ -44,6 +44,8 @@ type Backend interface {
 	// Mounts returns how to mount a chain. If writable, chain[0] is the content of an active snapshot and the last mount
 	// is writable; otherwise all are read-only. An empty chain is an empty tree. It starts nothing that would have to be
 	// stopped, so it may be called any number of times, and not at all.
+	//
+	// A writable content that a power cut has taken, because Make need not be durable, is made again, empty.
 	Mounts(ctx context.Context, chain []uint64, writable bool, labels map[string]string) ([]mount.Mount, error)
 
 	// Freeze makes the content id durable and from then on unchanging: at return a power cut no longer harms it (unless

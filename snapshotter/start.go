@@ -106,34 +106,25 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 		}
 	}
 	for _, link := range missing {
-		if err := s.restore(ctx, b, link); err != nil {
-			return err
-		}
+		s.reportMissing(ctx, link)
 	}
 	return nil
 }
 
-// restore deals with a record whose content is missing. The directory of an active snapshot may be lost to a power cut
-// on a file system where the store's fsync does not cover it; it was as good as empty then, and is made again. Anything
-// else is damage: it is said, and left to the user.
-func (s *Set) restore(ctx context.Context, b Backend, link metadata.Link) error {
+// reportMissing says that a record's content is missing. The directory of an active snapshot may be lost to a power cut
+// on a file system where the store's fsync does not cover it; it was as good as empty then, and Backend.Mounts makes it
+// again. Anything else is damage, and left to the user.
+func (s *Set) reportMissing(ctx context.Context, link metadata.Link) {
 	if link.Kind == snapshots.KindUnknown {
-		return nil // trash, and gone already
+		return // trash, and gone already
 	}
-	sn, chain, err := s.store.ChainOf(link.ID)
-	if err != nil {
-		return err
+	logger := log.G(ctx).WithField("id", link.ID)
+	if sn, _, err := s.store.ChainOf(link.ID); err == nil {
+		logger = logger.WithField("snapshotter", sn.Name).WithField("key", sn.Key)
 	}
-	logger := log.G(ctx).WithField("id", link.ID).WithField("snapshotter", sn.Name).WithField("key", sn.Key)
-	if link.Kind != snapshots.KindActive || link.Placement.Medium != metadata.Directory {
-		logger.Errorf("the content of a snapshot is missing: remove the %s and what builds on it, and pull it again", link.Placement.Medium)
-		return nil
+	if link.Kind == snapshots.KindActive && link.Placement.Medium == metadata.Directory {
+		logger.Warn("the directory of an active snapshot is missing, as after a power cut; it will be mounted empty")
+		return
 	}
-	logger.Warn("the directory of an active snapshot is missing, as after a power cut; making it again, empty")
-	_, below, err := s.contents(chain[1:], link.Placement.Medium)
-	if err != nil {
-		return err
-	}
-	_, err = b.Make(ctx, link.Content(), below, sn.Labels)
-	return err
+	logger.Errorf("the %s of a snapshot is missing: remove the snapshot and those upon it, and pull the image again", link.Placement.Medium)
 }

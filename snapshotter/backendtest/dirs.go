@@ -106,6 +106,11 @@ func (d *Dirs) Mounts(ctx context.Context, chain []uint64, writable bool, _ map[
 	}
 	if len(chain) > 0 {
 		m.Source = d.path(chain[0])
+		if _, err := os.Stat(m.Source); writable && errors.Is(err, fs.ErrNotExist) {
+			if _, err := d.Make(ctx, chain[0], chain[1:], nil); err != nil {
+				return nil, err
+			}
+		}
 	} else if err := os.MkdirAll(m.Source, 0o755); err != nil {
 		return nil, err
 	}
