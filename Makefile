@@ -7,11 +7,10 @@ modules := integration/containerd integration/lint
 
 say = @printf '\n== %s\n'
 
-.PHONY: help build linked demo test lint bench clean root
+.PHONY: help build demo test lint bench clean root
 
 help:
 	@echo 'make build   bin/lamina, a static binary'
-	@echo 'make linked  bin/containerd-linked, a containerd that needs no daemon'
 	@echo 'make demo    install what is missing, then run a Debian container on Lamina'
 	@echo 'make test    install what is missing, then run all tests (needs root; some 15 minutes)'
 	@echo 'make lint    golangci-lint, go vet and the state of go.mod, over all modules'
@@ -22,19 +21,15 @@ build:
 	$(say) 'building bin/lamina'
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(version)' -o bin/lamina ./cmd/lamina
 
-linked:
-	$(say) 'building bin/containerd-linked, a containerd with Lamina linked in'
-	CGO_ENABLED=0 go build -C integration/containerd -trimpath -ldflags '-s -w' -o ../../bin/containerd-linked ./linked
-
 demo: root
 	@integration/demo
 
 test: root
 	$(say) 'installing and building what the tests need'
 	integration/setup packages tools debian image
-	@$(MAKE) --no-print-directory build linked
+	@$(MAKE) --no-print-directory build
 	$(say) 'testing all packages, with the race detector, as root'
-	LAMINA_TEST_ROOT=1 go test -race -timeout 20m ./...
+	LAMINA_TEST_ROOT=1 go test -race -count=1 -timeout 20m ./...
 
 lint:
 	$(say) 'building the linter, if it is not there'

@@ -37,18 +37,13 @@ func startDaemon(t *testing.T, dir string) *daemon {
 
 func (d *daemon) serve(t *testing.T) *process {
 	t.Helper()
-	return startProcess(t, d.dir, "lamina", nil, d.program(t), "serve", "--config", d.config())
+	return startProcess(t, d.dir, "lamina", nil, mustBuild(t, buildLamina), "serve", "--config", d.config())
 }
 
 // restart starts the daemon again, after a stop or a kill.
 func (d *daemon) restart() {
 	d.t.Helper()
 	d.process = d.serve(d.t)
-}
-
-func (d *daemon) program(t *testing.T) string {
-	t.Helper()
-	return mustHave(t, "bin/lamina")
 }
 
 func (d *daemon) root() string   { return d.rootDir }
@@ -58,7 +53,7 @@ func (d *daemon) config() string { return filepath.Join(d.dir, "config.toml") }
 // containerdConfig returns what Lamina says that containerd's config needs.
 func (d *daemon) containerdConfig(version int) string {
 	d.t.Helper()
-	out, err := command(background, nil, d.program(d.t), "config", "containerd",
+	out, err := command(background, nil, mustBuild(d.t, buildLamina), "config", "containerd",
 		"--config", d.config(), "--version", fmt.Sprint(version))
 	if err != nil {
 		d.t.Fatal(err)

@@ -14,7 +14,7 @@ func TestLinked(t *testing.T) {
 	requireRoot(t)
 	dir := mustTempDir(t)
 	n := &node{t: t, dir: dir, snapshotter: "lamina"}
-	n.start(containerd2, mustHave(t, "bin/containerd-linked"), "")
+	n.start(containerd2, mustBuild(t, buildLinked), "")
 	// Where containerd tells a plugin to keep its things.
 	d := &daemon{process: n.containerd, dir: dir, rootDir: filepath.Join(dir, "root/io.containerd.internal.v1.lamina")}
 

@@ -79,13 +79,12 @@ func repository(t *testing.T) string {
 	return dir
 }
 
-// mustHave returns the path of a file in the repository that setup or make
-// build makes.
+// mustHave returns the path of a file in the repository that setup makes.
 func mustHave(t *testing.T, elem ...string) string {
 	t.Helper()
 	name := filepath.Join(append([]string{repository(t)}, elem...)...)
 	if _, err := os.Stat(name); err != nil {
-		t.Fatalf("%v: run integration/setup, then make build linked", err)
+		t.Fatalf("%v: run integration/setup", err)
 	}
 	return name
 }

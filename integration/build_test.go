@@ -1,0 +1,32 @@
+package integration
+
+import (
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// What is tested is built from the sources of these tests, as make build does
+// it: a daemon that lies about in bin may be of others, with another store.
+var (
+	buildLamina = sync.OnceValues(func() (string, error) { return build("..", "./cmd/lamina") })
+	buildLinked = sync.OnceValues(func() (string, error) { return build("containerd", "./linked") })
+)
+
+// build builds a package of the module in dir and returns the program's path.
+func build(dir, pkg string) (string, error) {
+	program := filepath.Join(session, filepath.Base(pkg))
+	_, err := command(background, []string{"CGO_ENABLED=0"},
+		"go", "build", "-C", dir, "-trimpath", "-ldflags", "-s -w -X main.version=test", "-o", program, pkg)
+	return program, err
+}
+
+// mustBuild returns the path of the program that one of the above builds.
+func mustBuild(t *testing.T, build func() (string, error)) string {
+	t.Helper()
+	program, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
