@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 
 	bolt "go.etcd.io/bbolt"
@@ -45,6 +46,9 @@ func (b *batcher) update(ctx context.Context, fn func(*tx) error) error {
 	case <-w.done:
 		return w.err
 	case <-w.lead:
+		// The writers of the last group have just been woken. Those that write again at once may join this group;
+		// otherwise every other group would have to wait for one half of the writers.
+		runtime.Gosched()
 		b.runGroup()
 		return w.err
 	case <-ctx.Done():

@@ -86,12 +86,16 @@ func (t *tx) checkParent(sn Snapshot, notCommitted error) error {
 	if sn.Parent == "" {
 		return nil
 	}
-	parent, err := t.get(sn.Name, sn.Parent)
+	id, err := t.lookup(sn.Name, sn.Parent)
 	if err != nil {
 		return fmt.Errorf("parent: %w", err)
 	}
-	if parent.ID != sn.ParentID {
+	if id != sn.ParentID {
 		return fmt.Errorf("parent: %w: %s was removed and made again meanwhile", ErrNotExist, sn.Parent)
+	}
+	parent, err := decodeLink(id, t.Bucket(bucketRecords).Get(key8(uint64(id))))
+	if err != nil {
+		return fmt.Errorf("parent: %w", err)
 	}
 	if parent.Kind != snapshots.KindCommitted {
 		return fmt.Errorf("parent: %w: %s is %s, not committed", notCommitted, sn.Parent, kindName(parent.Kind))

@@ -1,0 +1,73 @@
+package metadata
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// A full disk refuses writes and loses nothing; with room again they succeed, without a restart.
+func TestDiskFull(t *testing.T) {
+	tRoot(t)
+	dir := t.TempDir()
+	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
+	s := mustOpen(t, filepath.Join(dir, "lamina.db"))
+	create := func(i int) error {
+		return s.Create(t.Context(), Snapshot{
+			ID: s.ReserveID(), Name: "n", Key: fmt.Sprint(i), Kind: snapshots.KindActive, Placement: Placement{Medium: Directory},
+		})
+	}
+	n := 0
+	var err error
+	for ; err == nil; n++ {
+		require.Less(t, n, 100_000)
+		err = create(n)
+	}
+	require.ErrorIs(t, err, unix.ENOSPC)
+	require.NotErrorIs(t, err, ErrFailed, "it was undone")
+	n--
+	_, err = s.Get("n", fmt.Sprint(n))
+	require.ErrorIs(t, err, ErrNotExist)
+	tCheck(t, s)
+	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size=64m"))
+	require.NoError(t, create(n))
+	require.NoError(t, s.Close())
+
+	s = mustOpen(t, filepath.Join(dir, "lamina.db"))
+	for i := range n + 1 {
+		_, err := s.Get("n", fmt.Sprint(i))
+		require.NoError(t, err)
+	}
+	tCheck(t, s)
+	require.NoError(t, s.Close())
+}
+
+// Whether a failed commit may have happened is told by what reads show.
+func TestVisible(t *testing.T) {
+	s := mustOpen(t, filepath.Join(t.TempDir(), "lamina.db"))
+	var txid int
+	require.NoError(t, s.update(t.Context(), func(t *tx) error {
+		txid = t.ID()
+		return putMeta("x")(t)
+	}))
+	require.True(t, s.batch.visible(txid))
+	require.False(t, s.batch.visible(txid+1))
+}
+
+// tRoot skips a test that mounts unless it runs as root. Where all tests must run, that is a failure.
+func tRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("LAMINA_TEST_ROOT") != "" {
+		t.Fatal("this test mounts and must run as root")
+	}
+	t.Skip("this test mounts and needs root")
+}
