@@ -12,7 +12,7 @@ say = @printf '\n== %s\n'
 help:
 	@echo 'make build   bin/lamina, a static binary'
 	@echo 'make demo    install what is missing, then run a Debian container on Lamina'
-	@echo 'make test    install what is missing, then run all tests (needs root; some 15 minutes)'
+	@echo 'make test    install what is missing, then run all tests (needs root; some ten minutes)'
 	@echo 'make lint    golangci-lint, go vet and the state of go.mod, over all modules'
 	@echo 'make bench   the benchmarks of the store, the snapshotter and the backends'
 	@echo 'make clean   remove bin and .cache'

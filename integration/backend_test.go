@@ -16,6 +16,7 @@ import (
 func TestUnionBackend(t *testing.T) {
 	requireRoot(t)
 	backendtest.Run(t, func(t *testing.T, root string) snapshotter.Backend {
+		t.Helper()
 		b, err := overlayaufs.Open(t.Context(), overlayaufs.Config{Root: filepath.Join(root, "union")})
 		require.NoError(t, err)
 		return b
