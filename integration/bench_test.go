@@ -89,6 +89,7 @@ func BenchmarkUnion(b *testing.B) {
 // benchAtOnce prepares and removes from several goroutines; the time is that of
 // one pair.
 func benchAtOnce(b *testing.B, clients int) {
+	b.Helper()
 	sn := benchHost(b, "off", 100)
 	var next atomic.Int64
 	var wg sync.WaitGroup

@@ -41,7 +41,7 @@ func (b *batcher) queued() int {
 }
 
 // enqueueAll starts a write for each fn, in order, while the batcher is held.
-func enqueueAll(t *testing.T, s *Store, ctx context.Context, fns ...func(*tx) error) []chan error {
+func enqueueAll(ctx context.Context, t *testing.T, s *Store, fns ...func(*tx) error) []chan error {
 	t.Helper()
 	results := make([]chan error, len(fns))
 	for i, fn := range fns {
@@ -67,7 +67,7 @@ func TestBatchSharesACommit(t *testing.T) {
 			return putMeta(fmt.Sprint("k", i))(t)
 		})
 	}
-	results := enqueueAll(t, s, t.Context(), fns...)
+	results := enqueueAll(t.Context(), t, s, fns...)
 	release()
 	for _, r := range results {
 		require.NoError(t, <-r)
@@ -81,7 +81,7 @@ func TestBatchSharesACommit(t *testing.T) {
 func TestBatchIsolatesFailures(t *testing.T) {
 	s, release := held(t)
 	results := enqueueAll(
-		t, s, t.Context(),
+		t.Context(), t, s,
 		putMeta("a"),
 		func(*tx) error { return errSpoilt },
 		func(t *tx) error { return errors.Join(putMeta("bad")(t), errSpoilt) },
@@ -98,8 +98,8 @@ func TestBatchIsolatesFailures(t *testing.T) {
 func TestBatchWithdraws(t *testing.T) {
 	s, release := held(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	withdrawn := enqueueAll(t, s, ctx, putMeta("withdrawn"))
-	kept := enqueueAll(t, s, t.Context(), putMeta("kept"))
+	withdrawn := enqueueAll(ctx, t, s, putMeta("withdrawn"))
+	kept := enqueueAll(t.Context(), t, s, putMeta("kept"))
 	cancel()
 	require.ErrorIs(t, <-withdrawn[0], context.Canceled)
 	release()
@@ -131,11 +131,11 @@ func TestBatchUnderCancellation(t *testing.T) {
 	require.NoError(t, s.batch.update(t.Context(), putMeta("last")))
 }
 
-func metaHas(t testing.TB, s *Store, keys ...string) map[string]bool {
-	t.Helper()
+func metaHas(tb testing.TB, s *Store, keys ...string) map[string]bool {
+	tb.Helper()
 	has := map[string]bool{}
 	btx, err := s.db.Begin(false)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	defer func() { _ = btx.Rollback() }()
 	for _, k := range keys {
 		has[k] = btx.Bucket(bucketMeta).Get([]byte(k)) != nil

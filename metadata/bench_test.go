@@ -51,6 +51,7 @@ func benchRef(i int) string { return fmt.Sprintf("sha256:%064x", uint64(i)*0x9e3
 func benchKey(i int) string { return fmt.Sprintf("default/%d/%s", i, benchRef(i)) }
 
 func sizes(b *testing.B, fn func(b *testing.B, s *Store, n int)) {
+	b.Helper()
 	for _, n := range []int{100, 100_000} {
 		b.Run(fmt.Sprintf("snapshots=%d", n), func(b *testing.B) {
 			s := filled(b, n)
@@ -62,6 +63,7 @@ func sizes(b *testing.B, fn func(b *testing.B, s *Store, n int)) {
 
 func BenchmarkStat(b *testing.B) {
 	sizes(b, func(b *testing.B, s *Store, n int) {
+		b.Helper()
 		for i := 0; b.Loop(); i++ {
 			if _, err := s.Get("lamina", benchKey(i*7919%n)); err != nil {
 				b.Fatal(err)
@@ -72,6 +74,7 @@ func BenchmarkStat(b *testing.B) {
 
 func BenchmarkChain(b *testing.B) {
 	sizes(b, func(b *testing.B, s *Store, n int) {
+		b.Helper()
 		for i := 0; b.Loop(); i++ {
 			if _, _, err := s.Chain("lamina", benchKey(i*7919%n/10*10+9)); err != nil {
 				b.Fatal(err)
@@ -127,6 +130,7 @@ func median(d []time.Duration) time.Duration {
 
 func BenchmarkWalkByRef(b *testing.B) {
 	sizes(b, func(b *testing.B, s *Store, n int) {
+		b.Helper()
 		for i := 0; b.Loop(); i++ {
 			found := 0
 			filter := fmt.Sprintf("labels.%q==%s", snapshots.LabelSnapshotRef, benchRef(i*7919%n))
@@ -139,6 +143,7 @@ func BenchmarkWalkByRef(b *testing.B) {
 
 func BenchmarkWalkAll(b *testing.B) {
 	sizes(b, func(b *testing.B, s *Store, n int) {
+		b.Helper()
 		for b.Loop() {
 			found := 0
 			if err := s.Walk(b.Context(), "lamina", func(Snapshot) error { found++; return nil }); err != nil || found != n {
@@ -150,6 +155,7 @@ func BenchmarkWalkAll(b *testing.B) {
 
 func BenchmarkOpen(b *testing.B) {
 	sizes(b, func(b *testing.B, s *Store, _ int) {
+		b.Helper()
 		path := s.db.Path()
 		for b.Loop() {
 			if err := s.Close(); err != nil {

@@ -106,8 +106,7 @@ func (c *checker) checkPages() (err error) {
 // readRecords decodes all records and compares each with its key.
 func (c *checker) readRecords() error {
 	c.records = map[ID]Link{}
-	b := c.btx.Bucket(bucketRecords)
-	return b.ForEach(func(k, v []byte) error {
+	return c.btx.Bucket(bucketRecords).ForEach(func(k, v []byte) error {
 		id, ok := parseKey8(k)
 		if !ok {
 			return c.report(0, "a record has the key %x", k)
@@ -117,29 +116,35 @@ func (c *checker) readRecords() error {
 			return c.report(id, "%v", err)
 		}
 		c.records[id] = sn.Link()
-		if uint64(id) > b.Sequence() {
-			return c.report(id, "the id is above the sequence %d and could be given again", b.Sequence())
-		}
-		if at, err := lookup(c.btx, sn.Name, sn.Key); err != nil || at != id {
-			return c.report(id, "the key %q of %q does not lead to it", sn.Key, sn.Name)
-		}
-		if (sn.Parent == "") != (sn.ParentID == 0) {
-			return c.report(id, "parent %q and parent id %d disagree", sn.Parent, sn.ParentID)
-		}
-		if sn.Parent != "" {
-			if at, err := lookup(c.btx, sn.Name, sn.Parent); err != nil || at != sn.ParentID {
-				return c.report(id, "the parent %q has not the id %d", sn.Parent, sn.ParentID)
-			}
-		}
-		for _, key := range labelKeys(sn) {
-			if c.btx.Bucket(bucketLabels).Get(key) == nil {
-				if err := c.report(id, "a label is missing in the index"); err != nil {
-					return err
-				}
-			}
-		}
-		return c.ctx.Err()
+		return c.checkRecord(sn)
 	})
+}
+
+// checkRecord compares a record with what should lead to it.
+func (c *checker) checkRecord(sn Snapshot) error {
+	id := sn.ID
+	if sequence := c.btx.Bucket(bucketRecords).Sequence(); uint64(id) > sequence {
+		return c.report(id, "the id is above the sequence %d and could be given again", sequence)
+	}
+	if at, err := lookup(c.btx, sn.Name, sn.Key); err != nil || at != id {
+		return c.report(id, "the key %q of %q does not lead to it", sn.Key, sn.Name)
+	}
+	if (sn.Parent == "") != (sn.ParentID == 0) {
+		return c.report(id, "parent %q and parent id %d disagree", sn.Parent, sn.ParentID)
+	}
+	if sn.Parent != "" {
+		if at, err := lookup(c.btx, sn.Name, sn.Parent); err != nil || at != sn.ParentID {
+			return c.report(id, "the parent %q has not the id %d", sn.Parent, sn.ParentID)
+		}
+	}
+	for _, key := range labelKeys(sn) {
+		if c.btx.Bucket(bucketLabels).Get(key) == nil {
+			if err := c.report(id, "a label is missing in the index"); err != nil {
+				return err
+			}
+		}
+	}
+	return c.ctx.Err()
 }
 
 func (c *checker) readTrash() error {
@@ -243,10 +248,7 @@ func (c *checker) checkLabels() error {
 		}
 		id := ID(binary.BigEndian.Uint64(k[len(k)-8:]))
 		raw := c.btx.Bucket(bucketRecords).Get(key8(uint64(id)))
-		sn, err := decodeSnapshot(id, raw)
-		if err != nil {
-			return nil // reported with the records
-		}
+		sn, _ := decodeSnapshot(id, raw) // what is malformed is reported with the records
 		for _, key := range labelKeys(sn) {
 			if bytes.Equal(key, k) {
 				return c.ctx.Err()

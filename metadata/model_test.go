@@ -112,6 +112,7 @@ func (r *modelRun) labels() map[string]string {
 }
 
 func (r *modelRun) create(t *testing.T) {
+	t.Helper()
 	name, key := r.name(), r.key()
 	snaps := r.model.snaps[name]
 	kind := []snapshots.Kind{snapshots.KindActive, snapshots.KindActive, snapshots.KindView}[r.rand.IntN(3)]
@@ -152,6 +153,7 @@ func (r *modelRun) create(t *testing.T) {
 }
 
 func (r *modelRun) commit(t *testing.T) {
+	t.Helper()
 	name := r.name()
 	key, newKey, o := r.someKey(name), r.key(), CommitOptions{Labels: r.labels()}
 	if r.rand.IntN(3) == 0 {
@@ -191,6 +193,7 @@ func (r *modelRun) commit(t *testing.T) {
 }
 
 func (r *modelRun) remove(t *testing.T) {
+	t.Helper()
 	name := r.name()
 	key := r.someKey(name)
 	snaps := r.model.snaps[name]
@@ -213,6 +216,7 @@ func (r *modelRun) remove(t *testing.T) {
 }
 
 func (r *modelRun) update(t *testing.T) {
+	t.Helper()
 	name := r.name()
 	key, given := r.someKey(name), r.labels()
 	sn := r.model.snaps[name][key]
@@ -246,6 +250,7 @@ func (r *modelRun) update(t *testing.T) {
 }
 
 func (r *modelRun) usage(t *testing.T) {
+	t.Helper()
 	name := r.name()
 	sn := r.model.snaps[name][r.someKey(name)]
 	if sn == nil {
@@ -257,6 +262,7 @@ func (r *modelRun) usage(t *testing.T) {
 }
 
 func (r *modelRun) forget(t *testing.T) {
+	t.Helper()
 	trash, err := r.store.Trash()
 	require.NoError(t, err)
 	trash = trash[:min(len(trash), 1+r.rand.IntN(20))]
@@ -269,6 +275,7 @@ func (r *modelRun) forget(t *testing.T) {
 
 // walk compares a filtered walk, which an index may answer, with a scan of the model.
 func (r *modelRun) walk(t *testing.T) {
+	t.Helper()
 	name := r.name()
 	ref, parent, key := fmt.Sprintf("ref-%d", r.rand.IntN(5)), r.someKey(name), r.someKey(name)
 	byRef := fmt.Sprintf("labels.%q==%s", snapshots.LabelSnapshotRef, ref)
@@ -302,6 +309,7 @@ func (r *modelRun) walk(t *testing.T) {
 }
 
 func (r *modelRun) compare(t *testing.T) {
+	t.Helper()
 	tCheck(t, r.store)
 	for name, snaps := range r.model.snaps {
 		for key, want := range snaps {

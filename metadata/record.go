@@ -190,8 +190,9 @@ func decodeLink(id ID, b []byte) (Link, error) {
 		switch num {
 		case fieldName, fieldKey, fieldParent, fieldCreated, fieldUpdated, fieldUsageSize, fieldInodes, fieldLabel:
 			return nil
+		default:
+			return setLinkField(num, v, &l.Kind, &l.ParentID, &l.Placement)
 		}
-		return setLinkField(num, v, &l.Kind, &l.ParentID, &l.Placement)
 	})
 	return l, err
 }
@@ -245,7 +246,7 @@ func (s *Snapshot) addLabel(b []byte) error {
 	return err
 }
 
-// wireTypes says which fields of a record hold text; the others are varints. In a label both do, and their numbers are
+// isText says which fields of a record hold text; the others are varints. In a label both do, and their numbers are
 // those of text here too.
 func isText(num protowire.Number) bool {
 	return num == fieldName || num == fieldKey || num == fieldParent || num == fieldLabel

@@ -40,6 +40,7 @@ func TestOpenAfterCreationWasCut(t *testing.T) {
 
 func TestOpenRefuses(t *testing.T) {
 	bbolt := func(t *testing.T, path string, fill func(*bolt.Tx) error) {
+		t.Helper()
 		db, err := bolt.Open(path, 0o600, nil)
 		require.NoError(t, err)
 		require.NoError(t, db.Update(fill))
@@ -49,21 +50,34 @@ func TestOpenRefuses(t *testing.T) {
 		make func(t *testing.T, path string)
 		want error
 	}{
-		"empty":     {func(t *testing.T, path string) { require.NoError(t, os.WriteFile(path, nil, 0o600)) }, ErrNotStore},
-		"text":      {func(t *testing.T, path string) { require.NoError(t, os.WriteFile(path, []byte("hello"), 0o600)) }, ErrNotStore},
-		"directory": {func(t *testing.T, path string) { require.NoError(t, os.Mkdir(path, 0o700)) }, ErrNotStore},
+		"empty": {func(t *testing.T, path string) {
+			t.Helper()
+			require.NoError(t, os.WriteFile(path, nil, 0o600))
+		}, ErrNotStore},
+		"text": {func(t *testing.T, path string) {
+			t.Helper()
+			require.NoError(t, os.WriteFile(path, []byte("hello"), 0o600))
+		}, ErrNotStore},
+		"directory": {func(t *testing.T, path string) {
+			t.Helper()
+			require.NoError(t, os.Mkdir(path, 0o700))
+		}, ErrNotStore},
 		"foreign": {func(t *testing.T, path string) {
+			t.Helper()
 			bbolt(t, path, func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("v1")); return err })
 		}, ErrNotStore},
 		"version": {func(t *testing.T, path string) {
+			t.Helper()
 			require.NoError(t, create(path))
 			bbolt(t, path, func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyVersion, key8(99)) })
 		}, ErrVersion},
 		"cut off": {func(t *testing.T, path string) {
+			t.Helper()
 			require.NoError(t, create(path))
 			require.NoError(t, os.Truncate(path, 9000))
 		}, ErrNotStore},
 		"overwritten": {func(t *testing.T, path string) {
+			t.Helper()
 			require.NoError(t, create(path))
 			st, err := os.Stat(path)
 			require.NoError(t, err)
@@ -194,19 +208,19 @@ func TestInvalidArguments(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotExist)
 }
 
-func mustOpen(t testing.TB, path string) *Store {
-	t.Helper()
+func mustOpen(tb testing.TB, path string) *Store {
+	tb.Helper()
 	s, err := Open(path, Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = s.Close() })
+	require.NoError(tb, err)
+	tb.Cleanup(func() { _ = s.Close() })
 	return s
 }
 
 // tCheck fails for every problem that Check finds.
-func tCheck(t testing.TB, s *Store) {
-	t.Helper()
+func tCheck(tb testing.TB, s *Store) {
+	tb.Helper()
 	for p, err := range s.Check(context.Background()) {
-		require.NoError(t, err)
-		t.Errorf("check: %v", p)
+		require.NoError(tb, err)
+		tb.Errorf("check: %v", p)
 	}
 }

@@ -23,8 +23,8 @@ import (
 // The suite in package backendtest holds a Backend to this text.
 type Backend interface {
 	// Owner returns the uuid of the store that this place belongs to and the start at which that store last claimed
-	// it. A place that is new and empty returns "", 0. A place that holds something but does not say whose it is is an
-	// error. Owner changes nothing.
+	// it. A place that is new and empty returns "", 0. It is an error if the place holds something but
+	// does not say whose it is. Owner changes nothing.
 	Owner(ctx context.Context) (uuid string, start uint64, err error)
 
 	// Claim records uuid and start as the owner of this place, durably. It is called once, after Owner and before every

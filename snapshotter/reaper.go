@@ -33,8 +33,9 @@ type reaper struct {
 	done     chan struct{}
 }
 
-func startReaper(store *metadata.Store, backends map[metadata.Medium]Backend) *reaper {
-	ctx, cancel := context.WithCancel(context.Background())
+// startReaper starts the reaper, which runs until ctx ends or it is closed.
+func startReaper(ctx context.Context, store *metadata.Store, backends map[metadata.Medium]Backend) *reaper {
+	ctx, cancel := context.WithCancel(ctx)
 	r := &reaper{
 		store: store, backends: backends, retry: reapRetry,
 		kick: make(chan struct{}, 1), requests: make(chan chan error), cancel: cancel, done: make(chan struct{}),

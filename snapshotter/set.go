@@ -48,7 +48,7 @@ func Open(ctx context.Context, c Config) (*Set, error) {
 			return nil, fmt.Errorf("compare the %s contents with the store: %w", medium, err)
 		}
 	}
-	s.reaper = startReaper(c.Store, c.Backends)
+	s.reaper = startReaper(context.WithoutCancel(ctx), c.Store, c.Backends)
 	return s, nil
 }
 

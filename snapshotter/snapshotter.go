@@ -155,8 +155,9 @@ func (s *Snapshotter) usage(ctx context.Context, key string) (snapshots.Usage, e
 		return snapshots.Usage{}, nil
 	case snapshots.KindCommitted:
 		return s.committedUsage(ctx, sn)
+	default:
+		return s.measure(ctx, sn)
 	}
-	return s.measure(ctx, sn)
 }
 
 // committedUsage measures a committed content unless that has been done. Callers at once wait for the first; should its

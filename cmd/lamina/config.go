@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v3"
@@ -69,6 +72,15 @@ type proxyPlugin struct {
 }
 
 const (
+	// howToPull: where the transfer service is told of any snapshotter, it forgets its default one.
+	howToPull = `
+# "ctr images pull" and "ctr images import" of containerd 2 unpack for the snapshotters that their service is told of.
+# To be among them, config.toml needs the following too. The first entry is what containerd does without any.
+#
+# [[plugins."io.containerd.transfer.v1.local".unpack_config]]
+#   platform = "linux"
+#   snapshotter = "overlayfs"
+`
 	howToUse = `# Import this file from containerd's config.toml (imports = ["/etc/containerd/lamina.toml"]),
 # or paste it there without the version line.
 `
@@ -94,7 +106,22 @@ func writeContainerd(w io.Writer, s settings, version int) error {
 	if _, err := io.WriteString(w, head); err != nil {
 		return err
 	}
-	return writeTOML(w, config)
+	if err := writeTOML(w, config); err != nil || version == 2 {
+		return err
+	}
+	return writeUnpackConfig(w, s)
+}
+
+// writeUnpackConfig prints what containerd's transfer service needs, as a comment: unpack_config is a list, of which
+// containerd would take the last that it reads and drop the others.
+func writeUnpackConfig(w io.Writer, s settings) error {
+	var b strings.Builder
+	b.WriteString(howToPull)
+	for _, name := range slices.Sorted(maps.Keys(s.Snapshotters)) {
+		fmt.Fprintf(&b, "# [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n#   platform = \"linux\"\n#   snapshotter = %q\n", name)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 func writeTOML(w io.Writer, v any) error {

@@ -48,9 +48,20 @@ func TestConfigContainerd(t *testing.T) {
     [proxy_plugins.lamina.exports]
       root = '/var/lib/lamina/union'
 `
+	const pull = `
+# "ctr images pull" and "ctr images import" of containerd 2 unpack for the snapshotters that their service is told of.
+# To be among them, config.toml needs the following too. The first entry is what containerd does without any.
+#
+# [[plugins."io.containerd.transfer.v1.local".unpack_config]]
+#   platform = "linux"
+#   snapshotter = "overlayfs"
+# [[plugins."io.containerd.transfer.v1.local".unpack_config]]
+#   platform = "linux"
+#   snapshotter = "lamina"
+`
 	for version, want := range map[string]string{
 		"2": head + "# containerd 1.6 reads type and address and passes over the other keys.\nversion = 2\n" + body,
-		"3": head + "version = 3\n" + body,
+		"3": head + "version = 3\n" + body + pull,
 	} {
 		code, stdout, stderr := tRun(t, "config", "containerd", "--config", tFile(t, ""), "--version", version)
 		if code != exitOK || stdout != want {

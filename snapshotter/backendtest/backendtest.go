@@ -23,6 +23,7 @@ type Open func(t *testing.T, root string) snapshotter.Backend
 
 // Run holds the backend to the text of snapshotter.Backend. It mounts, so it needs root.
 func Run(t *testing.T, open Open) {
+	t.Helper()
 	for name, test := range map[string]func(*testing.T, *fixture){
 		"OwnerOfNewPlace": testOwner,
 		"OwnerIsKept":     testOwnerIsKept,
@@ -96,6 +97,7 @@ func (f *fixture) read(t *testing.T, chain []uint64, writable bool) map[string]s
 }
 
 func testOwner(t *testing.T, f *fixture) {
+	t.Helper()
 	uuid, start, err := f.Owner(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "", uuid)
@@ -108,6 +110,7 @@ func testOwner(t *testing.T, f *fixture) {
 }
 
 func testOwnerIsKept(t *testing.T, f *fixture) {
+	t.Helper()
 	require.NoError(t, f.Claim(t.Context(), testUUID, 1<<40))
 	require.NoError(t, f.Close())
 	f.Backend = f.open(t, f.root)
@@ -119,6 +122,7 @@ func testOwnerIsKept(t *testing.T, f *fixture) {
 
 // A child shows its parent's files, changes and deletes them for itself alone.
 func testBaseAndChild(t *testing.T, f *fixture) {
+	t.Helper()
 	f.mustMake(t, 1)
 	f.write(t, []uint64{1}, "a", "1")
 	f.write(t, []uint64{1}, "b", "1")
@@ -138,6 +142,7 @@ func testBaseAndChild(t *testing.T, f *fixture) {
 
 // containerd takes a snapshot whose last mount is read-only for one that is filled already (core/unpack/unpacker.go).
 func testMountShapes(t *testing.T, f *fixture) {
+	t.Helper()
 	f.mustMake(t, 1)
 	f.mustMake(t, 2, 1)
 	f.mustMake(t, 3, 2, 1)
@@ -160,6 +165,7 @@ func testMountShapes(t *testing.T, f *fixture) {
 }
 
 func testEmptyView(t *testing.T, f *fixture) {
+	t.Helper()
 	require.Empty(t, f.read(t, nil, false))
 	ids, err := f.List(t.Context())
 	require.NoError(t, err)
@@ -167,6 +173,7 @@ func testEmptyView(t *testing.T, f *fixture) {
 }
 
 func testRootAttributes(t *testing.T, f *fixture) {
+	t.Helper()
 	check := func(dir string) {
 		st, err := os.Stat(dir)
 		require.NoError(t, err)
@@ -185,6 +192,7 @@ func testRootAttributes(t *testing.T, f *fixture) {
 
 // What lies at a free number was left by a crash.
 func testGarbage(t *testing.T, f *fixture) {
+	t.Helper()
 	f.mustMake(t, 1)
 	f.write(t, []uint64{1}, "left", "over")
 	f.mustMake(t, 1)
@@ -192,6 +200,7 @@ func testGarbage(t *testing.T, f *fixture) {
 }
 
 func testDeleteTwice(t *testing.T, f *fixture) {
+	t.Helper()
 	require.NoError(t, f.Delete(t.Context(), 99), "no content")
 	f.mustMake(t, 1)
 	f.mustMake(t, 2, 1)
@@ -204,6 +213,7 @@ func testDeleteTwice(t *testing.T, f *fixture) {
 }
 
 func testUsage(t *testing.T, f *fixture) {
+	t.Helper()
 	f.mustMake(t, 1)
 	before, err := f.Usage(t.Context(), 1)
 	require.NoError(t, err)
@@ -219,6 +229,7 @@ func testUsage(t *testing.T, f *fixture) {
 }
 
 func testList(t *testing.T, f *fixture) {
+	t.Helper()
 	ids, err := f.List(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, ids)
@@ -233,6 +244,7 @@ func testList(t *testing.T, f *fixture) {
 }
 
 func testReopen(t *testing.T, f *fixture) {
+	t.Helper()
 	f.mustMake(t, 1)
 	f.write(t, []uint64{1}, "a", "1")
 	require.NoError(t, f.Freeze(t.Context(), 1))
@@ -245,6 +257,7 @@ func testReopen(t *testing.T, f *fixture) {
 }
 
 func testCancelled(t *testing.T, f *fixture) {
+	t.Helper()
 	f.mustMake(t, 1)
 	f.write(t, []uint64{1}, "a", "1")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -263,6 +276,7 @@ func testCancelled(t *testing.T, f *fixture) {
 
 // Children of one parent come and go at once.
 func testConcurrent(t *testing.T, f *fixture) {
+	t.Helper()
 	f.mustMake(t, 1)
 	f.write(t, []uint64{1}, "a", "1")
 	require.NoError(t, f.Freeze(t.Context(), 1))
