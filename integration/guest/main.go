@@ -1,0 +1,132 @@
+package guest
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+const (
+	// modeVariable chooses where tests run: "native", "uml", or "auto".
+	modeVariable = "LAMINA_GUEST"
+
+	// rootVariable makes a skip for want of root or device mapper a failure.
+	rootVariable = "LAMINA_TEST_ROOT"
+)
+
+// testMargin is the time that tests have to end after their own timeout. With
+// hostMargin it is less than the minute after which go test kills them.
+const testMargin = 10 * time.Second
+
+// Main runs the tests of a package, here or in a guest, and returns the exit
+// code. It is the first that TestMain calls.
+//
+// LAMINA_GUEST decides: "native" runs them here, "uml" in a guest, and "auto",
+// as if it is not set, in a guest if that is what they need. They run here
+// without root too, so that those that need it can skip.
+//
+// In a guest a flag that names a file to be written, such as -test.cpuprofile,
+// makes the directory of the file writable.
+func Main(m *testing.M, o Options) int {
+	Reenter()
+	if !flag.Parsed() {
+		flag.Parse()
+	}
+	inGuest, err := needsGuest()
+	if err == nil && !inGuest {
+		return m.Run()
+	}
+	code := 0
+	if err == nil {
+		code, err = runTests(context.Background(), o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+func needsGuest() (bool, error) {
+	switch mode := os.Getenv(modeVariable); mode {
+	case "native":
+		return false, nil
+	case "uml":
+		return true, nil
+	case "", "auto":
+	default:
+		return false, fmt.Errorf("%s=%s: want native, uml or auto", modeVariable, mode)
+	}
+	if os.Getuid() != 0 || flagValue("test.list") != "" || HaveDeviceMapper(context.Background()) {
+		return false, nil
+	}
+	if err := canRun(); err != nil {
+		if os.Getenv(rootVariable) == "1" {
+			return false, fmt.Errorf("%w (%s=1 says that the tests must run)", err, rootVariable)
+		}
+		return false, nil // the tests skip
+	}
+	return true, nil
+}
+
+// runTests runs this test binary in a guest.
+func runTests(ctx context.Context, o Options) (int, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	o.Writable = append(o.Writable, outputDirs()...)
+	if timeout, err := time.ParseDuration(flagValue("test.timeout")); err == nil && timeout > 0 {
+		o.Timeout = timeout + testMargin
+	}
+	return Run(ctx, Program{
+		Path:   exe,
+		Args:   os.Args[1:],
+		Env:    setenv(os.Environ(), modeVariable, "native"),
+		Stdout: os.Stdout,
+		Stderr: os.Stderr,
+	}, o)
+}
+
+// outputDirs returns the directories that the tests will write to because of
+// their flags.
+func outputDirs() (dirs []string) {
+	out := flagValue("test.outputdir")
+	for _, name := range []string{"coverprofile", "cpuprofile", "memprofile", "blockprofile", "mutexprofile", "trace"} {
+		if file := flagValue("test." + name); file != "" {
+			if !filepath.IsAbs(file) {
+				file = filepath.Join(out, file)
+			}
+			dirs = append(dirs, filepath.Dir(file))
+		}
+	}
+	if file := flagValue("test.testlogfile"); file != "" {
+		dirs = append(dirs, filepath.Dir(file))
+	}
+	for _, dir := range []string{flagValue("test.gocoverdir"), os.Getenv("GOCOVERDIR")} {
+		if dir != "" {
+			dirs = append(dirs, dir)
+		}
+	}
+	if flagValue("test.artifacts") == "true" {
+		dirs = append(dirs, filepath.Join(".", out))
+	}
+	if flagValue("test.fuzz") != "" {
+		dirs = append(dirs, ".", flagValue("test.fuzzcachedir"))
+	}
+	return dirs
+}
+
+func flagValue(name string) string {
+	f := flag.Lookup(name)
+	if f == nil {
+		return ""
+	}
+	return f.Value.String()
+}
+
+func coverMode() string { return testing.CoverMode() }

@@ -1,0 +1,48 @@
+package guest
+
+import "time"
+
+// Options are the properties of a guest. The zero value is a good guest.
+type Options struct {
+	// Memory of the guest in bytes, 4 GiB if zero. The host gives only what
+	// the guest touches, and gets it back at its end.
+	Memory int64
+
+	// Disk is the size in bytes of the sparse disk below /tmp, /var/tmp and
+	// /var/lib, 20 GiB if zero.
+	Disk int64
+
+	// ExtraDisks are the sizes in bytes of more sparse disks, empty ones:
+	// /dev/ubdb, /dev/ubdc and so on.
+	ExtraDisks []int64
+
+	// Timeout bounds the program; the guest ends at most 20 s later. If zero it
+	// is one hour. [Main] takes the tests' own timeout, and some seconds for
+	// them to say what ran, before either.
+	Timeout time.Duration
+
+	// Udev starts systemd-udevd.
+	Udev bool
+
+	// Writable are directories of the host that the guest may write to.
+	Writable []string
+}
+
+const (
+	defaultMemory  = 4 << 30
+	defaultDisk    = 20 << 30
+	defaultTimeout = time.Hour
+)
+
+func (o Options) withDefaults() Options {
+	if o.Memory == 0 {
+		o.Memory = defaultMemory
+	}
+	if o.Disk == 0 {
+		o.Disk = defaultDisk
+	}
+	if o.Timeout == 0 {
+		o.Timeout = defaultTimeout
+	}
+	return o
+}
