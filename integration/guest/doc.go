@@ -40,9 +40,10 @@
 // binary with the race detector is built again without it, by the go command,
 // before it runs in a guest; without the go command that is an error.
 //
-// On a processor with AMX, whose state is larger than UML 6.1 knows, a small
-// library between UML and ptrace(2) completes the state (preload/xstate.c). It
-// is compiled by cc when a guest starts.
+// A small library stands between UML and ptrace(2): without it processes of a
+// guest whose kernel is killed would go on as processes of the host, and UML
+// 6.1 does not run on processors with AMX (preload/ptrace.c). It is compiled
+// by cc when a guest starts.
 //
 // Time is measured in a guest, and context switches and page faults cost more
 // than on the host: benchmarks in it compare with each other only.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -192,6 +194,39 @@ func TestCanceled(t *testing.T) {
 	}
 }
 
+// TestEscape kills the kernel of a guest and checks that the guest's processes
+// do not go on as processes of the host. What they write in the guest's /tmp
+// would then be in the host's.
+func TestEscape(t *testing.T) {
+	requireGuest(t)
+	dir := t.TempDir()
+	ready := make(chan struct{})
+	go func() {
+		<-ready
+		_ = syscall.Kill(slices.Min(processes(t, escapeMemory)), syscall.SIGKILL) // the oldest is the kernel
+	}()
+	_, err := Run(t.Context(), Program{
+		Path: "/bin/bash", Stdout: closer(ready),
+		Args: []string{"-c", "mkdir -p " + dir + "; echo ready; while :; do : >" + dir + "/escaped; done"},
+	}, Options{Memory: escapeMemory})
+	if !errors.Is(err, ErrNoReport) {
+		t.Errorf("got error %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "escaped")); err == nil {
+		t.Error("a process of the guest wrote to the host's files")
+	}
+}
+
+const escapeMemory = 779 << 20
+
+// closer is closed by the first write to it.
+type closer chan struct{}
+
+func (c closer) Write(p []byte) (int, error) {
+	close(c)
+	return len(p), nil
+}
+
 // TestParentKilled checks that nothing of a guest outlives who wanted it.
 func TestParentKilled(t *testing.T) {
 	cmd := tInner(t, "-test.run=TestInsideHang")
@@ -206,22 +241,22 @@ func TestParentKilled(t *testing.T) {
 	if _, err := out.Read(line); err != nil || string(line) != "hangs\n" {
 		t.Fatalf("read %q, %v", line, err)
 	}
-	if n := len(processes(t)); n < 2 {
+	if n := len(processes(t, innerMemory)); n < 2 {
 		t.Errorf("%d processes of the guest, want 2 and more", n)
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	deadline := time.Now().Add(10 * time.Second)
-	for len(processes(t)) > 0 && time.Now().Before(deadline) {
+	for len(processes(t, innerMemory)) > 0 && time.Now().Before(deadline) {
 		time.Sleep(50 * time.Millisecond)
 	}
-	if left := processes(t); len(left) > 0 {
+	if left := processes(t, innerMemory); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }
 
-// processes returns those of the guest with innerMemory.
-func processes(t *testing.T) (found []string) {
+// processes returns those of the guest with so many bytes of memory.
+func processes(t *testing.T, memory int) (pids []int) {
 	t.Helper()
 	names, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -229,11 +264,15 @@ func processes(t *testing.T) (found []string) {
 	}
 	for _, name := range names {
 		data, _ := os.ReadFile(name) // it may be gone
-		if bytes.HasPrefix(data, []byte(umlProgram)) && bytes.Contains(data, fmt.Appendf(nil, "mem=%dM", innerMemory>>20)) {
-			found = append(found, filepath.Dir(name))
+		if bytes.HasPrefix(data, []byte(umlProgram)) && bytes.Contains(data, fmt.Appendf(nil, "mem=%dM", memory>>20)) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, pid)
 		}
 	}
-	return found
+	return pids
 }
 
 func TestNeedsGuest(t *testing.T) {

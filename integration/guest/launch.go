@@ -12,9 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 
-	"golang.org/x/sys/cpu"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,18 +66,18 @@ func runUML() error {
 	cmd := exec.CommandContext(ctx, umlProgram, umlArguments(s)...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + runDir, "TMPDIR=" + filepath.Dir(runDir)}
-	if cpu.X86.HasAMXTile {
-		library, err := compilePreload(ctx)
-		if err != nil {
-			return err
-		}
-		cmd.Env = append(cmd.Env, "LD_PRELOAD="+library)
+	library, err := compilePreload(ctx)
+	if err != nil {
+		return err
 	}
+	cmd.Env = append(cmd.Env, "LD_PRELOAD="+library)
 	for fd := uintptr(fdOut); fd < fdDisk+uintptr(s.Disks); fd++ {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(fd, "inherited"))
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
+	// No Pdeathsig: when this process ends, the kernel kills all others of the
+	// namespace while none can act (zap_pid_ns_processes). UML must not die
+	// before the processes that it traces, see preload/ptrace.c.
+	err = cmd.Run()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		return nil // after a panic; the console says why
 	}
@@ -145,18 +143,18 @@ func rebuild(ctx context.Context, s *spec) error {
 	return nil
 }
 
-//go:embed preload/xstate.c
-var xstateSource string
+//go:embed preload/ptrace.c
+var preloadSource string
 
-// compilePreload returns the path of the library that lets UML run on a
-// processor with AMX.
+// compilePreload returns the path of the library that stands between UML and
+// ptrace(2).
 func compilePreload(ctx context.Context) (string, error) {
-	name := filepath.Join(runDir, "xstate.so")
+	name := filepath.Join(runDir, "ptrace.so")
 	cmd := exec.CommandContext(ctx, "cc", "-O2", "-shared", "-fPIC", "-x", "c", "-o", name, "-")
 	cmd.Env = setenv(os.Environ(), "TMPDIR", runDir)
-	cmd.Stdin = strings.NewReader(xstateSource)
+	cmd.Stdin = strings.NewReader(preloadSource)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("on a processor with AMX a guest needs a C compiler (apt-get install gcc libc6-dev): %w: %s", err, bytes.TrimSpace(out))
+		return "", fmt.Errorf("a guest needs a C compiler (apt-get install gcc libc6-dev): %w: %s", err, bytes.TrimSpace(out))
 	}
 	return name, nil
 }

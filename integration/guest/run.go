@@ -72,7 +72,7 @@ func canRun() error {
 		return errors.New("a guest needs root")
 	}
 	if _, err := exec.LookPath(umlProgram); err != nil {
-		return errors.New("a guest needs User-Mode Linux: apt-get install user-mode-linux kmod e2fsprogs")
+		return errors.New("a guest needs User-Mode Linux: apt-get install user-mode-linux kmod e2fsprogs gcc libc6-dev")
 	}
 	return nil
 }

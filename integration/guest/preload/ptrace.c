@@ -1,14 +1,18 @@
 /*
- * Let User-Mode Linux 6.1 set the floating point registers of its processes
- * on a processor with AMX.
+ * What User-Mode Linux 6.1 must do with ptrace(2) and does not. Loaded by
+ * LD_PRELOAD, it takes the place of glibc's ptrace().
  *
- * UML knows the first 2696 bytes of the state that xsave writes. The host's
- * kernel takes a state of its full size only (xstateregs_set in
+ * UML runs the processes of the guest as processes of the host and traces
+ * them, so that it gets their system calls. When a tracer dies the kernel lets
+ * its tracees go: what was a process of the guest would go on as a process of
+ * the host, as root, with the host's files. PTRACE_O_EXITKILL prevents that.
+ *
+ * On a processor with AMX no process of the guest can start. UML knows the
+ * first 2696 bytes of the state that xsave writes, but the host's kernel takes
+ * a state of its full size only (xstateregs_set in
  * arch/x86/kernel/fpu/regset.c), 11008 bytes with AMX, and answers EFAULT. So
  * the missing end is added here. It is zero, and the header that UML passes on
  * says that it is unused: no process in UML can get the permission for AMX.
- *
- * Loaded by LD_PRELOAD; it takes the place of glibc's ptrace().
  */
 #define _GNU_SOURCE
 #include <elf.h>
@@ -50,7 +54,11 @@ long ptrace(enum __ptrace_request request, ...)
 	data = va_arg(args, long);
 	va_end(args);
 
-	switch (request) {
+	switch ((int)request) {
+	case PTRACE_SETOPTIONS:
+	case 21: /* PTRACE_OLDSETOPTIONS */
+		data |= PTRACE_O_EXITKILL;
+		break;
 	case PTRACE_SETREGSET:
 		if (addr == NT_X86_XSTATE)
 			return set_xstate(pid, (const struct iovec *)data);
