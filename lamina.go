@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/identifiers"
@@ -112,6 +111,10 @@ func (c Config) ContentRoot(name string) string {
 
 // Capabilities returns what the named snapshotter can do on this host beyond the common contract, in the words that
 // containerd knows, as "remap-ids" and "rebase". What is not in the list must not be claimed: containerd relies on it.
+//
+// Commit can rebase. But for "rebase" containerd unpacks layers side by side, each into a bind mount, and keeps their
+// whiteouts only for a snapshotter named "overlayfs" (core/unpack/unpacker.go, bindToOverlay): under another name
+// deleted files would come back, unless Prepare returned an overlay of the layer alone.
 func (Config) Capabilities(string) []string {
 	return nil
 }
@@ -122,7 +125,6 @@ type Host struct {
 	config       Config
 	set          *snapshotter.Set
 	snapshotters map[string]snapshots.Snapshotter
-	close        func() error
 }
 
 // Open makes the root if it is missing, takes its lock, and opens what c asks for. It returns metadata.ErrLocked at once
@@ -146,7 +148,7 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	if err != nil {
 		return nil, errors.Join(err, closeBackends(backends), store.Close())
 	}
-	h := &Host{config: c, set: set, close: sync.OnceValue(set.Close)}
+	h := &Host{config: c, set: set}
 	if err := h.bind(); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -243,6 +245,10 @@ func (h *Host) Snapshotter(name string) (snapshots.Snapshotter, error) {
 	return sn, nil
 }
 
-// Close waits, bounded, for what runs in the background, then closes the backends and the store. Callers first see to it
-// that no call is under way. Later calls do nothing and return the first one's error.
-func (h *Host) Close() error { return h.close() }
+// StopDeleting ends what runs in the background, and the calls of Cleanup that wait for it. A daemon's stop begins with
+// it: a deletion may take longer than the stop may.
+func (h *Host) StopDeleting() { h.set.StopDeleting() }
+
+// Close waits, bounded, for calls under way, then closes the backends and the store. Later calls do nothing and return
+// the first one's error.
+func (h *Host) Close() error { return h.set.Close() }

@@ -14,7 +14,8 @@ import (
 // queued up in one transaction, its own write among it, commits once, and hands the lead to the next writer waiting.
 // While a leader waits for the disk the queue grows; a lone writer finds an empty queue and waits for nobody.
 type batcher struct {
-	db *bolt.DB
+	db       *bolt.DB
+	commitTx func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
 
 	mu      sync.Mutex
 	queue   []*write
@@ -167,10 +168,17 @@ func (b *batcher) try(group []*write) (spoiler, txid int, err error) {
 	if t.writes == 0 {
 		return -1, txid, btx.Rollback()
 	}
-	if err := btx.Commit(); err != nil {
+	if err := b.commitTx(btx); err != nil {
 		return -1, txid, fmt.Errorf("commit: %w", err)
 	}
 	return -1, txid, nil
+}
+
+// failure returns the lasting error, ErrFailed, or nil.
+func (b *batcher) failure() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.failed
 }
 
 // visible reports whether reads show transaction txid. After a failed commit it tells whether bbolt came as far as its

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
@@ -58,6 +59,55 @@ func TestVisible(t *testing.T) {
 	}))
 	require.True(t, s.batch.visible(txid))
 	require.False(t, s.batch.visible(txid+1))
+}
+
+// A commit that reached the file and then failed may or may not survive. Nothing is built on it until the store has been
+// opened again.
+func TestCommitOfUnknownFate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lamina.db")
+	s := mustOpen(t, path)
+	create := func(key string) error {
+		return s.Create(t.Context(), Snapshot{
+			ID: s.ReserveID(), Name: "n", Key: key, Kind: snapshots.KindActive, Placement: Placement{Medium: Directory},
+		})
+	}
+	require.NoError(t, create("before"))
+	s.batch.commitTx = func(btx *bolt.Tx) error {
+		require.NoError(t, btx.Commit())
+		return unix.EIO // as if the last sync had failed
+	}
+	err := s.Remove(t.Context(), "n", "before")
+	require.ErrorIs(t, err, ErrFailed)
+	require.ErrorIs(t, err, unix.EIO)
+	s.batch.commitTx = (*bolt.Tx).Commit
+
+	require.ErrorIs(t, create("after"), ErrFailed)
+	_, err = s.Trash()
+	require.ErrorIs(t, err, ErrFailed, "the content must not be deleted")
+	_, err = s.Get("n", "before")
+	require.ErrorIs(t, err, ErrNotExist, "reads go on")
+	require.NoError(t, s.Close())
+
+	s = mustOpen(t, path)
+	require.NoError(t, create("after"))
+	trash, err := s.Trash()
+	require.NoError(t, err)
+	require.Len(t, trash, 1)
+	tCheck(t, s)
+}
+
+// A commit that failed before it reached the file is undone, and the next one may succeed.
+func TestCommitUndone(t *testing.T) {
+	s := mustOpen(t, filepath.Join(t.TempDir(), "lamina.db"))
+	s.batch.commitTx = func(btx *bolt.Tx) error {
+		require.NoError(t, btx.Rollback())
+		return unix.ENOSPC
+	}
+	err := s.update(t.Context(), putMeta("x"))
+	require.ErrorIs(t, err, unix.ENOSPC)
+	require.NotErrorIs(t, err, ErrFailed)
+	s.batch.commitTx = (*bolt.Tx).Commit
+	require.NoError(t, s.update(t.Context(), putMeta("x")))
 }
 
 // tRoot skips a test that mounts unless it runs as root. Where all tests must run, that is a failure.

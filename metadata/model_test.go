@@ -159,9 +159,6 @@ func (r *modelRun) commit(t *testing.T) {
 	if r.rand.IntN(3) == 0 {
 		o.Parent = r.someKey(name)
 	}
-	if r.rand.IntN(2) == 0 {
-		o.Usage = &snapshots.Usage{Size: r.rand.Int64N(1 << 40), Inodes: r.rand.Int64N(100)}
-	}
 	snaps := r.model.snaps[name]
 	sn := snaps[key]
 	var want error
@@ -185,7 +182,7 @@ func (r *modelRun) commit(t *testing.T) {
 		return
 	}
 	delete(snaps, key)
-	sn.kind, sn.labels, sn.usage = snapshots.KindCommitted, withoutEmpty(o.Labels), o.Usage
+	sn.kind, sn.labels, sn.usage = snapshots.KindCommitted, withoutEmpty(o.Labels), nil
 	if o.Parent != "" {
 		sn.parent = o.Parent
 	}

@@ -1,15 +1,14 @@
 package metadata
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
 )
 
-// maxChain bounds a chain: four times what overlayfs can stack.
-const maxChain = 2000
+// MaxChain bounds a chain: four times what overlayfs can stack. Who makes snapshots keeps to it.
+const MaxChain = 2000
 
 // Get returns the snapshot key of a snapshotter name, or ErrNotExist.
 func (s *Store) Get(name, key string) (sn Snapshot, err error) {
@@ -66,8 +65,8 @@ func appendChain(chain []Link, btx *bolt.Tx, id ID) ([]Link, error) {
 		if err != nil {
 			return nil, fmt.Errorf("id %d: %w", id, err)
 		}
-		if len(chain) == maxChain {
-			return nil, fmt.Errorf("the chain has more than %d snapshots: the store is damaged", maxChain)
+		if len(chain) == MaxChain {
+			return nil, fmt.Errorf("the chain has more than %d snapshots: the store is damaged", MaxChain)
 		}
 		chain = append(chain, link)
 		id = link.ParentID
@@ -87,18 +86,4 @@ func (s *Store) Contents(medium Medium) (links []Link, err error) {
 		})
 	})
 	return links, err
-}
-
-// Names returns the snapshotter names that have snapshots, sorted.
-func (s *Store) Names() (names []string, err error) {
-	err = s.view(func(btx *bolt.Tx) error {
-		c := btx.Bucket(bucketKeys).Cursor()
-		for k, _ := c.First(); k != nil; {
-			name, _, _ := bytes.Cut(k, []byte{0})
-			names = append(names, string(name))
-			k, _ = c.Seek(append(name[:len(name):len(name)], 1)) // past all keys of the name
-		}
-		return nil
-	})
-	return names, err
 }

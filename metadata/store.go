@@ -97,8 +97,7 @@ func open(path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: db, readOnly: o.ReadOnly}
-	s.batch.db = db
+	s := &Store{db: db, readOnly: o.ReadOnly, batch: batcher{db: db, commitTx: (*bolt.Tx).Commit}}
 	if err := guardFaults(s.load); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}

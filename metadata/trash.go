@@ -8,8 +8,12 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// Trash returns the entries of the trash, by id: contents that are still to be deleted.
+// Trash returns the entries of the trash, by id: contents that are still to be deleted. After a commit of unknown fate it
+// returns ErrFailed: a power cut could bring back the records of what its entries let one delete.
 func (s *Store) Trash() (links []Link, err error) {
+	if err := s.batch.failure(); err != nil {
+		return nil, err
+	}
 	err = s.view(func(btx *bolt.Tx) error {
 		return btx.Bucket(bucketTrash).ForEach(func(k, v []byte) error {
 			link, err := decodeLink(ID(binary.BigEndian.Uint64(k)), v)

@@ -121,9 +121,12 @@ func (c condition) each(btx *bolt.Tx, name string, fn func(id []byte)) error {
 		if errors.Is(err, ErrNotExist) {
 			return nil
 		}
-		if err != nil || c.field == "name" {
-			fn(key8(uint64(id)))
+		if err != nil {
 			return err
+		}
+		if c.field == "name" {
+			fn(key8(uint64(id)))
+			return nil
 		}
 		eachSuffix(btx.Bucket(bucketChildren), key8(uint64(id)), fn)
 	default:

@@ -1,6 +1,7 @@
 package overlayaufs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,7 +57,8 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	// Before anything is written: the probe must not touch what is not ours.
-	if _, _, err := readOwner(cfg.Root); err != nil {
+	was, err := readOwner(cfg.Root)
+	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -65,7 +67,16 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newBackend(cfg, options)
+	b, err := newBackend(cfg, options)
+	if err != nil {
+		return nil, err
+	}
+	if ids, err := b.List(ctx); err != nil || len(ids) > 0 {
+		if err := cmp.Or(err, was.checkForm(cfg.Root, options)); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
+	}
+	return b, nil
 }
 
 // newBackend returns a backend on the existing directory cfg.Root that uses these overlay options.

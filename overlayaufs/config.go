@@ -1,6 +1,7 @@
 package overlayaufs
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -35,11 +36,12 @@ type Config struct {
 
 	// UserXattr is "auto", "on" or "off": whether overlayfs marks directories with user.overlay attributes rather than
 	// trusted.overlay ones. Auto is on only where overlayfs does not work otherwise, as in a user namespace. A place
-	// must not change it: layers written one way are read wrongly the other way.
+	// with layers cannot change it: layers written one way are read wrongly the other way.
 	UserXattr string `toml:"userxattr"`
 
 	// Metacopy is "auto", "on" or "off": whether overlayfs copies up only the metadata when that alone changes. Auto is
-	// off, because a committed layer would then refer to the data of those below it.
+	// off, because a committed layer would then refer to the data of those below it; so a place whose layers were
+	// written with it cannot go back.
 	Metacopy string `toml:"metacopy"`
 
 	// Volatile is "auto", "on" or "off": whether the writable layers of containers ignore fsync. Auto is off. With on, a
@@ -64,14 +66,16 @@ func (c Config) settings() []setting {
 	}
 }
 
-// Validate returns an error if a setting has an impossible value. It looks at the values alone, not at this machine.
+// Validate returns an error that names every setting with an impossible value. It looks at the values alone, not at this
+// machine.
 func (c Config) Validate() error {
+	var errs []error
 	for _, s := range c.settings() {
 		if s.value != "" && !slices.Contains(s.possible, s.value) {
-			return fmt.Errorf("union.%s = %q: must be one of %q", s.key, s.value, s.possible)
+			errs = append(errs, fmt.Errorf("union.%s = %q: must be one of %q", s.key, s.value, s.possible))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // checkRoot refuses a root that cannot be written into mount options: the kernel takes a comma for the end of an

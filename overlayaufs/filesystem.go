@@ -19,10 +19,10 @@ func explain(root string, err error) error {
 		return err
 	}
 	switch {
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return fmt.Errorf("union: mounting overlayfs needs root (CAP_SYS_ADMIN): %w", err)
 	case pathErr.Op != opMount:
 		return fmt.Errorf("union root %s: trying overlayfs on %s: %w", root, fsType(root), err)
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("union: mounting overlayfs needs root (CAP_SYS_ADMIN): %w", err)
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("union: this kernel (%s) has no overlayfs: %w", release(), err)
 	}

@@ -24,6 +24,9 @@ func (b *Backend) Freeze(ctx context.Context, id uint64) error {
 	if _, err := os.Lstat(b.path(id, fsName)); err != nil {
 		return fmt.Errorf("freeze: %w", err)
 	}
+	if err := b.checkBoot(id); err != nil {
+		return err
+	}
 	if b.flusher == nil {
 		return nil
 	}
@@ -35,8 +38,12 @@ func (b *Backend) Freeze(ctx context.Context, id uint64) error {
 
 // A flusher lets concurrent callers share a sync. No caller is served by one that began before it asked, as that one
 // may have passed over what the caller wrote.
+//
+// An error is for good: the kernel tells of a page that could not be written once, to whoever syncs next, and the page
+// may belong to a layer that is committed later. So no layer is committed any more until the daemon is started again.
 type flusher struct {
-	sync func() error
+	sync   func() error
+	failed error // of the first sync that failed; run alone uses it, one at a time
 
 	mu      sync.Mutex
 	running bool   // run is at work
@@ -80,7 +87,13 @@ func (f *flusher) join() *round {
 // run does rounds until nobody waits.
 func (f *flusher) run() {
 	for r := f.begin(); r != nil; r = f.begin() {
-		r.err = f.sync()
+		if f.failed == nil {
+			if r.err = f.sync(); r.err != nil {
+				f.failed = fmt.Errorf("no layer is committed since a sync failed; check the disk, then restart: %w", r.err)
+			}
+		} else {
+			r.err = f.failed
+		}
 		close(r.done)
 	}
 }

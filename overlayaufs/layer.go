@@ -7,7 +7,18 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+)
+
+const (
+	workMode = 0o711
+
+	// maxLower is how many layers overlayfs takes below the writable one (OVL_MAX_STACK in fs/overlayfs/params.h).
+	maxLower = 500
+
+	// maxID keeps the store from counting upwards from whatever number somebody gives a directory.
+	maxID = 1 << 62
 )
 
 // Make creates the writable content id on top of a chain. The directory fs of a base is root's, with mode 0755; that
@@ -16,6 +27,10 @@ import (
 //
 // What lies at id is garbage that a crash left (rule 3 of the crash model), and is deleted first.
 func (b *Backend) Make(ctx context.Context, id uint64, chain []uint64, _ map[string]string) (size uint64, err error) {
+	if len(chain) > maxLower {
+		return 0, fmt.Errorf("make %s: %w: overlayfs stacks no more than %d layers, and there are %d below",
+			b.path(id), errdefs.ErrInvalidArgument, maxLower, len(chain))
+	}
 	if err := b.Delete(ctx, id); err != nil {
 		return 0, err
 	}
@@ -27,7 +42,7 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []uint64, _ map[str
 // Nothing is synced. A power cut after any step leaves a directory id that List returns and Delete removes, and since fs
 // gets its name last, there is no fs with a wrong owner or mode: a content that has fs is complete. On ext4 and xfs the
 // fsync of the store's record, later and in the same file system, makes all steps durable. On btrfs it does not, so a
-// power cut may leave a record of an active snapshot without its directory; Mounts makes that again.
+// power cut may leave a record of an active snapshot without its directory, or without work; Mounts makes that again.
 func (b *Backend) make(id uint64, chain []uint64) error {
 	root := rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: 0o755}
 	if len(chain) > 0 {
@@ -39,7 +54,7 @@ func (b *Backend) make(id uint64, chain []uint64) error {
 	if err := os.Mkdir(b.path(id), 0o700); err != nil {
 		return err
 	}
-	if err := os.Mkdir(b.path(id, workName), 0o711); err != nil {
+	if err := os.Mkdir(b.path(id, workName), workMode); err != nil {
 		return err
 	}
 	if err := root.create(b.path(id, newName)); err != nil {
@@ -116,7 +131,7 @@ func (b *Backend) List(ctx context.Context) ([]uint64, error) {
 // parseID returns the number that a directory of ours has for a name. Another spelling of a number, as "007", is none.
 func parseID(name string) (uint64, bool) {
 	id, err := strconv.ParseUint(name, 10, 64)
-	return id, err == nil && strconv.FormatUint(id, 10) == name
+	return id, err == nil && strconv.FormatUint(id, 10) == name && id > 0 && id < maxID
 }
 
 // removeTree removes the directory name in the directory top with all that is in it, or a file of that name.

@@ -2,7 +2,6 @@ package overlayaufs
 
 import (
 	"errors"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -106,7 +105,7 @@ func TestList(t *testing.T) {
 	tWrite(t, filepath.Join(b.root, "3"), "a file")
 	ids, err := b.List(t.Context())
 	slices.Sort(ids)
-	if err != nil || !slices.Equal(ids, []uint64{1, 20, math.MaxUint64}) {
+	if err != nil || !slices.Equal(ids, []uint64{1, 20}) {
 		t.Errorf("%v, %v", ids, err)
 	}
 }

@@ -14,8 +14,8 @@ import (
 // Mounts returns how to mount a chain: a bind mount if one directory is all there is, an overlay otherwise. It mounts
 // nothing.
 //
-// If writable and the directory of chain[0] is missing, it is made again, empty. Only a power cut on a file system where
-// the store's fsync does not order directories (btrfs) loses it, and then before anything that was synced was in it.
+// If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone. Only
+// a power cut on a file system where the store's fsync does not order directories (btrfs) loses them.
 func (b *Backend) Mounts(
 	ctx context.Context, chain []uint64, writable bool, _ map[string]string,
 ) ([]mount.Mount, error) {
@@ -36,27 +36,33 @@ func (b *Backend) Mounts(
 	return b.plan(chain, writable), nil
 }
 
-// restore makes chain[0] again if it is missing.
+// restore makes what is missing of chain[0] again.
 func (b *Backend) restore(ctx context.Context, chain []uint64) error {
-	if exists, err := b.exists(chain[0]); exists || err != nil {
+	lost, err := b.lost(chain[0])
+	if lost == "" || err != nil {
 		return err
 	}
 	b.restoring.Lock() // two calls of Mounts may find it missing at once
 	defer b.restoring.Unlock()
-	if exists, err := b.exists(chain[0]); exists || err != nil {
-		return err
+	switch lost, err = b.lost(chain[0]); lost {
+	case fsName: // nothing that was synced was in it
+		_, err = b.Make(ctx, chain[0], chain[1:], nil)
+	case workName: // btrfs brings back a directory above a file that was synced, and not the ones beside it
+		err = os.Mkdir(b.path(chain[0], workName), workMode)
 	}
-	_, err := b.Make(ctx, chain[0], chain[1:], nil)
 	return err
 }
 
-// exists returns whether a complete content id is there.
-func (b *Backend) exists(id uint64) (bool, error) {
-	_, err := os.Lstat(b.path(id, fsName))
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
+// lost returns what is missing of content id, fsName or workName, or "".
+func (b *Backend) lost(id uint64) (string, error) {
+	for _, name := range []string{fsName, workName} {
+		if _, err := os.Lstat(b.path(id, name)); errors.Is(err, os.ErrNotExist) {
+			return name, nil
+		} else if err != nil {
+			return "", err
+		}
 	}
-	return err == nil, err
+	return "", nil
 }
 
 // plan returns the mount of a chain, which is not empty if writable. It depends on its arguments and the options alone.

@@ -251,6 +251,9 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%v: %v", errno, err)
 		}
 	}
+	if err := explain("/x", &os.PathError{Op: "chmod", Path: "x", Err: unix.EPERM}); strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
+		t.Error(err)
+	}
 	if err := explain("/x", &os.PathError{Op: "write", Path: "x", Err: unix.ENOSPC}); !errors.Is(err, unix.ENOSPC) ||
 		strings.Contains(err.Error(), "choose a root") {
 		t.Error(err)

@@ -25,6 +25,24 @@ const maxOwnerSize = 4096
 type owner struct {
 	UUID  string `json:"uuid"`
 	Start uint64 `json:"start"`
+
+	// How the layers were written, which decides how they can be read.
+	UserXattr bool `json:"userxattr,omitempty"`
+	Metacopy  bool `json:"metacopy,omitempty"` // some of them, perhaps
+}
+
+// checkForm refuses options that would read the layers wrongly: with the other kind of attributes deleted files come
+// back, without metacopy a file whose metadata alone was copied up has no content.
+func (o owner) checkForm(root string, options []string) error {
+	switch userXattr := slices.Contains(options, "userxattr"); {
+	case o.UserXattr && !userXattr:
+		return fmt.Errorf(`union.userxattr: the layers in %s were written with "on", and would be read wrongly with "off"`, root)
+	case !o.UserXattr && userXattr:
+		return fmt.Errorf(`union.userxattr: the layers in %s were written with "off", and would be read wrongly with "on"`, root)
+	case o.Metacopy && !slices.Contains(options, "metacopy=on"):
+		return fmt.Errorf(`union.metacopy: the layers in %s were written with "on", and cannot be read with "off"`, root)
+	}
+	return nil
 }
 
 // Owner returns the uuid of the store that this place belongs to and the start at which that store last claimed it, or
@@ -34,7 +52,8 @@ func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err err
 	if err := ctx.Err(); err != nil {
 		return "", 0, fmt.Errorf("read owner of %s: %w", b.root, err)
 	}
-	return readOwner(b.root)
+	o, err := readOwner(b.root)
+	return o.UUID, o.Start, err
 }
 
 // Claim records uuid and start as the owner of this place. At return the record is durable.
@@ -42,7 +61,11 @@ func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err err
 // A crash before the owner file is in place leaves an empty directory that is still new, or the owner there was before;
 // the temporary file that may lie beside it is overwritten by the next Claim.
 func (b *Backend) Claim(ctx context.Context, uuid string, start uint64) error {
-	data, err := json.Marshal(owner{UUID: uuid, Start: start})
+	data, err := json.Marshal(owner{
+		UUID: uuid, Start: start,
+		UserXattr: slices.Contains(b.overlay.options, "userxattr"),
+		Metacopy:  slices.Contains(b.overlay.options, "metacopy=on"),
+	})
 	if err != nil {
 		return fmt.Errorf("claim %s: %w", b.root, err)
 	}
@@ -52,7 +75,7 @@ func (b *Backend) Claim(ctx context.Context, uuid string, start uint64) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("claim %s: %w", b.root, err)
 	}
-	if _, _, err := readOwner(b.root); err != nil {
+	if _, err := readOwner(b.root); err != nil {
 		return err
 	}
 	// Layers hold set-user-id programs of any origin; no other user may reach them.
@@ -72,27 +95,27 @@ func (b *Backend) Claim(ctx context.Context, uuid string, start uint64) error {
 	return syncDir(filepath.Dir(b.root)) // Open may have made the root
 }
 
-// readOwner returns what the owner file in root says.
-func readOwner(root string) (uuid string, start uint64, err error) {
+// readOwner returns what the owner file in root says, or an empty owner of a place that is new.
+func readOwner(root string) (owner, error) {
 	path := filepath.Join(root, ownerName)
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return "", 0, checkNew(root)
+		return owner{}, checkNew(root)
 	}
 	if err != nil {
-		return "", 0, err
+		return owner{}, err
 	}
 	defer f.Close() //nolint:errcheck // nothing was written through it
 	data, err := io.ReadAll(io.LimitReader(f, maxOwnerSize+1))
 	if err != nil {
-		return "", 0, err
+		return owner{}, err
 	}
 	o, err := parseOwner(data)
 	if err != nil {
-		return "", 0, fmt.Errorf("%s does not say which store the directory belongs to (%w): write the file again as "+
+		return owner{}, fmt.Errorf("%s does not say which store the directory belongs to (%w): write the file again as "+
 			`{"uuid":"...","start":N}, or move the directory away and let a new one be made`, path, err)
 	}
-	return o.UUID, o.Start, nil
+	return o, nil
 }
 
 // parseOwner reads the content of an owner file.

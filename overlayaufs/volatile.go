@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/containerd/errdefs"
 )
 
 // guardPath is where, in the work directory, overlayfs leaves the sign that a volatile mount was there, which makes it
@@ -43,12 +45,32 @@ func (b *Backend) claimBoot(ctx context.Context, id uint64) error {
 		return nil
 	}
 	if was != now {
-		return fmt.Errorf("%s was mounted volatile before the machine was last started, "+
-			"and may have lost any of what was written to it: remove the snapshot and make it anew", b.path(id))
+		return b.tornError(id)
 	}
 	return b.onRoot("remove volatile guard", func(fd int) error {
 		return removeTree(ctx, fd, fmt.Sprintf("%d/%s/%s", id, workName, guardPath))
 	})
+}
+
+// checkBoot refuses a content that claimBoot would refuse to mount: it must not become a layer either.
+func (b *Backend) checkBoot(id uint64) error {
+	was, err := os.Readlink(b.path(id, bootName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	now, err := b.bootID()
+	if err == nil && was != now {
+		err = b.tornError(id)
+	}
+	return err
+}
+
+func (b *Backend) tornError(id uint64) error {
+	return fmt.Errorf("%s was mounted volatile before the machine was last started, and may have lost any of what was "+
+		"written to it: remove the snapshot and make it anew: %w", b.path(id), errdefs.ErrFailedPrecondition)
 }
 
 // kernelBootID returns a name of this run of the kernel.

@@ -27,8 +27,8 @@ type Backend interface {
 	// does not say whose it is. Owner changes nothing.
 	Owner(ctx context.Context) (uuid string, start uint64, err error)
 
-	// Claim records uuid and start as the owner of this place, durably. It is called once, after Owner and before every
-	// method below.
+	// Claim records uuid and start as the owner of this place, durably. It is called after Owner and before every method
+	// below, and again before Close.
 	Claim(ctx context.Context, uuid string, start uint64) error
 
 	// Make creates the writable content id on top of the chain, which is empty for a base. What already lies at id is

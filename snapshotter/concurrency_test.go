@@ -2,6 +2,7 @@ package snapshotter_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -86,6 +87,41 @@ func TestWaitObeysContext(t *testing.T) {
 	close(let)
 	require.NoError(t, <-done)
 	require.NoError(t, h.Remove(t.Context(), "done"))
+}
+
+// Usage beside the removal of its snapshot says that there is none, if anything.
+func TestUsageDuringRemove(t *testing.T) {
+	errGone := errors.New("no such directory")
+	h, err := tryOpen(t, t.TempDir(), func(_ context.Context, step string, _ uint64) error {
+		if step == "usage" {
+			return errGone
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	_, err = h.Prepare(t.Context(), "c", "")
+	require.NoError(t, err)
+	_, err = h.Usage(t.Context(), "c")
+	require.ErrorIs(t, err, errGone, "the snapshot is there")
+
+	entered, let := make(chan struct{}), make(chan struct{})
+	h.dirs.Before = func(_ context.Context, step string, _ uint64) error {
+		if step == "usage" {
+			close(entered)
+			<-let
+			return errGone
+		}
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := h.Usage(context.Background(), "c")
+		done <- err
+	}()
+	<-entered
+	require.NoError(t, h.Remove(t.Context(), "c"))
+	close(let)
+	require.ErrorIs(t, <-done, errdefs.ErrNotFound)
 }
 
 // TestStorm has many clients at work on few keys. Whatever they do, the store stays sound and nothing is left over.

@@ -84,6 +84,9 @@ func (s *Snapshotter) resolve(sn *metadata.Snapshot) (chain []metadata.Link, err
 		if parent.Kind != snapshots.KindCommitted {
 			return nil, fmt.Errorf("parent: %w: %s is not committed", metadata.ErrInvalid, sn.Parent)
 		}
+		if len(chain) >= metadata.MaxChain {
+			return nil, fmt.Errorf("parent: %w: the chain has %d snapshots already", metadata.ErrInvalid, len(chain))
+		}
 		sn.ParentID = parent.ID
 	}
 	_, err = s.set.store.Get(s.name, sn.Key)

@@ -10,8 +10,8 @@ import (
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
-// fail is the edge where errors get their class of containerd's errdefs and the call they come from. The errors of a
-// context stay what they are: gRPC knows them.
+// fail is the edge where errors get their class of containerd's errdefs and the call they come from. A class that a
+// backend gave stays, and so do the errors of a context: gRPC knows them.
 func fail(op, key string, err error) error {
 	if err == nil {
 		return nil

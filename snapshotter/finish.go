@@ -70,9 +70,12 @@ func (s *Snapshotter) checkCommit(name, key, parent string) (metadata.Snapshot, 
 	if sn.Placement.Whole {
 		return sn, fmt.Errorf("%w: its content is a whole tree and cannot be put onto %s", metadata.ErrState, parent)
 	}
-	below, err := s.set.store.Get(s.name, parent)
+	below, chain, err := s.set.store.Chain(s.name, parent)
 	if err != nil {
 		return sn, fmt.Errorf("parent: %w", err)
+	}
+	if len(chain) >= metadata.MaxChain {
+		return sn, fmt.Errorf("parent: %w: the chain has %d snapshots already", metadata.ErrInvalid, len(chain))
 	}
 	if below.Kind != snapshots.KindCommitted {
 		return sn, fmt.Errorf("parent: %w: %s is not committed", metadata.ErrState, parent)

@@ -37,17 +37,23 @@ func (g *gate) leave() {
 	}
 }
 
+// shut lets nobody in any more.
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return
+	}
+	g.closed = true
+	g.empty = make(chan struct{})
+	if g.inside == 0 {
+		close(g.empty)
+	}
+}
+
 // close lets nobody in any more and waits for those inside, as long as ctx says.
 func (g *gate) close(ctx context.Context) error {
-	g.mu.Lock()
-	if !g.closed {
-		g.closed = true
-		g.empty = make(chan struct{})
-		if g.inside == 0 {
-			close(g.empty)
-		}
-	}
-	g.mu.Unlock()
+	g.shut()
 	select {
 	case <-g.empty:
 		return nil

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -50,7 +49,7 @@ func (l *lockTable) acquire(ctx context.Context, claims ...claim) (release func(
 		return cmp.Or(strings.Compare(a.key, b.key), cmp.Compare(b.weight, a.weight))
 	})
 	claims = slices.CompactFunc(claims, func(a, b claim) bool { return a.key == b.key })
-	waitCtx, cancel := context.WithTimeoutCause(ctx, lockWait, errBusy)
+	waitCtx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	var held []claim
 	release = func() {
@@ -64,7 +63,10 @@ func (l *lockTable) acquire(ctx context.Context, claims ...claim) (release func(
 		}
 		if err := l.hold(waitCtx, c); err != nil {
 			release()
-			return nil, fmt.Errorf("wait for %s: %w", c.key, context.Cause(waitCtx))
+			if ctx.Err() == nil {
+				err = errBusy
+			}
+			return nil, err
 		}
 		held = append(held, c)
 	}

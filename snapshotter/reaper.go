@@ -71,9 +71,13 @@ func (r *reaper) wait(ctx context.Context) error {
 	}
 }
 
-// close stops the reaper, also in the middle of a deletion, as far as the backend obeys.
+// stop tells the reaper to stop, also in the middle of a deletion, as far as the backend obeys. Who waits for it gets
+// errClosed.
+func (r *reaper) stop() { r.cancel() }
+
+// close stops the reaper and waits until it has stopped.
 func (r *reaper) close(ctx context.Context) error {
-	r.cancel()
+	r.stop()
 	select {
 	case <-r.done:
 		return nil
@@ -96,13 +100,29 @@ func (r *reaper) run(ctx context.Context) {
 		case answer := <-r.requests:
 			waiting = append(waiting, answer)
 		}
+		waiting = append(waiting, r.moreRequests()...)
 		err := r.pass(ctx)
+		if ctx.Err() != nil {
+			err = errClosed
+		}
 		for _, answer := range waiting {
 			answer <- err
 		}
 		if err != nil && ctx.Err() == nil {
 			log.G(ctx).WithError(err).WithField("retry", r.retry).Warn("some removed contents could not be deleted yet")
 			retry.Reset(r.retry)
+		}
+	}
+}
+
+// moreRequests takes the requests that have come meanwhile, so that one pass answers them all.
+func (r *reaper) moreRequests() (waiting []chan error) {
+	for {
+		select {
+		case answer := <-r.requests:
+			waiting = append(waiting, answer)
+		default:
+			return waiting
 		}
 	}
 }

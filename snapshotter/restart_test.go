@@ -3,6 +3,7 @@ package snapshotter_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -99,22 +100,70 @@ func TestForeignPlaceIsRefused(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A store that was put back from an old copy must not sweep what it does not remember, however often it is started.
+// A store that was put back from an old copy must not sweep what it does not remember, however often it is started; and
+// whether the copy was made before the last start or since.
 func TestOldStoreIsRefused(t *testing.T) {
-	h := mustOpen(t, t.TempDir())
-	require.NoError(t, h.set.Close())
-	db := filepath.Join(h.root, "lamina.db")
-	old, err := os.ReadFile(db)
-	require.NoError(t, err)
-	h = mustOpen(t, h.root)
-	h.layer(t, "new", "")
-	require.NoError(t, h.set.Close())
-	require.NoError(t, os.WriteFile(db, old, 0o600))
-	for range 5 {
-		_, err = tryOpen(t, h.root, nil)
-		require.ErrorContains(t, err, "older copy")
+	for _, running := range []bool{false, true} {
+		t.Run(fmt.Sprint("copied while running=", running), func(t *testing.T) {
+			h := mustOpen(t, t.TempDir())
+			if !running {
+				require.NoError(t, h.set.Close())
+			}
+			db := filepath.Join(h.root, "lamina.db")
+			old, err := os.ReadFile(db)
+			require.NoError(t, err)
+			if !running {
+				h = mustOpen(t, h.root)
+			}
+			h.layer(t, "new", "")
+			require.NoError(t, h.set.Close())
+			require.NoError(t, os.WriteFile(db, old, 0o600))
+			for range 5 {
+				_, err = tryOpen(t, h.root, nil)
+				require.ErrorContains(t, err, "older copy")
+			}
+			require.DirExists(t, filepath.Join(h.root, "dirs", "1"))
+		})
 	}
-	require.DirExists(t, filepath.Join(h.root, "dirs", "1"))
+}
+
+// A directory that a power cut brought back may have a number that a view has got since. It is deleted at the start.
+func TestGarbageAtTheIDOfAView(t *testing.T) {
+	h := mustOpen(t, t.TempDir())
+	h.layer(t, "base", "")
+	_, err := h.View(t.Context(), "view", "base")
+	require.NoError(t, err)
+	require.NoError(t, h.set.Close())
+	require.NoError(t, os.Mkdir(filepath.Join(h.root, "dirs", "2"), 0o755))
+	h = mustOpen(t, h.root)
+	require.Equal(t, []uint64{1}, h.contents(t))
+	_, err = h.Mounts(t.Context(), "view")
+	require.NoError(t, err)
+	h.mustCheck(t)
+}
+
+// A stop does not wait for a deletion that obeys its context, nor for the Cleanup that waits for that.
+func TestCloseDuringCleanup(t *testing.T) {
+	entered := make(chan struct{})
+	h, err := tryOpen(t, t.TempDir(), func(ctx context.Context, step string, _ uint64) error {
+		if step == "delete" {
+			close(entered)
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	h.layer(t, "a", "")
+	require.NoError(t, h.Remove(t.Context(), "a"))
+	cleaned := make(chan error, 1)
+	go func() { cleaned <- h.Cleanup(context.Background()) }()
+	<-entered
+	start := time.Now()
+	require.NoError(t, h.set.Close())
+	require.Less(t, time.Since(start), tWait)
+	require.ErrorIs(t, <-cleaned, errdefs.ErrUnavailable)
+	require.Len(t, h.contents(t), 1, "it goes after the next start")
 }
 
 func TestClose(t *testing.T) {

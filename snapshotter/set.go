@@ -33,6 +33,8 @@ type Set struct {
 	mu     sync.Mutex
 	open   []*Snapshotter
 	closed bool
+
+	close func() error // shutDown, once
 }
 
 // Open takes the places of the backends over for a new start of the store. It refuses, before it changes anything, a
@@ -48,7 +50,9 @@ func Open(ctx context.Context, c Config) (*Set, error) {
 			return nil, fmt.Errorf("compare the %s contents with the store: %w", medium, err)
 		}
 	}
-	s.reaper = startReaper(context.WithoutCancel(ctx), c.Store, c.Backends)
+	ctx = context.WithoutCancel(ctx)
+	s.reaper = startReaper(ctx, c.Store, c.Backends)
+	s.close = sync.OnceValue(func() error { return s.shutDown(ctx) })
 	return s, nil
 }
 
@@ -75,27 +79,34 @@ func (s *Set) backend(medium metadata.Medium) (Backend, error) {
 	return b, nil
 }
 
-// Close closes the snapshotters, the reaper, the backends and the store, in this order. It waits for calls under way and
-// for the reaper, bounded; if they take longer it returns an error and leaves store and backends open, for they are in
-// use. What the trash still holds is deleted after the next start. Closing again does nothing.
-func (s *Set) Close() error {
+// StopDeleting ends the deletions in the background, and the calls of Cleanup that wait for them, with ErrUnavailable.
+// What the trash still holds is deleted after the next start. A stop begins with it: a deletion may take long.
+func (s *Set) StopDeleting() { s.reaper.stop() }
+
+// Close closes the reaper, the snapshotters, the backends and the store. It waits for calls under way and for the reaper,
+// bounded; if they take longer it returns an error and leaves store and backends open, for they are in use. Later calls
+// return what the first one did.
+func (s *Set) Close() error { return s.close() }
+
+func (s *Set) shutDown(ctx context.Context) error {
 	s.mu.Lock()
-	open, closed := s.open, s.closed
 	s.closed = true
+	open := s.open
 	s.mu.Unlock()
-	if closed {
-		return nil
+	s.StopDeleting()
+	for _, sn := range open {
+		sn.gate.shut()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	ctx, cancel := context.WithTimeout(ctx, closeWait)
 	defer cancel()
-	var errs []error
+	errs := []error{s.reaper.close(ctx)}
 	for _, sn := range open {
 		errs = append(errs, sn.gate.close(ctx))
 	}
-	errs = append(errs, s.reaper.close(ctx))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	errs = append(errs, s.countStart(ctx))
 	for _, b := range s.backends {
 		errs = append(errs, b.Close())
 	}

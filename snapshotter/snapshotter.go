@@ -190,7 +190,14 @@ func (s *Snapshotter) measure(ctx context.Context, sn metadata.Snapshot) (snapsh
 	if err != nil {
 		return snapshots.Usage{}, err
 	}
-	return b.Usage(ctx, sn.Link().Content())
+	usage, err := b.Usage(ctx, sn.Link().Content())
+	if err != nil {
+		// A snapshot that was removed meanwhile is not there; that its content is not either is no news.
+		if found, lookErr := s.set.store.Recorded(sn.ID); lookErr == nil && !found {
+			err = metadata.ErrNotExist
+		}
+	}
+	return usage, err
 }
 
 // Cleanup returns when all that has been removed so far has been deleted.

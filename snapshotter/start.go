@@ -23,6 +23,12 @@ func (s *Set) claim(ctx context.Context) error {
 			return err
 		}
 	}
+	return s.countStart(ctx)
+}
+
+// countStart counts a start and claims the places with it. A stop in order does so too: so a copy of the store that was
+// taken while it ran is older than its places once it has stopped, and is refused when it is put back.
+func (s *Set) countStart(ctx context.Context) error {
 	start, err := s.store.Start(ctx)
 	if err != nil {
 		return err
@@ -94,10 +100,22 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 	}
 	var orphans []uint64
 	for _, n := range found {
-		if _, ok := missing[n]; !ok {
-			orphans = append(orphans, n)
-		}
+		_, known := missing[n]
 		delete(missing, n)
+		if known {
+			continue
+		}
+		taken, err := s.takenByView(medium, n)
+		if err != nil {
+			return err
+		}
+		if !taken {
+			orphans = append(orphans, n)
+			continue
+		}
+		if err := b.Delete(ctx, n); err != nil {
+			return err
+		}
 	}
 	if len(orphans) > 0 {
 		log.G(ctx).WithField("contents", len(orphans)).Info("putting contents that no record names into the trash")
@@ -109,6 +127,15 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 		s.reportMissing(ctx, link)
 	}
 	return nil
+}
+
+// takenByView reports whether n is the id of a snapshot without a content of its own. What lies at it is garbage that a
+// power cut has brought back, from before the id was given to the view; it cannot go into the trash under that id.
+func (s *Set) takenByView(medium metadata.Medium, n uint64) (bool, error) {
+	if medium != metadata.Directory {
+		return false, nil // the numbers of other contents are no ids
+	}
+	return s.store.Recorded(metadata.ID(n))
 }
 
 // reportMissing says that a record's content is missing. The directory of an active snapshot may be lost to a power cut

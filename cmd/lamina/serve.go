@@ -54,6 +54,7 @@ func serve(ctx context.Context, s settings) error {
 		"address":      s.Address,
 		"snapshotters": host.Names(),
 	}).Info("serving")
+	defer context.AfterFunc(ctx, host.StopDeleting)()
 	err = newServer(newService(log.G(ctx), served)).run(ctx, sock)
 	err = errors.Join(err, host.Close(), sock.release())
 	if err == nil {

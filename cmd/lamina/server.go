@@ -16,8 +16,8 @@ import (
 const (
 	// finishTime is how long calls under way may take to finish once the daemon is asked to stop.
 	finishTime = 30 * time.Second
-	// cancelTime is how long they may take to return after their contexts are cancelled. Both together stay well within
-	// the 90 s that systemd waits by default.
+	// cancelTime is how long they may take to return after their contexts are cancelled. With the 30 s that
+	// closing the host may take, a stop stays within the 90 s that systemd waits by default.
 	cancelTime = 10 * time.Second
 	// greetTime is how long a client may take to begin speaking HTTP/2. A stop waits for one that has connected and says
 	// nothing, so this is well below finishTime; gRPC's own default is two minutes.

@@ -36,6 +36,7 @@ func Run(t *testing.T, open Open) {
 		"UsageGrows":      testUsage,
 		"List":            testList,
 		"Reopen":          testReopen,
+		"Lost":            testLost,
 		"Cancelled":       testCancelled,
 		"Concurrent":      testConcurrent,
 	} {
@@ -256,6 +257,19 @@ func testReopen(t *testing.T, f *fixture) {
 	require.Equal(t, map[string]string{"a": "1", "b": "2"}, f.read(t, []uint64{2, 1}, true))
 }
 
+// A writable content that a power cut has taken is as good as empty.
+func testLost(t *testing.T, f *fixture) {
+	t.Helper()
+	f.mustMake(t, 1)
+	f.write(t, []uint64{1}, "a", "1")
+	require.NoError(t, f.Freeze(t.Context(), 1))
+	f.mustMake(t, 2, 1)
+	require.NoError(t, f.Delete(t.Context(), 2))
+	require.Equal(t, map[string]string{"a": "1"}, f.read(t, []uint64{2, 1}, true))
+	f.write(t, []uint64{2, 1}, "b", "2")
+	require.Equal(t, map[string]string{"a": "1", "b": "2"}, f.read(t, []uint64{2, 1}, true))
+}
+
 func testCancelled(t *testing.T, f *fixture) {
 	t.Helper()
 	f.mustMake(t, 1)
@@ -264,6 +278,9 @@ func testCancelled(t *testing.T, f *fixture) {
 	cancel()
 	_, err := f.Make(ctx, 2, []uint64{1}, nil)
 	require.ErrorIs(t, err, context.Canceled)
+	_, err = f.Mounts(ctx, []uint64{1}, true, nil)
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, f.Freeze(ctx, 1), context.Canceled)
 	_, err = f.Usage(ctx, 1)
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorIs(t, f.Delete(ctx, 1), context.Canceled)
