@@ -7,7 +7,7 @@ modules := integration/containerd integration/lint
 
 say = @printf '\n== %s\n'
 
-.PHONY: help build demo test lint bench clean root
+.PHONY: help build demo test lint bench guest clean root
 
 help:
 	@echo 'make build   bin/lamina, a static binary'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test    install what is missing, then run all tests (needs root; some ten minutes)'
 	@echo 'make lint    golangci-lint, go vet and the state of go.mod, over all modules'
 	@echo 'make bench   the benchmarks of the store, the snapshotter and the backends'
+	@echo "make guest CMD='...'  run a command in a guest kernel that has device mapper"
 	@echo 'make clean   remove bin and .cache'
 
 build:
@@ -46,7 +47,10 @@ lint:
 	set -e; for m in $(modules); do go -C $$m mod tidy -diff; done
 
 bench:
-	go test -run '^$$' -bench . -benchmem ./metadata ./snapshotter ./overlayaufs
+	go test -run '^$$' -bench . -benchmem ./metadata ./overlayaufs ./integration
+
+guest: root
+	@go build -o bin/guest ./integration/guest/cmd/guest && bin/guest '$(CMD)'
 
 clean:
 	rm -rf bin .cache
