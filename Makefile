@@ -1,6 +1,8 @@
 # Lamina. `make` alone lists what there is.
 
 SHELL := /bin/bash
+# Versions are given by -ldflags; to ask git fails in a checkout of another owner.
+export GOFLAGS += -buildvcs=false
 version := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # Modules beside the main one: containerd's programs and the linter.
 modules := integration/containerd integration/lint

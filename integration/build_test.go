@@ -14,10 +14,15 @@ var (
 )
 
 // build builds a package of the module in dir and returns the program's path.
+// It has the race detector if the tests have.
 func build(dir, pkg string) (string, error) {
 	program := filepath.Join(session, filepath.Base(pkg))
-	_, err := command(background, []string{"CGO_ENABLED=0"},
-		"go", "build", "-C", dir, "-trimpath", "-ldflags", "-s -w -X main.version=test", "-o", program, pkg)
+	env, args := []string{"CGO_ENABLED=0"}, []string{"go", "build", "-C", dir, "-buildvcs=false", "-trimpath"}
+	if raceEnabled {
+		env, args = []string{"CGO_ENABLED=1"}, append(args, "-race")
+	}
+	args = append(args, "-ldflags", "-X main.version=test", "-o", program, pkg)
+	_, err := command(background, env, args...)
 	return program, err
 }
 

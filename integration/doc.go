@@ -1,8 +1,9 @@
 // Package integration tests Lamina with what it is made for: a kernel that
 // mounts, a containerd that calls, runc that runs containers.
 //
-// Everything in it is a test and needs root; integration/setup makes the
-// programs and images ready. Without root the tests skip, unless
+// Everything in this package is a test and needs root; image makes the images
+// and guest the kernels for them.
+// integration/setup makes the programs and images ready. Without root the tests skip, unless
 // LAMINA_TEST_ROOT=1 says that they must run, as `make test` does.
 //
 // What a test starts lives under one directory, named after its session. Every

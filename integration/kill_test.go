@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,7 +51,7 @@ func killRepeatedly(t *testing.T, n *node, kills int) {
 
 	l := startLoad(t.Context(), n)
 	defer l.stop()
-	beats := make([]int, lasting)
+	beats := make([]int64, lasting)
 	for i := range kills {
 		time.Sleep(time.Duration(rng.IntN(1000)) * time.Millisecond)
 		l.disturb()
@@ -67,8 +69,8 @@ func killRepeatedly(t *testing.T, n *node, kills int) {
 	}
 	l.stop()
 	t.Logf("%d kills, %d containers ran to their end, %d met a kill", kills, l.good.Load(), l.excused.Load())
-	if l.good.Load() == 0 {
-		t.Error("no container ran to its end")
+	if good := l.good.Load(); good < int64(kills) {
+		t.Errorf("only %d containers ran to their end", good)
 	}
 	for _, id := range n.words("containers", "ls", "--quiet") {
 		n.removeContainer(id)
@@ -86,38 +88,36 @@ func lastingID(i int) string { return fmt.Sprintf("lasting-%d", i) }
 
 // runOnce runs a container that writes and reads, and removes it.
 func (n *node) runOnce(id string) error {
-	out, err := n.tryCtr("run", "--rm", image.SmallName, id, "sh", "-ec",
-		"echo "+id+" >/id; rm /lamina/mode; rm -r /lamina/names; cat /id")
+	_, err := n.tryCtr("run", "--rm", image.SmallName, id, "sh", "-ec",
+		"echo "+id+" >/id; rm /lamina/mode; rm -r /lamina/names; test $(cat /id) = "+id)
 	if err != nil {
 		n.removeContainer(id)
-		return err
 	}
-	if strings.TrimSpace(out) != id {
-		return fmt.Errorf("container %s printed %q", id, out)
-	}
-	return nil
+	return err
 }
 
 // checkLasting checks that all lasting containers run, and that one of them
 // went on writing since it was last looked at.
-func (n *node) checkLasting(i int, beats []int) {
+func (n *node) checkLasting(i int, beats []int64) {
 	n.t.Helper()
-	running := 0
+	running := map[string]string{}
 	for _, row := range n.rows("tasks", "ls") {
 		if strings.HasPrefix(row[0], "lasting-") && row[2] == "RUNNING" {
-			running++
+			running[row[0]] = row[1]
 		}
 	}
-	if running != lasting {
-		n.t.Errorf("%d of %d containers still run", running, lasting)
+	if len(running) != lasting {
+		n.t.Fatalf("%d of %d containers still run", len(running), lasting)
 	}
-	out := n.ctr("tasks", "exec", "--exec-id", fmt.Sprintf("count-%d", time.Now().UnixNano()), lastingID(i),
-		"sh", "-c", "set -- $(ls -l /beats); echo $5")
-	var size int
-	if _, err := fmt.Sscan(out, &size); err != nil || size <= beats[i] {
-		n.t.Errorf("container %s has written %q bytes, before it was %d: %v", lastingID(i), out, beats[i], err)
+	// As the container sees it; what an exec prints, containerd 1.6 may lose.
+	st, err := os.Stat(filepath.Join("/proc", running[lastingID(i)], "root/beats"))
+	if err != nil {
+		n.t.Fatal(err)
 	}
-	beats[i] = size
+	if st.Size() <= beats[i] {
+		n.t.Errorf("container %s has written %d bytes, before it was %d", lastingID(i), st.Size(), beats[i])
+	}
+	beats[i] = st.Size()
 }
 
 // A load is containers that start and stop until it is stopped.

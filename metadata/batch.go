@@ -174,13 +174,6 @@ func (b *batcher) try(group []*write) (spoiler, txid int, err error) {
 	return -1, txid, nil
 }
 
-// failure returns the lasting error, ErrFailed, or nil.
-func (b *batcher) failure() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.failed
-}
-
 // visible reports whether reads show transaction txid. After a failed commit it tells whether bbolt came as far as its
 // meta page: if not, the pages written so far are free ones and the transaction is undone, as after any rollback; if it
 // did, whether it will survive is unknown.

@@ -1,10 +1,12 @@
 package metadata
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/stretchr/testify/require"
@@ -82,7 +84,7 @@ func TestCommitOfUnknownFate(t *testing.T) {
 	s.batch.commitTx = (*bolt.Tx).Commit
 
 	require.ErrorIs(t, create("after"), ErrFailed)
-	_, err = s.Trash()
+	_, err = s.Trash(t.Context())
 	require.ErrorIs(t, err, ErrFailed, "the content must not be deleted")
 	_, err = s.Get("n", "before")
 	require.ErrorIs(t, err, ErrNotExist, "reads go on")
@@ -90,10 +92,45 @@ func TestCommitOfUnknownFate(t *testing.T) {
 
 	s = mustOpen(t, path)
 	require.NoError(t, create("after"))
-	trash, err := s.Trash()
+	trash, err := s.Trash(t.Context())
 	require.NoError(t, err)
 	require.Len(t, trash, 1)
 	tCheck(t, s)
+}
+
+// The trash is not shown before the removals that filled it are durable, though bbolt's reads would see them.
+func TestTrashWaitsForDurability(t *testing.T) {
+	s := mustOpen(t, filepath.Join(t.TempDir(), "lamina.db"))
+	require.NoError(t, s.Create(t.Context(), Snapshot{
+		ID: s.ReserveID(), Name: "n", Key: "k", Kind: snapshots.KindActive, Placement: Placement{Medium: Directory},
+	}))
+	written, sync := make(chan struct{}), make(chan struct{})
+	s.batch.commitTx = func(btx *bolt.Tx) error {
+		err := btx.Commit()
+		close(written)
+		<-sync
+		return err
+	}
+	removed, shown := make(chan error, 1), make(chan int, 1)
+	go func() { removed <- s.Remove(context.Background(), "n", "k") }()
+	<-written
+	_, err := s.Get("n", "k")
+	require.ErrorIs(t, err, ErrNotExist, "a read sees it")
+	go func() {
+		trash, err := s.Trash(context.Background())
+		if err != nil {
+			t.Error(err)
+		}
+		shown <- len(trash)
+	}()
+	select {
+	case <-shown:
+		t.Fatal("the trash was shown before the commit had ended")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(sync)
+	require.NoError(t, <-removed)
+	require.Equal(t, 1, <-shown)
 }
 
 // A commit that failed before it reached the file is undone, and the next one may succeed.
@@ -116,7 +153,7 @@ func tRoot(t *testing.T) {
 	if os.Geteuid() == 0 {
 		return
 	}
-	if os.Getenv("LAMINA_TEST_ROOT") != "" {
+	if os.Getenv("LAMINA_TEST_ROOT") == "1" {
 		t.Fatal("this test mounts and must run as root")
 	}
 	t.Skip("this test mounts and needs root")

@@ -133,7 +133,7 @@ func killStep(s *Store, key string, n int) error {
 	if n%2 == 0 {
 		return nil
 	}
-	trash, err := s.Trash()
+	trash, err := s.Trash(ctx)
 	if err != nil {
 		return err
 	}

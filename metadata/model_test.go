@@ -260,7 +260,7 @@ func (r *modelRun) usage(t *testing.T) {
 
 func (r *modelRun) forget(t *testing.T) {
 	t.Helper()
-	trash, err := r.store.Trash()
+	trash, err := r.store.Trash(t.Context())
 	require.NoError(t, err)
 	trash = trash[:min(len(trash), 1+r.rand.IntN(20))]
 	require.NoError(t, r.store.Forget(t.Context(), trash...))
@@ -322,7 +322,7 @@ func (r *modelRun) compare(t *testing.T) {
 			require.Empty(t, parent)
 		}
 	}
-	trash, err := r.store.Trash()
+	trash, err := r.store.Trash(t.Context())
 	require.NoError(t, err)
 	require.Len(t, trash, len(r.model.trash))
 }

@@ -8,21 +8,34 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// Trash returns the entries of the trash, by id: contents that are still to be deleted. After a commit of unknown fate it
-// returns ErrFailed: a power cut could bring back the records of what its entries let one delete.
-func (s *Store) Trash() (links []Link, err error) {
-	if err := s.batch.failure(); err != nil {
-		return nil, err
-	}
-	err = s.view(func(btx *bolt.Tx) error {
-		return btx.Bucket(bucketTrash).ForEach(func(k, v []byte) error {
-			link, err := decodeLink(ID(binary.BigEndian.Uint64(k)), v)
-			if err != nil {
-				return fmt.Errorf("trash entry %x: %w", k, err)
-			}
-			links = append(links, link)
-			return nil
+// Trash returns the entries of the trash, by id: contents that are still to be deleted.
+//
+// Whoever deletes them must know that their removal is durable, and a plain read does not: bbolt shows a transaction from
+// the moment that its meta page is written, before that is synced. So this read takes its turn among the writes. It
+// returns ErrFailed after a commit of unknown fate.
+func (s *Store) Trash(ctx context.Context) (links []Link, err error) {
+	if s.readOnly {
+		err = s.view(func(btx *bolt.Tx) error {
+			links, err = readTrash(btx)
+			return err
 		})
+		return links, err
+	}
+	err = s.update(ctx, func(t *tx) error {
+		links, err = readTrash(t.Tx)
+		return err
+	})
+	return links, err
+}
+
+func readTrash(btx *bolt.Tx) (links []Link, err error) {
+	err = btx.Bucket(bucketTrash).ForEach(func(k, v []byte) error {
+		link, err := decodeLink(ID(binary.BigEndian.Uint64(k)), v)
+		if err != nil {
+			return fmt.Errorf("trash entry %x: %w", k, err)
+		}
+		links = append(links, link)
+		return nil
 	})
 	return links, err
 }

@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,7 +37,7 @@ type Backend struct {
 	flusher  *flusher // nil if commits are not synced
 	bootID   func() (string, error)
 
-	restoring sync.Mutex // held while Mounts makes a lost content again
+	restoring singleflight.Group // of contents that Mounts makes again, by id
 }
 
 // Open makes the directory cfg.Root if it is missing, and finds out what its file system and this kernel can do by

@@ -80,7 +80,7 @@ func TestUserNamespace(t *testing.T) {
 		err = cmd.Start()
 	}
 	if err != nil {
-		t.Skipf("no user namespaces here: %v", err)
+		tSkip(t, "no user namespaces here: %v", err)
 	}
 	buf := make([]byte, 4096)
 	n, err := out.Read(buf)

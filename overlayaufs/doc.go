@@ -15,8 +15,7 @@
 //
 // # Locks
 //
-// The one inside flusher is held for a few assignments. Backend.restoring is held while Mounts makes lost contents
-// again, which only a power cut causes. Neither is taken with the other held. The caller keeps Make, Freeze and Delete
+// The one inside flusher is held for a few assignments. The caller keeps Make, Freeze and Delete
 // from working on one content at once.
 //
 // # When not to use it

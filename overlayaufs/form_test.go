@@ -109,6 +109,9 @@ func TestMakeRefusesTooLongChain(t *testing.T) {
 	if _, err := b.Make(t.Context(), 1, chain, nil); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Error(err)
 	}
+	if _, err := b.Mounts(t.Context(), chain, false, nil); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Error(err)
+	}
 }
 
 func TestParseID(t *testing.T) {

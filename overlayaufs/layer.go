@@ -7,7 +7,6 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,9 +26,8 @@ const (
 //
 // What lies at id is garbage that a crash left (rule 3 of the crash model), and is deleted first.
 func (b *Backend) Make(ctx context.Context, id uint64, chain []uint64, _ map[string]string) (size uint64, err error) {
-	if len(chain) > maxLower {
-		return 0, fmt.Errorf("make %s: %w: overlayfs stacks no more than %d layers, and there are %d below",
-			b.path(id), errdefs.ErrInvalidArgument, maxLower, len(chain))
+	if err := b.checkDepth(chain, false); err != nil {
+		return 0, err
 	}
 	if err := b.Delete(ctx, id); err != nil {
 		return 0, err

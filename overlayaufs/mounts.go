@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,6 +23,9 @@ func (b *Backend) Mounts(
 ) ([]mount.Mount, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("mounts in %s: %w", b.root, err)
+	}
+	if err := b.checkDepth(chain, writable); err != nil {
+		return nil, err
 	}
 	if writable {
 		if len(chain) == 0 {
@@ -42,15 +47,32 @@ func (b *Backend) restore(ctx context.Context, chain []uint64) error {
 	if lost == "" || err != nil {
 		return err
 	}
-	b.restoring.Lock() // two calls of Mounts may find it missing at once
-	defer b.restoring.Unlock()
-	switch lost, err = b.lost(chain[0]); lost {
-	case fsName: // nothing that was synced was in it
-		_, err = b.Make(ctx, chain[0], chain[1:], nil)
-	case workName: // btrfs brings back a directory above a file that was synced, and not the ones beside it
-		err = os.Mkdir(b.path(chain[0], workName), workMode)
-	}
+	// Two calls of Mounts may find it missing at once.
+	_, err, _ = b.restoring.Do(strconv.FormatUint(chain[0], 10), func() (any, error) {
+		switch lost, err := b.lost(chain[0]); lost {
+		case fsName: // nothing that was synced was in it
+			_, err = b.Make(ctx, chain[0], chain[1:], nil)
+			return nil, err
+		case workName: // btrfs brings back a directory above a file that was synced, and not the ones beside it
+			return nil, os.Mkdir(b.path(chain[0], workName), workMode)
+		default:
+			return nil, err
+		}
+	})
 	return err
+}
+
+// checkDepth refuses a chain that the kernel would refuse when it is mounted, where the reason is hard to see.
+func (b *Backend) checkDepth(chain []uint64, writable bool) error {
+	lower := len(chain)
+	if writable {
+		lower--
+	}
+	if lower > maxLower {
+		return fmt.Errorf("chain in %s: %w: overlayfs stacks no more than %d layers, and there are %d below",
+			b.root, errdefs.ErrInvalidArgument, maxLower, lower)
+	}
+	return nil
 }
 
 // lost returns what is missing of content id, fsName or workName, or "".

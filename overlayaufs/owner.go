@@ -113,7 +113,7 @@ func readOwner(root string) (owner, error) {
 	o, err := parseOwner(data)
 	if err != nil {
 		return owner{}, fmt.Errorf("%s does not say which store the directory belongs to (%w): write the file again as "+
-			`{"uuid":"...","start":N}, or move the directory away and let a new one be made`, path, err)
+			`{"uuid":"...","start":N}, with "userxattr":true or "metacopy":true if the layers were written so, or move the directory away and let a new one be made`, path, err)
 	}
 	return o, nil
 }

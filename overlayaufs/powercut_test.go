@@ -127,6 +127,8 @@ func testStoreSync(t *testing.T, ordered bool, fstype string, mkfs ...string) {
 	shutdown := err == nil // btrfs knows it since Linux 6.19; without, nothing is lost and less is tested
 	if !shutdown && ordered {
 		t.Error(err)
+	} else if !shutdown {
+		t.Logf("this kernel cannot shut %s down, so nothing was lost: %v", fstype, err)
 	}
 	tClose(t, b)
 	tUnmount(t, dir)

@@ -10,19 +10,21 @@ import (
 // errClosed is returned by calls on a snapshotter that has been closed.
 var errClosed = errors.New("the snapshotter is closed")
 
-// gate lets calls in until it is closed, and knows when the last one has left. The zero value is open.
+// gate lets calls in until it is shut, and knows when the last one has left.
 type gate struct {
 	mu     sync.Mutex
 	inside int
-	closed bool
-	empty  chan struct{} // made by the first close, closed when nobody is inside
+	closed chan struct{} // closed by shut
+	empty  chan struct{} // closed when it is shut and nobody is inside
 }
+
+func newGate() *gate { return &gate{closed: make(chan struct{}), empty: make(chan struct{})} }
 
 // enter returns what the call does when it leaves.
 func (g *gate) enter() (leave func(), err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	if g.isShut() {
 		return nil, errClosed
 	}
 	g.inside++
@@ -32,8 +34,17 @@ func (g *gate) enter() (leave func(), err error) {
 func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.inside--; g.inside == 0 && g.closed {
+	if g.inside--; g.inside == 0 && g.isShut() {
 		close(g.empty)
+	}
+}
+
+func (g *gate) isShut() bool {
+	select {
+	case <-g.closed:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -41,11 +52,10 @@ func (g *gate) leave() {
 func (g *gate) shut() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	if g.isShut() {
 		return
 	}
-	g.closed = true
-	g.empty = make(chan struct{})
+	close(g.closed)
 	if g.inside == 0 {
 		close(g.empty)
 	}

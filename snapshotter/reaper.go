@@ -53,12 +53,15 @@ func (r *reaper) wake() {
 	}
 }
 
-// wait returns when all that is in the trash now has been deleted, or what kept it from that.
-func (r *reaper) wait(ctx context.Context) error {
+// wait returns when all that is in the trash now has been deleted, or what kept it from that: the reaper's end, that of
+// ctx, or that shut is closed.
+func (r *reaper) wait(ctx context.Context, shut <-chan struct{}) error {
 	answer := make(chan error, 1)
 	select {
 	case r.requests <- answer:
 	case <-r.done:
+		return errClosed
+	case <-shut:
 		return errClosed
 	case <-ctx.Done():
 		return ctx.Err()
@@ -66,6 +69,8 @@ func (r *reaper) wait(ctx context.Context) error {
 	select {
 	case err := <-answer:
 		return err
+	case <-shut:
+		return errClosed
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -129,7 +134,7 @@ func (r *reaper) moreRequests() (waiting []chan error) {
 
 // pass deletes what is in the trash at its start, and returns the first thing that went wrong.
 func (r *reaper) pass(ctx context.Context) error {
-	links, err := r.store.Trash()
+	links, err := r.store.Trash(ctx)
 	if err != nil {
 		return err
 	}

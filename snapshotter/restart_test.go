@@ -37,7 +37,7 @@ func TestReaperResumesAfterRestart(t *testing.T) {
 	h = h.reopen(t)
 	require.NoError(t, h.Cleanup(t.Context()))
 	require.Len(t, h.contents(t), 1)
-	trash, err := h.store.Trash()
+	trash, err := h.store.Trash(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, trash)
 }
@@ -157,12 +157,17 @@ func TestCloseDuringCleanup(t *testing.T) {
 	h.layer(t, "a", "")
 	require.NoError(t, h.Remove(t.Context(), "a"))
 	cleaned := make(chan error, 1)
+	other, err := h.set.Snapshotter("other", 1)
+	require.NoError(t, err)
 	go func() { cleaned <- h.Cleanup(context.Background()) }()
 	<-entered
 	start := time.Now()
-	require.NoError(t, h.set.Close())
-	require.Less(t, time.Since(start), tWait)
+	require.NoError(t, h.Close(), "the snapshotter alone, as containerd closes a plugin")
 	require.ErrorIs(t, <-cleaned, errdefs.ErrUnavailable)
+	go func() { cleaned <- other.Cleanup(context.Background()) }()
+	require.NoError(t, h.set.Close())
+	require.ErrorIs(t, <-cleaned, errdefs.ErrUnavailable)
+	require.Less(t, time.Since(start), tWait)
 	require.Len(t, h.contents(t), 1, "it goes after the next start")
 }
 

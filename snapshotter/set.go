@@ -61,7 +61,7 @@ func (s *Set) Snapshotter(name string, medium metadata.Medium) (*Snapshotter, er
 	if _, err := s.backend(medium); err != nil {
 		return nil, fmt.Errorf("snapshotter %q: %w", name, err)
 	}
-	sn := &Snapshotter{set: s, name: name, medium: medium}
+	sn := &Snapshotter{set: s, name: name, medium: medium, gate: newGate()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

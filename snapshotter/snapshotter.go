@@ -19,7 +19,7 @@ type Snapshotter struct {
 	set    *Set
 	name   string
 	medium metadata.Medium
-	gate   gate
+	gate   *gate
 }
 
 var (
@@ -207,10 +207,11 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 		return fail("cleanup", s.name, err)
 	}
 	defer leave()
-	return fail("cleanup", s.name, s.set.reaper.wait(ctx))
+	return fail("cleanup", s.name, s.set.reaper.wait(ctx, s.gate.closed))
 }
 
-// Close lets no more calls in and waits for those under way, bounded. The set stays open. Closing again does nothing.
+// Close lets no more calls in and waits for those under way, bounded; Cleanup, which may take long, ends with
+// ErrUnavailable. The set stays open. Closing again does nothing.
 func (s *Snapshotter) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()

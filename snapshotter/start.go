@@ -51,7 +51,7 @@ func (s *Set) checkOwner(ctx context.Context, medium metadata.Medium, b Backend,
 	}
 	switch {
 	case uuid == "":
-		known, err := s.known(medium)
+		known, err := s.known(ctx, medium)
 		if err == nil && len(known) > 0 {
 			err = refuse("it is empty, and the store knows %d contents (is its file system mounted?)", len(known))
 		}
@@ -65,12 +65,12 @@ func (s *Set) checkOwner(ctx context.Context, medium metadata.Medium, b Backend,
 }
 
 // known returns the contents of the medium that the store knows by a record or in the trash, by their number.
-func (s *Set) known(medium metadata.Medium) (map[uint64]metadata.Link, error) {
+func (s *Set) known(ctx context.Context, medium metadata.Medium) (map[uint64]metadata.Link, error) {
 	links, err := s.store.Contents(medium)
 	if err != nil {
 		return nil, err
 	}
-	trash, err := s.store.Trash()
+	trash, err := s.store.Trash(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 	if err != nil {
 		return err
 	}
-	missing, err := s.known(medium)
+	missing, err := s.known(ctx, medium)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 			continue
 		}
 		if err := b.Delete(ctx, n); err != nil {
-			return err
+			log.G(ctx).WithError(err).WithField("id", n).Warn("a content at the id of a view is left until the next start")
 		}
 	}
 	if len(orphans) > 0 {

@@ -11,7 +11,7 @@ import (
 
 func TestDirs(t *testing.T) {
 	if os.Getuid() != 0 {
-		if os.Getenv("LAMINA_TEST_ROOT") != "" {
+		if os.Getenv("LAMINA_TEST_ROOT") == "1" {
 			t.Fatal("this test mounts and must run as root")
 		}
 		t.Skip("this test mounts and needs root")
