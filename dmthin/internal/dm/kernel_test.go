@@ -13,23 +13,25 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/integration/guest"
 )
 
 // The tests with tDM need root and a kernel with device mapper and thin-pool, and leave nothing behind.
 
-// tDM returns an open Control. It skips the test where there is none to be had, unless LAMINA_TEST_DM=1 says that there
-// must be.
+// TestMain runs the tests in a guest where this kernel has no device mapper.
+func TestMain(m *testing.M) { os.Exit(guest.Main(m, guest.Options{})) }
+
+// tDM returns an open Control. Where there is none to be had it skips the test, or fails it, as guest.Require says.
 func tDM(tb testing.TB) *Control {
 	tb.Helper()
+	guest.Require(tb)
 	c, err := Open()
 	if err == nil {
 		_, err = c.TargetVersion("thin-pool")
 	}
 	if err != nil {
-		if os.Getenv("LAMINA_TEST_DM") == "1" {
-			tb.Fatal(err)
-		}
-		tb.Skip("needs root and a kernel with device mapper: ", err)
+		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
 		if err := c.Close(); err != nil {

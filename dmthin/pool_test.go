@@ -1,0 +1,288 @@
+package dmthin
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+	"github.com/lamina-snapshotter/lamina/integration/guest"
+)
+
+func TestMain(m *testing.M) { os.Exit(guest.Main(m, guest.Options{})) }
+
+const (
+	testVolume = 256 << 20
+	testBlock  = 64 << 10
+	testData   = 4 << 30
+)
+
+// testPool is a pool on sparse files, stopped and detached at the end of the test.
+type testPool struct {
+	*Pool
+	dir            string
+	control        *dm.Control
+	metadata, data loop
+}
+
+func newPool(t *testing.T) *testPool {
+	t.Helper()
+	guest.Require(t)
+	p := &testPool{dir: t.TempDir()}
+	for name, size := range map[string]int64{"metadata": int64(metadataSize(testData, testBlock, 1000)), "data": testData} {
+		f, err := os.Create(filepath.Join(p.dir, name))
+		require.NoError(t, err)
+		require.NoError(t, errors.Join(f.Truncate(size), f.Close()))
+	}
+	p.start(t)
+	t.Cleanup(func() {
+		stopped, err := p.Stop(context.Background())
+		require.NoError(t, err)
+		require.True(t, stopped)
+		require.NoError(t, errors.Join(p.data.detach(), p.metadata.detach(), p.control.Close()))
+		p.thinCheck(t)
+	})
+	return p
+}
+
+func (p *testPool) start(t *testing.T) {
+	t.Helper()
+	var err error
+	p.control, err = dm.Open()
+	require.NoError(t, err)
+	p.metadata, err = attachLoop(t.Context(), filepath.Join(p.dir, "metadata"))
+	require.NoError(t, err)
+	p.data, err = attachLoop(t.Context(), filepath.Join(p.dir, "data"))
+	require.NoError(t, err)
+	size, err := deviceSize(p.data.path)
+	require.NoError(t, err)
+	p.Pool, err = startPool(t.Context(), p.control, poolSettings{
+		prefix: "lamina-test" + fmt.Sprint(os.Getpid()), metadata: p.metadata.dev, data: p.data.dev,
+		size: size, block: testBlock, discard: true,
+	})
+	require.NoError(t, err)
+}
+
+// thinCheck has thin_check look at the metadata of a pool that is stopped.
+func (p *testPool) thinCheck(t *testing.T) {
+	t.Helper()
+	out, err := exec.Command("thin_check", filepath.Join(p.dir, "metadata")).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// write fills the first page of a volume.
+func (p *testPool) write(t *testing.T, id uint32, text string) {
+	t.Helper()
+	path, err := p.Activate(t.Context(), id, testVolume, false)
+	require.NoError(t, err)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt(bytes.Repeat([]byte(text), 4096/len(text)), 0)
+	require.NoError(t, errors.Join(err, f.Sync(), f.Close()))
+}
+
+// read returns the first four bytes of a volume.
+func (p *testPool) read(t *testing.T, id uint32) string {
+	t.Helper()
+	path, err := p.Activate(t.Context(), id, testVolume, true)
+	require.NoError(t, err)
+	f, err := os.Open(path)
+	require.NoError(t, err)
+	b := make([]byte, 4)
+	_, err = f.ReadAt(b, 0)
+	require.NoError(t, errors.Join(err, f.Close()))
+	return string(b)
+}
+
+func TestVolumesAreCopies(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	require.NoError(t, p.Create(ctx, 1))
+	p.write(t, 1, "base")
+	require.NoError(t, p.Flush(ctx, 1))
+	require.Equal(t, "base", p.read(t, 1), "now active read-only")
+	require.NoError(t, p.Snapshot(ctx, 2, 1), "of an active origin, which is resumed")
+	p.write(t, 2, "copy")
+	require.Equal(t, "copy", p.read(t, 2))
+	require.Equal(t, "base", p.read(t, 1))
+
+	mapped, err := p.Mapped(2)
+	require.NoError(t, err)
+	require.EqualValues(t, testBlock, mapped)
+	active, err := p.Active()
+	require.NoError(t, err)
+	require.ElementsMatch(t, []uint32{1, 2}, active)
+	for _, id := range []uint32{2, 1} {
+		require.NoError(t, p.Delete(ctx, id, testVolume, true))
+		require.NoError(t, p.Delete(ctx, id, testVolume, true), "deleting twice")
+	}
+	require.ErrorIs(t, p.Snapshot(ctx, 4, 3), os.ErrNotExist, "of an origin that is not there")
+}
+
+// What a crash left at an id is deleted when the id is given again.
+func TestLeftoverAtAFreeID(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	require.NoError(t, p.Create(ctx, 1))
+	p.write(t, 1, "left")
+	require.NoError(t, p.Create(ctx, 1))
+	require.Equal(t, strings.Repeat("\x00", 4), p.read(t, 1))
+	require.NoError(t, p.Create(ctx, 2))
+	p.write(t, 2, "left")
+	require.NoError(t, p.Snapshot(ctx, 2, 1))
+	require.Equal(t, strings.Repeat("\x00", 4), p.read(t, 2))
+}
+
+// A process that starts again finds its loops, its pool and its volumes, whatever the last one left.
+func TestStartAgain(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	require.NoError(t, p.Create(ctx, 1))
+	p.write(t, 1, "kept")
+	require.NoError(t, p.Claim(7))
+	require.NoError(t, p.Claim(7), "twice")
+	metadata, data := p.metadata, p.data
+
+	// Killed: everything is still there, the pool suspended.
+	require.NoError(t, p.control.Suspend(p.name, 0))
+	require.NoError(t, p.control.Close())
+	p.start(t)
+	require.Equal(t, []loop{metadata, data}, []loop{p.metadata, p.data})
+	require.Equal(t, "kept", p.read(t, 1))
+
+	// Stopped, as after a boot of the machine.
+	stopped, err := p.Stop(ctx)
+	require.NoError(t, err)
+	require.True(t, stopped)
+	require.NoError(t, errors.Join(p.data.detach(), p.metadata.detach()))
+	f, err := os.Open(filepath.Join(p.dir, "metadata"))
+	require.NoError(t, err)
+	super, err := readSuperblock(f)
+	require.NoError(t, errors.Join(err, f.Close()))
+	require.Equal(t, superblock{Transaction: 7, BlockSize: testBlock}, super)
+
+	// Half made: the device of the pool without a table.
+	_, err = p.control.Create(p.name, "")
+	require.NoError(t, err)
+	require.NoError(t, p.control.Close())
+	p.start(t)
+	require.Equal(t, "kept", p.read(t, 1))
+	status, err := p.Status()
+	require.NoError(t, err)
+	require.EqualValues(t, 7, status.TransactionID)
+	require.True(t, status.ErrorIfNoSpace)
+}
+
+// The device of another pool under the same name is left alone.
+func TestForeignPoolIsRefused(t *testing.T) {
+	p := newPool(t)
+	_, err := startPool(t.Context(), p.control, poolSettings{
+		prefix: p.prefix, metadata: p.data.dev, data: p.metadata.dev, size: testData, block: testBlock,
+	})
+	require.ErrorContains(t, err, "another device of that name")
+	_, err = p.Status()
+	require.NoError(t, err)
+}
+
+// A volume in use is not deleted and not stopped; what holds it decides when it goes.
+func TestVolumeInUse(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	require.NoError(t, p.Create(ctx, 1))
+	path, err := p.Activate(ctx, 1, testVolume, false)
+	require.NoError(t, err)
+	user, err := os.Open(path)
+	require.NoError(t, err)
+	require.ErrorIs(t, p.Delete(ctx, 1, testVolume, true), unix.EBUSY)
+	stopped, err := p.Stop(ctx)
+	require.NoError(t, err)
+	require.False(t, stopped)
+
+	// Wanted again before it went.
+	again, err := p.Activate(ctx, 1, testVolume, false)
+	require.NoError(t, err)
+	require.Equal(t, path, again)
+	require.NoError(t, user.Close())
+	p.write(t, 1, "here")
+	require.Equal(t, "here", p.read(t, 1))
+
+	pending, err := p.Deactivate(ctx, 1)
+	require.NoError(t, err)
+	require.False(t, pending)
+	require.NoError(t, p.Delete(ctx, 1, testVolume, true))
+}
+
+// Space that a deleted volume had to itself goes back to the file system below.
+func TestDeleteShrinksTheFile(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	used := func() int64 {
+		var st unix.Stat_t
+		unix.Sync()
+		require.NoError(t, unix.Stat(filepath.Join(p.dir, "data"), &st))
+		return st.Blocks * sector
+	}
+	require.NoError(t, p.Create(ctx, 1))
+	path, err := p.Activate(ctx, 1, testVolume, false)
+	require.NoError(t, err)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.Write(bytes.Repeat([]byte{1}, 64<<20))
+	require.NoError(t, errors.Join(err, f.Sync(), f.Close()))
+	require.Greater(t, used(), int64(60<<20))
+	require.NoError(t, p.Delete(ctx, 1, testVolume, true))
+	require.Eventually(t, func() bool { return used() < 8<<20 }, 10*time.Second, 10*time.Millisecond)
+}
+
+// Copies of one active origin, made at once.
+func TestManySnapshotsAtOnce(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	require.NoError(t, p.Create(ctx, 1))
+	p.write(t, 1, "base")
+	require.Equal(t, "base", p.read(t, 1))
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			id := uint32(i + 2)
+			if err := p.Snapshot(ctx, id, 1); err != nil {
+				t.Error(err)
+			}
+			if _, err := p.Activate(ctx, id, testVolume, false); err != nil {
+				t.Error(err)
+			}
+			if err := p.Delete(ctx, id, testVolume, false); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	active, err := p.Active()
+	require.NoError(t, err)
+	require.Equal(t, []uint32{1}, active)
+	require.Empty(t, p.locks)
+}
+
+// A wait for a volume ends with its context.
+func TestLockObeysContext(t *testing.T) {
+	p := &Pool{locks: map[uint32]*volumeLock{}}
+	unlock, err := p.lock(t.Context(), 1)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = p.lock(ctx, 1)
+	require.ErrorIs(t, err, context.Canceled)
+	unlock()
+	require.Empty(t, p.locks)
+}

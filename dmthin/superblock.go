@@ -1,0 +1,77 @@
+package dmthin
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+)
+
+// The superblock of a pool, the first 4096 bytes of its metadata (struct thin_disk_superblock in
+// drivers/md/dm-thin-metadata.c). Numbers are little endian.
+const (
+	superblockSize  = metadataBlock
+	superblockMagic = 27022010
+	superblockSalt  = 160774 // SUPERBLOCK_CSUM_XOR
+
+	offsetChecksum    = 0
+	offsetMagic       = 32
+	offsetVersion     = 40
+	offsetTransaction = 48
+	offsetBlockSize   = 336 // of data, in sectors
+
+	maxVersion = 2
+)
+
+var (
+	// errNoPool is returned when a metadata device is all zero at its start: the kernel would make a new pool on it.
+	errNoPool = errors.New("there is no pool yet")
+
+	// errForeign is returned when a metadata device begins with something that is no superblock of a thin pool.
+	errForeign = errors.New("it holds something that is no thin pool")
+)
+
+// superblock is what a pool says of itself while the kernel does not use it.
+type superblock struct {
+	Transaction uint64 // the pool's transaction id
+	BlockSize   uint64 // bytes
+}
+
+// readSuperblock reads the superblock of metadata that no kernel has in use: one that does writes it now and then.
+func readSuperblock(metadata io.ReaderAt) (superblock, error) {
+	b := make([]byte, superblockSize)
+	if _, err := metadata.ReadAt(b, 0); err != nil {
+		return superblock{}, fmt.Errorf("read the pool's superblock: %w", err)
+	}
+	return parseSuperblock(b)
+}
+
+func parseSuperblock(b []byte) (superblock, error) {
+	if len(b) != superblockSize {
+		return superblock{}, fmt.Errorf("a superblock of %d bytes", len(b))
+	}
+	if bytes.Equal(b, make([]byte, superblockSize)) {
+		return superblock{}, errNoPool
+	}
+	if binary.LittleEndian.Uint64(b[offsetMagic:]) != superblockMagic {
+		return superblock{}, errForeign
+	}
+	if want, got := binary.LittleEndian.Uint32(b[offsetChecksum:]), checksum(b); got != want {
+		return superblock{}, fmt.Errorf("the pool's superblock is damaged: checksum %08x, not %08x", got, want)
+	}
+	if v := binary.LittleEndian.Uint32(b[offsetVersion:]); v == 0 || v > maxVersion {
+		return superblock{}, fmt.Errorf("the pool's metadata have version %d, and this program knows 1 to %d", v, maxVersion)
+	}
+	return superblock{
+		Transaction: binary.LittleEndian.Uint64(b[offsetTransaction:]),
+		BlockSize:   uint64(binary.LittleEndian.Uint32(b[offsetBlockSize:])) * sector,
+	}, nil
+}
+
+// checksum is that of all bytes after the checksum itself (dm_bm_checksum in drivers/md/persistent-data/dm-block-manager.c).
+// The kernel's crc32c inverts nothing at the end.
+func checksum(b []byte) uint32 {
+	return ^crc32.Checksum(b[4:], crc32.MakeTable(crc32.Castagnoli)) ^ superblockSalt
+}
