@@ -56,9 +56,8 @@ func (s poolSettings) target() dm.Target {
 	return dm.ThinPool{
 		Metadata: s.metadata, Data: s.data,
 		BlockSectors: s.block / sector,
-		// The metadata say which blocks were never written, but to a reader of a new block they do not matter: a volume
-		// is formatted, and the file system reads what it wrote. A container that reads the raw device is root anyway.
-		SkipBlockZeroing:  false,
+		// Blocks are zeroed when a part of one is written first (no SkipBlockZeroing): otherwise the rest of it would show,
+		// to whoever reads the device itself, what another container has deleted.
 		NoDiscardPassdown: !s.discard,
 		// A full pool fails writes; held back they would hang whoever writes, and hold his file system locked.
 		ErrorIfNoSpace: true,
