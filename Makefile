@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 # Versions are given by -ldflags; to ask git fails in a checkout of another owner.
 export GOFLAGS += -buildvcs=false
+# The linter keeps findings with the paths of the checkout that they came from.
+export GOLANGCI_LINT_CACHE := $(CURDIR)/.cache/golangci-lint
 version := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # Modules beside the main one: containerd's programs and the linter.
 modules := integration/containerd integration/lint
