@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/log"
 
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
@@ -182,7 +183,11 @@ func (s *Snapshotter) committedUsage(ctx context.Context, sn metadata.Snapshot) 
 	if err != nil {
 		return snapshots.Usage{}, err
 	}
-	return usage, s.set.store.SetUsage(ctx, sn.ID, usage)
+	if err := s.set.store.SetUsage(ctx, sn.ID, usage); err != nil {
+		// The figure is right all the same, and on a full disk it is asked for most.
+		log.G(ctx).WithError(err).WithField("id", sn.ID).Warn("a usage could not be kept and will be measured again")
+	}
+	return usage, nil
 }
 
 func (s *Snapshotter) measure(ctx context.Context, sn metadata.Snapshot) (snapshots.Usage, error) {
