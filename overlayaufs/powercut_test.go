@@ -18,6 +18,24 @@ const (
 	noLogFlush  = 2
 )
 
+// tDisk mounts a new file system and returns where, and its image, from which it can be mounted again after cutPower.
+func tDisk(t *testing.T, fstype string, mkfs ...string) (dir, image string) {
+	t.Helper()
+	tRoot(t)
+	image, err := tImage(t, mkfs...)
+	if err == nil {
+		dir, err = tMountImage(t, fstype, image)
+	}
+	if err != nil {
+		tSkip(t, "%v", err)
+	}
+	return dir, image
+}
+
+func cutPower(dir string) error {
+	return onDir(dir, func(fd int) error { return unix.IoctlSetPointerInt(fd, iocShutdown, noLogFlush) })
+}
+
 func TestFrozenSurvivesPowerCut(t *testing.T) {
 	t.Run("ext4", func(t *testing.T) { testPowerCut(t, "ext4", "mkfs.ext4", "-q") })
 	t.Run("xfs", func(t *testing.T) { testPowerCut(t, "xfs", "mkfs.xfs", "-q") })
@@ -25,15 +43,7 @@ func TestFrozenSurvivesPowerCut(t *testing.T) {
 
 func testPowerCut(t *testing.T, fstype string, mkfs ...string) {
 	t.Helper()
-	tRoot(t)
-	image, err := tImage(t, mkfs...)
-	if err != nil {
-		tSkip(t, "%v", err)
-	}
-	dir, err := tMountImage(t, fstype, image)
-	if err != nil {
-		tSkip(t, "%v", err)
-	}
+	dir, image := tDisk(t, fstype, mkfs...)
 	ctx := t.Context()
 	b := tBackend(t, Config{Root: filepath.Join(dir, "union")})
 	content := strings.Repeat("lamina", 1<<17)
@@ -50,7 +60,7 @@ func testPowerCut(t *testing.T, fstype string, mkfs ...string) {
 		t.Fatal(err)
 	}
 	unpack(3, []uint64{2, 1}, "var/active")
-	err = onDir(dir, func(fd int) error { return unix.IoctlSetPointerInt(fd, iocShutdown, noLogFlush) })
+	err := cutPower(dir)
 	if err != nil {
 		t.Error(err)
 	}
@@ -106,15 +116,7 @@ func TestStoreSyncOrdersMake(t *testing.T) {
 
 func testStoreSync(t *testing.T, ordered bool, fstype string, mkfs ...string) {
 	t.Helper()
-	tRoot(t)
-	image, err := tImage(t, mkfs...)
-	if err != nil {
-		tSkip(t, "%v", err)
-	}
-	dir, err := tMountImage(t, fstype, image)
-	if err != nil {
-		tSkip(t, "%v", err)
-	}
+	dir, image := tDisk(t, fstype, mkfs...)
 	b := tBackend(t, Config{Root: filepath.Join(dir, "union")})
 	tMake(t, b, 1, nil, "base", "x")
 	if err := b.Freeze(t.Context(), 1); err != nil {
@@ -123,7 +125,7 @@ func testStoreSync(t *testing.T, ordered bool, fstype string, mkfs ...string) {
 	tMake(t, b, 2, []uint64{1})
 	tSyncedFile(t, filepath.Join(dir, "lamina.db"))
 	tSyncedFile(t, b.path(2, fsName, "synced")) // as a container does
-	err = onDir(dir, func(fd int) error { return unix.IoctlSetPointerInt(fd, iocShutdown, noLogFlush) })
+	err := cutPower(dir)
 	shutdown := err == nil // btrfs knows it since Linux 6.19; without, nothing is lost and less is tested
 	if !shutdown && ordered {
 		t.Error(err)
