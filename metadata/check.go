@@ -129,13 +129,12 @@ func (c *checker) checkRecord(sn Snapshot) error {
 	if at, err := lookup(c.btx, sn.Name, sn.Key); err != nil || at != id {
 		return c.report(id, "the key %q of %q does not lead to it", sn.Key, sn.Name)
 	}
-	if (sn.Parent == "") != (sn.ParentID == 0) {
-		return c.report(id, "parent %q and parent id %d disagree", sn.Parent, sn.ParentID)
-	}
-	if sn.Parent != "" {
-		if at, err := lookup(c.btx, sn.Name, sn.Parent); err != nil || at != sn.ParentID {
-			return c.report(id, "the parent %q has not the id %d", sn.Parent, sn.ParentID)
+	if sn.Parent == "" {
+		if err := checkTemplate(c.btx, sn); err != nil {
+			return c.report(id, "it shows no parent and has one: %v", err)
 		}
+	} else if at, err := lookup(c.btx, sn.Name, sn.Parent); err != nil || at != sn.ParentID {
+		return c.report(id, "the parent %q has not the id %d", sn.Parent, sn.ParentID)
 	}
 	for _, key := range labelKeys(sn) {
 		if c.btx.Bucket(bucketLabels).Get(key) == nil {

@@ -78,7 +78,7 @@ func TestCommitOfUnknownFate(t *testing.T) {
 		require.NoError(t, btx.Commit())
 		return unix.EIO // as if the last sync had failed
 	}
-	err := s.Remove(t.Context(), "n", "before")
+	_, err := s.Remove(t.Context(), "n", "before")
 	require.ErrorIs(t, err, ErrFailed)
 	require.ErrorIs(t, err, unix.EIO)
 	s.batch.commitTx = (*bolt.Tx).Commit
@@ -112,7 +112,10 @@ func TestTrashWaitsForDurability(t *testing.T) {
 		return err
 	}
 	removed, shown := make(chan error, 1), make(chan int, 1)
-	go func() { removed <- s.Remove(context.Background(), "n", "k") }()
+	go func() {
+		_, err := s.Remove(context.Background(), "n", "k")
+		removed <- err
+	}()
 	<-written
 	_, err := s.Get("n", "k")
 	require.ErrorIs(t, err, ErrNotExist, "a read sees it")

@@ -127,7 +127,7 @@ func killStep(s *Store, key string, n int) error {
 	if killStays(n / killSteps) {
 		return nil
 	}
-	if err := s.Remove(ctx, "n", key+"-c"); err != nil {
+	if _, err := s.Remove(ctx, "n", key+"-c"); err != nil {
 		return err
 	}
 	if n%2 == 0 {

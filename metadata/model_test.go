@@ -201,7 +201,7 @@ func (r *modelRun) remove(t *testing.T) {
 	case r.model.children(name, key) > 0:
 		want = ErrState
 	}
-	err := r.store.Remove(t.Context(), name, key)
+	_, err := r.store.Remove(t.Context(), name, key)
 	require.ErrorIs(t, err, want)
 	if err != nil {
 		return
@@ -336,7 +336,7 @@ func TestWalkNests(t *testing.T) {
 	seen := 0
 	require.NoError(t, s.Walk(t.Context(), "n", func(sn Snapshot) error {
 		seen++
-		if err := s.Remove(t.Context(), "n", sn.Key); err != nil {
+		if _, err := s.Remove(t.Context(), "n", sn.Key); err != nil {
 			return err
 		}
 		return s.Walk(t.Context(), "n", func(inner Snapshot) error {

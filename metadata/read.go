@@ -1,9 +1,11 @@
 package metadata
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -72,6 +74,24 @@ func appendChain(chain []Link, btx *bolt.Tx, id ID) ([]Link, error) {
 		id = link.ParentID
 	}
 	return chain, nil
+}
+
+// Viewed reports whether a view shows the content of id.
+func (s *Store) Viewed(id ID) (viewed bool, err error) {
+	err = s.view(func(btx *bolt.Tx) error {
+		prefix := key8(uint64(id))
+		c := btx.Bucket(bucketChildren).Cursor()
+		for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix) && !viewed; k, _ = c.Next() {
+			child := k[len(prefix):]
+			link, err := decodeLink(id, btx.Bucket(bucketRecords).Get(child))
+			if err != nil {
+				return fmt.Errorf("id %x: %w", child, err)
+			}
+			viewed = link.Kind == snapshots.KindView
+		}
+		return nil
+	})
+	return viewed, err
 }
 
 // Contents returns the links of all snapshots of all names whose content is of the medium, by id.

@@ -84,7 +84,7 @@ func (t *tx) replaceSet(bucket []byte, was, is [][]byte) error {
 // error if it is not.
 func (t *tx) checkParent(sn Snapshot, notCommitted error) error {
 	if sn.Parent == "" {
-		return nil
+		return checkTemplate(t.Tx, sn)
 	}
 	id, err := t.lookup(sn.Name, sn.Parent)
 	if err != nil {
@@ -99,6 +99,21 @@ func (t *tx) checkParent(sn Snapshot, notCommitted error) error {
 	}
 	if parent.Kind != snapshots.KindCommitted {
 		return fmt.Errorf("parent: %w: %s is %s, not committed", notCommitted, sn.Parent, kindName(parent.Kind))
+	}
+	return nil
+}
+
+// checkTemplate checks that what lies below a base, if anything does, is a template.
+func checkTemplate(btx *bolt.Tx, base Snapshot) error {
+	if base.ParentID == 0 {
+		return nil
+	}
+	template, err := record(btx, base.ParentID)
+	if err != nil {
+		return fmt.Errorf("template: %w", err)
+	}
+	if template.Name != Templates || template.Kind != snapshots.KindCommitted {
+		return fmt.Errorf("template: %w: id %d is none", ErrInvalid, template.ID)
 	}
 	return nil
 }
@@ -191,6 +206,9 @@ func childKey(parent, child ID) []byte {
 // rebase puts a snapshot without parent onto parent; one that has a parent keeps it, and parent must agree.
 func (t *tx) rebase(sn *Snapshot, parent string) error {
 	if parent != "" && sn.Parent == "" {
+		if sn.ParentID != 0 {
+			return fmt.Errorf("%w: %s is upon a template and cannot be put onto %s", ErrState, sn.Key, parent)
+		}
 		id, err := t.lookup(sn.Name, parent)
 		if err != nil {
 			return fmt.Errorf("parent: %w", err)

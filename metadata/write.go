@@ -14,15 +14,20 @@ import (
 // maxKey bounds names and keys, in bytes: bbolt takes keys of 32 KiB, and a key of ours holds a name and a label.
 const maxKey = 8 << 10
 
-// Create records an active snapshot or a view. The caller sets ID (reserved), Name, Key, Kind, Parent and ParentID
-// (the parent's id as it resolved it), Labels and Placement; its content is made already. It returns ErrExist if the key
-// is taken, ErrNotExist if the parent is gone, ErrInvalid if the parent is not committed.
+// Templates is the snapshotter name of the records of templates: committed contents that bases are made upon. A base shows
+// no parent, but has the id of its template as that of a parent, so the template is in its chain and cannot be removed.
+const Templates = "/templates"
+
+// Create records an active snapshot, a view, or a template, which is committed from the first. The caller sets ID
+// (reserved), Name, Key, Kind, Parent and ParentID (the parent's id as it resolved it, or that of a template), Labels and
+// Placement; its content is made already. It returns ErrExist if the key is taken, ErrNotExist if the parent is gone,
+// ErrInvalid if the parent is not committed.
 func (s *Store) Create(ctx context.Context, sn Snapshot) error {
 	if err := validate(sn.Name, sn.Key, sn.Labels); err != nil {
 		return err
 	}
-	if sn.Kind != snapshots.KindActive && sn.Kind != snapshots.KindView {
-		return fmt.Errorf("%w: a snapshot is made active or a view, not %v", ErrInvalid, sn.Kind)
+	if isTemplate := sn.Name == Templates; isTemplate != (sn.Kind == snapshots.KindCommitted) || sn.Kind == snapshots.KindUnknown {
+		return fmt.Errorf("%w: a snapshot is made active or a view, and a template committed; not %v", ErrInvalid, sn.Kind)
 	}
 	sn.Labels = withoutEmpty(sn.Labels)
 	sn.Created = time.Now().UTC()
@@ -85,12 +90,11 @@ func (s *Store) Commit(ctx context.Context, name, newKey, key string, o CommitOp
 	})
 }
 
-// Remove deletes the record of key and puts its content, if it has one, into the trash. It returns ErrState while the
-// snapshot has children.
-func (s *Store) Remove(ctx context.Context, name, key string) error {
-	return s.update(ctx, func(t *tx) error {
-		sn, err := t.get(name, key)
-		if err != nil {
+// Remove deletes the record of key and puts its content, if it has one, into the trash. It returns the snapshot as it was,
+// or ErrState while it has children.
+func (s *Store) Remove(ctx context.Context, name, key string) (sn Snapshot, err error) {
+	err = s.update(ctx, func(t *tx) error {
+		if sn, err = t.get(name, key); err != nil {
 			return err
 		}
 		if child, ok := t.firstChild(sn.ID); ok {
@@ -101,6 +105,7 @@ func (s *Store) Remove(ctx context.Context, name, key string) error {
 		}
 		return t.put(t.Bucket(bucketTrash), key8(uint64(sn.ID)), sn.Placement.append(nil))
 	})
+	return sn, err
 }
 
 // Update sets labels: all of them if fieldpaths is empty or names "labels", single ones by "labels.KEY". An empty value

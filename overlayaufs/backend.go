@@ -25,6 +25,9 @@ const (
 	bootName = "boot"   // see claimBoot
 )
 
+// Content is a content as the snapshotter knows it: its number, and a size, which a directory does not have.
+type Content = struct{ ID, Size uint64 }
+
 // probeTimeout bounds what Open tries, which takes milliseconds unless the disk hangs.
 const probeTimeout = time.Minute
 

@@ -17,21 +17,21 @@ import (
 // would cost a journal commit for each.
 //
 // The store's own fsync, which follows, would order names but not data: delayed allocation leaves files of length 0.
-func (b *Backend) Freeze(ctx context.Context, id uint64) error {
+func (b *Backend) Freeze(ctx context.Context, c Content) error {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("freeze %s: %w", b.path(id), err)
+		return fmt.Errorf("freeze %s: %w", b.path(c.ID), err)
 	}
-	if _, err := os.Lstat(b.path(id, fsName)); err != nil {
+	if _, err := os.Lstat(b.path(c.ID, fsName)); err != nil {
 		return fmt.Errorf("freeze: %w", err)
 	}
-	if err := b.checkBoot(id); err != nil {
+	if err := b.checkBoot(c.ID); err != nil {
 		return err
 	}
 	if b.flusher == nil {
 		return nil
 	}
 	if err := b.flusher.flush(ctx); err != nil {
-		return fmt.Errorf("freeze %s: %w", b.path(id), err)
+		return fmt.Errorf("freeze %s: %w", b.path(c.ID), err)
 	}
 	return nil
 }

@@ -55,11 +55,11 @@ func TestFormOfLayersIsKept(t *testing.T) {
 func TestMountsRestoresWork(t *testing.T) {
 	b := tUnprobed(t, Config{})
 	tMake(t, b, 1, nil)
-	tMake(t, b, 2, []uint64{1}, "kept", "x")
+	tMake(t, b, 2, tChain(1), "kept", "x")
 	if err := os.RemoveAll(b.path(2, workName)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Mounts(t.Context(), []uint64{2, 1}, true, nil); err != nil {
+	if _, err := b.Mounts(t.Context(), tChain(2, 1), true, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{workName, fsName + "/kept"} {
@@ -91,21 +91,21 @@ func TestFreezeRefusesTornLayer(t *testing.T) {
 	boot := "boot-1"
 	b.bootID = func() (string, error) { return boot, nil }
 	tMake(t, b, 1, nil)
-	if _, err := b.Mounts(t.Context(), []uint64{1}, true, nil); err != nil {
+	if _, err := b.Mounts(t.Context(), tChain(1), true, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Freeze(t.Context(), 1); err != nil {
+	if err := b.Freeze(t.Context(), Content{ID: 1}); err != nil {
 		t.Error(err)
 	}
 	boot = "boot-2"
-	if err := b.Freeze(t.Context(), 1); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+	if err := b.Freeze(t.Context(), Content{ID: 1}); !errors.Is(err, errdefs.ErrFailedPrecondition) {
 		t.Errorf("a layer that a power cut may have torn: %v", err)
 	}
 }
 
 func TestMakeRefusesTooLongChain(t *testing.T) {
 	b := tUnprobed(t, Config{})
-	chain := make([]uint64, maxLower+1)
+	chain := make([]Content, maxLower+1)
 	if _, err := b.Make(t.Context(), 1, chain, nil); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Error(err)
 	}

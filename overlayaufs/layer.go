@@ -25,11 +25,11 @@ const (
 // 0: a directory has none of its own.
 //
 // What lies at id is garbage that a crash left (rule 3 of the crash model), and is deleted first.
-func (b *Backend) Make(ctx context.Context, id uint64, chain []uint64, _ map[string]string) (size uint64, err error) {
+func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, _ map[string]string) (size uint64, err error) {
 	if err := b.checkDepth(chain, false); err != nil {
 		return 0, err
 	}
-	if err := b.Delete(ctx, id); err != nil {
+	if err := b.Delete(ctx, Content{ID: id}); err != nil {
 		return 0, err
 	}
 	return 0, b.make(id, chain)
@@ -41,11 +41,11 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []uint64, _ map[str
 // gets its name last, there is no fs with a wrong owner or mode: a content that has fs is complete. On ext4 and xfs the
 // fsync of the store's record, later and in the same file system, makes all steps durable. On btrfs it does not, so a
 // power cut may leave a record of an active snapshot without its directory, or without work; Mounts makes that again.
-func (b *Backend) make(id uint64, chain []uint64) error {
+func (b *Backend) make(id uint64, chain []Content) error {
 	root := rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: 0o755}
 	if len(chain) > 0 {
 		var err error
-		if root, err = readRootDir(b.path(chain[0], fsName)); err != nil {
+		if root, err = readRootDir(b.path(chain[0].ID, fsName)); err != nil {
 			return fmt.Errorf("make %s: parent: %w", b.path(id), err)
 		}
 	}
@@ -92,15 +92,15 @@ func (r rootDir) create(path string) error {
 	return nil
 }
 
-// Delete removes content id. It is idempotent and takes a part of a content too: the directory id itself goes last, so
+// Delete removes content c. It is idempotent and takes a part of a content too: the directory itself goes last, so
 // that what an error, a crash or the end of ctx leaves is still in List. It follows no symbolic link, and a directory
 // with something mounted on it is an error with errno EBUSY: what is mounted is never touched.
-func (b *Backend) Delete(ctx context.Context, id uint64) error {
+func (b *Backend) Delete(ctx context.Context, c Content) error {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("delete %s: %w", b.path(id), err)
+		return fmt.Errorf("delete %s: %w", b.path(c.ID), err)
 	}
 	err := b.onRoot("delete", func(fd int) error {
-		return removeTree(ctx, fd, strconv.FormatUint(id, 10))
+		return removeTree(ctx, fd, strconv.FormatUint(c.ID, 10))
 	})
 	if err != nil {
 		return fmt.Errorf("delete in %s: %w", b.root, err)

@@ -36,14 +36,14 @@ func TestMakeTakesRootDirFromParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	tWrite(t, b.path(2, "garbage/of/a/crash"), "x")
-	if _, err := b.Make(ctx, 2, []uint64{1, 99}, nil); err != nil {
+	if _, err := b.Make(ctx, 2, tChain(1, 99), nil); err != nil {
 		t.Fatal(err)
 	}
 	wantDir(2, base)
 	if got := tTree(t, b.path(2)); got != "" {
 		t.Errorf("left: %s", got)
 	}
-	if _, err := b.Make(ctx, 3, []uint64{99}, nil); err == nil {
+	if _, err := b.Make(ctx, 3, tChain(99), nil); err == nil {
 		t.Error("made without the parent")
 	}
 }
@@ -51,7 +51,7 @@ func TestMakeTakesRootDirFromParent(t *testing.T) {
 func wantDeleted(t *testing.T, b *Backend, id uint64) {
 	t.Helper()
 	for range 2 {
-		if err := b.Delete(t.Context(), id); err != nil {
+		if err := b.Delete(t.Context(), Content{ID: id}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := os.Lstat(b.path(id)); !errors.Is(err, os.ErrNotExist) {

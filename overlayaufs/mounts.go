@@ -19,7 +19,7 @@ import (
 // If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone. Only
 // a power cut on a file system where the store's fsync does not order directories (btrfs) loses them.
 func (b *Backend) Mounts(
-	ctx context.Context, chain []uint64, writable bool, _ map[string]string,
+	ctx context.Context, chain []Content, writable bool, _ map[string]string,
 ) ([]mount.Mount, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("mounts in %s: %w", b.root, err)
@@ -34,7 +34,7 @@ func (b *Backend) Mounts(
 		if err := b.restore(ctx, chain); err != nil {
 			return nil, err
 		}
-		if err := b.claimBoot(ctx, chain[0]); err != nil {
+		if err := b.claimBoot(ctx, chain[0].ID); err != nil {
 			return nil, err
 		}
 	}
@@ -42,19 +42,19 @@ func (b *Backend) Mounts(
 }
 
 // restore makes what is missing of chain[0] again.
-func (b *Backend) restore(ctx context.Context, chain []uint64) error {
-	lost, err := b.lost(chain[0])
+func (b *Backend) restore(ctx context.Context, chain []Content) error {
+	lost, err := b.lost(chain[0].ID)
 	if lost == "" || err != nil {
 		return err
 	}
 	// Two calls of Mounts may find it missing at once.
-	_, err, _ = b.restoring.Do(strconv.FormatUint(chain[0], 10), func() (any, error) {
-		switch lost, err := b.lost(chain[0]); lost {
+	_, err, _ = b.restoring.Do(strconv.FormatUint(chain[0].ID, 10), func() (any, error) {
+		switch lost, err := b.lost(chain[0].ID); lost {
 		case fsName: // nothing that was synced was in it
-			_, err = b.Make(ctx, chain[0], chain[1:], nil)
+			_, err = b.Make(ctx, chain[0].ID, chain[1:], nil)
 			return nil, err
 		case workName: // btrfs brings back a directory above a file that was synced, and not the ones beside it
-			return nil, os.Mkdir(b.path(chain[0], workName), workMode)
+			return nil, os.Mkdir(b.path(chain[0].ID, workName), workMode)
 		default:
 			return nil, err
 		}
@@ -63,7 +63,7 @@ func (b *Backend) restore(ctx context.Context, chain []uint64) error {
 }
 
 // checkDepth refuses a chain that the kernel would refuse when it is mounted, where the reason is hard to see.
-func (b *Backend) checkDepth(chain []uint64, writable bool) error {
+func (b *Backend) checkDepth(chain []Content, writable bool) error {
 	lower := len(chain)
 	if writable {
 		lower--
@@ -91,16 +91,16 @@ func (b *Backend) lost(id uint64) (string, error) {
 //
 // containerd reads the result: an active snapshot whose last mount is read-only is one that somebody has filled
 // already, so it unpacks nothing into it.
-func (b *Backend) plan(chain []uint64, writable bool) []mount.Mount {
+func (b *Backend) plan(chain []Content, writable bool) []mount.Mount {
 	if len(chain) == 0 {
 		return bind(filepath.Join(b.root, emptyName), false)
 	}
 	if len(chain) == 1 {
-		return bind(b.path(chain[0], fsName), writable)
+		return bind(b.path(chain[0].ID, fsName), writable)
 	}
 	layers := make([]string, len(chain))
-	for i, id := range chain {
-		layers[i] = b.path(id, fsName)
+	for i, c := range chain {
+		layers[i] = b.path(c.ID, fsName)
 	}
 	if !writable {
 		return b.overlay.readOnly(layers)
@@ -109,7 +109,7 @@ func (b *Backend) plan(chain []uint64, writable bool) []mount.Mount {
 	if b.volatile {
 		o.options = append(o.options[:len(o.options):len(o.options)], "volatile")
 	}
-	return o.writable(layers[0], b.path(chain[0], workName), layers[1:])
+	return o.writable(layers[0], b.path(chain[0].ID, workName), layers[1:])
 }
 
 func bind(dir string, writable bool) []mount.Mount {

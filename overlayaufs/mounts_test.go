@@ -18,32 +18,32 @@ func TestPlan(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		b        *Backend
-		chain    []uint64
+		chain    []Content
 		writable bool
 		want     mount.Mount
 	}{
 		{"empty view", plain, nil, false, mount.Mount{
 			Type: "bind", Source: "/r/empty", Options: []string{"ro", "rbind"},
 		}},
-		{"base", plain, []uint64{7}, true, mount.Mount{
+		{"base", plain, tChain(7), true, mount.Mount{
 			Type: "bind", Source: "/r/7/fs", Options: []string{"rw", "rbind"},
 		}},
-		{"view of a base", plain, []uint64{7}, false, mount.Mount{
+		{"view of a base", plain, tChain(7), false, mount.Mount{
 			Type: "bind", Source: "/r/7/fs", Options: []string{"ro", "rbind"},
 		}},
-		{"child", plain, []uint64{12, 7}, true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
+		{"child", plain, tChain(12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
 			"index=off", "metacopy=off", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs",
 		}}},
-		{"grandchild", bare, []uint64{3, 12, 7}, true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
+		{"grandchild", bare, tChain(3, 12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
 			"workdir=/r/3/work", "upperdir=/r/3/fs", "lowerdir=/r/12/fs:/r/7/fs",
 		}}},
-		{"view of a child", plain, []uint64{12, 7}, false, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
+		{"view of a child", plain, tChain(12, 7), false, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
 			"index=off", "metacopy=off", "lowerdir=/r/12/fs:/r/7/fs",
 		}}},
-		{"volatile", volatile, []uint64{12, 7}, true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
+		{"volatile", volatile, tChain(12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
 			"index=off", "volatile", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs",
 		}}},
-		{"view of a volatile", volatile, []uint64{12, 7}, false, mount.Mount{
+		{"view of a volatile", volatile, tChain(12, 7), false, mount.Mount{
 			Type: "overlay", Source: "overlay", Options: []string{"index=off", "lowerdir=/r/12/fs:/r/7/fs"},
 		}},
 	} {
@@ -66,15 +66,15 @@ func TestManyLayers(t *testing.T) {
 	root = filepath.Join(root, strings.Repeat("r", 100-len(root)-1), "union")
 	b := tBackend(t, Config{Root: root})
 	for _, layers := range []int{128, 300} {
-		var chain []uint64
+		var chain []Content
 		for id := uint64(9_000_000); len(chain) < layers; id++ {
 			if _, err := b.Make(t.Context(), id, chain, nil); err != nil {
 				t.Fatal(err)
 			}
-			chain = slices.Insert(chain, 0, id)
+			chain = slices.Insert(chain, 0, Content{ID: id})
 		}
-		tWrite(t, b.path(chain[0], fsName, "top"), "t")
-		tWrite(t, b.path(chain[layers-1], fsName, "base"), "b")
+		tWrite(t, b.path(chain[0].ID, fsName, "top"), "t")
+		tWrite(t, b.path(chain[layers-1].ID, fsName, "base"), "b")
 		for _, writable := range []bool{true, false} {
 			mounts, err := b.Mounts(t.Context(), chain, writable, nil)
 			if err != nil {
@@ -99,7 +99,7 @@ func TestManyLayers(t *testing.T) {
 func TestMountsRestoresLostLayer(t *testing.T) {
 	b := tUnprobed(t, Config{})
 	ctx := t.Context()
-	for id, chain := range [][]uint64{{}, {0}} {
+	for id, chain := range [][]Content{{}, {{ID: 0}}} {
 		if _, err := b.Make(ctx, uint64(id), chain, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -110,13 +110,13 @@ func TestMountsRestoresLostLayer(t *testing.T) {
 	if err := os.Rename(b.path(1, fsName), b.path(1, newName)); err != nil { // as if the power went before that
 		t.Fatal(err)
 	}
-	if _, err := b.Mounts(ctx, []uint64{1, 0}, false, nil); err != nil {
+	if _, err := b.Mounts(ctx, tChain(1, 0), false, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(b.path(1, fsName)); err == nil {
 		t.Error("a read-only mount restored a layer")
 	}
-	if _, err := b.Mounts(ctx, []uint64{1, 0}, true, nil); err != nil {
+	if _, err := b.Mounts(ctx, tChain(1, 0), true, nil); err != nil {
 		t.Fatal(err)
 	}
 	if fi, err := os.Lstat(b.path(1, fsName)); err != nil || fi.Mode().Perm() != 0o750 {
@@ -133,7 +133,7 @@ func TestVolatileKnowsTheBoot(t *testing.T) {
 	}
 	guard := b.path(1, workName, guardPath)
 	for range 2 {
-		if _, err := b.Mounts(ctx, []uint64{1}, true, nil); err != nil {
+		if _, err := b.Mounts(ctx, tChain(1), true, nil); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := os.Lstat(guard); err == nil {
@@ -144,14 +144,14 @@ func TestVolatileKnowsTheBoot(t *testing.T) {
 	boot = "boot-2"
 	for _, volatile := range []bool{true, false} { // the layer is torn however it is mounted now
 		b.volatile = volatile
-		if _, err := b.Mounts(ctx, []uint64{1}, true, nil); err == nil || !strings.Contains(err.Error(), "volatile") {
+		if _, err := b.Mounts(ctx, tChain(1), true, nil); err == nil || !strings.Contains(err.Error(), "volatile") {
 			t.Errorf("after a boot: %v", err)
 		}
 	}
 	if _, err := b.Make(ctx, 1, nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Mounts(ctx, []uint64{1}, true, nil); err != nil {
+	if _, err := b.Mounts(ctx, tChain(1), true, nil); err != nil {
 		t.Errorf("made anew: %v", err)
 	}
 }

@@ -52,12 +52,12 @@ func testLife(t *testing.T, cfg Config) {
 	}
 
 	tMake(t, b, 1, nil, "a", "1", "b", "1", "d/old", "1")
-	tMake(t, b, 2, []uint64{1}, "b", "2", "c", "2")
-	if _, err := b.Make(ctx, 3, []uint64{2, 1}, nil); err != nil {
+	tMake(t, b, 2, tChain(1), "b", "2", "c", "2")
+	if _, err := b.Make(ctx, 3, tChain(2, 1), nil); err != nil {
 		t.Fatal(err)
 	}
 	for round := range 2 { // a stopped container is mounted again
-		mounts, err := b.Mounts(ctx, []uint64{3, 2, 1}, true, nil)
+		mounts, err := b.Mounts(ctx, tChain(3, 2, 1), true, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +72,7 @@ func testLife(t *testing.T, cfg Config) {
 		}
 		tUnmount(t, dir)
 	}
-	if err := b.Freeze(ctx, 3); err != nil {
+	if err := b.Freeze(ctx, Content{ID: 3}); err != nil {
 		t.Fatal(err)
 	}
 	for want, chain := range map[string][]uint64{
@@ -81,7 +81,7 @@ func testLife(t *testing.T, cfg Config) {
 		"a=1 b=2 c=2 d/old=1": {2, 1},
 		"b=2 c=2 d/new=3":     {3, 2, 1},
 	} {
-		mounts, err := b.Mounts(ctx, chain, false, nil)
+		mounts, err := b.Mounts(ctx, tChain(chain...), false, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +95,7 @@ func testLife(t *testing.T, cfg Config) {
 		tUnmount(t, dir)
 	}
 	for id := uint64(3); id > 0; id-- {
-		if err := b.Delete(ctx, id); err != nil {
+		if err := b.Delete(ctx, Content{ID: id}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -126,10 +126,10 @@ func TestOpenRefusesXFSWithoutFtype(t *testing.T) {
 func TestOpenRefusesOverlay(t *testing.T) {
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union")})
 	tMake(t, b, 1, nil)
-	if _, err := b.Make(t.Context(), 2, []uint64{1}, nil); err != nil {
+	if _, err := b.Make(t.Context(), 2, tChain(1), nil); err != nil {
 		t.Fatal(err)
 	}
-	mounts, err := b.Mounts(t.Context(), []uint64{2, 1}, true, nil)
+	mounts, err := b.Mounts(t.Context(), tChain(2, 1), true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

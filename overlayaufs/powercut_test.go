@@ -48,18 +48,18 @@ func testPowerCut(t *testing.T, fstype string, mkfs ...string) {
 	b := tBackend(t, Config{Root: filepath.Join(dir, "union")})
 	content := strings.Repeat("lamina", 1<<17)
 	// As containerd unpacks: into the upper directory, as the end of an overlay mount would sync what it holds.
-	unpack := func(id uint64, chain []uint64, name string) {
+	unpack := func(id uint64, chain []Content, name string) {
 		if _, err := b.Make(ctx, id, chain, nil); err != nil {
 			t.Fatal(err)
 		}
 		tWrite(t, b.path(id, fsName, name), content)
 	}
 	unpack(1, nil, "etc/frozen")
-	unpack(2, []uint64{1}, "usr/frozen")
-	if err := b.Freeze(ctx, 2); err != nil {
+	unpack(2, tChain(1), "usr/frozen")
+	if err := b.Freeze(ctx, Content{ID: 2}); err != nil {
 		t.Fatal(err)
 	}
-	unpack(3, []uint64{2, 1}, "var/active")
+	unpack(3, tChain(2, 1), "var/active")
 	err := cutPower(dir)
 	if err != nil {
 		t.Error(err)
@@ -84,7 +84,7 @@ func testPowerCut(t *testing.T, fstype string, mkfs ...string) {
 	if err != nil || len(ids) < 2 || !slices.Equal(ids[:2], []uint64{1, 2}) {
 		t.Errorf("list: %v, %v", ids, err)
 	}
-	mounts, err := b.Mounts(ctx, []uint64{2, 1}, false, nil)
+	mounts, err := b.Mounts(ctx, tChain(2, 1), false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func testPowerCut(t *testing.T, fstype string, mkfs ...string) {
 	tUnmount(t, view)
 
 	// The active one, of which nothing was synced, is there or made again, and either way it can be used.
-	if mounts, err = b.Mounts(ctx, []uint64{3, 2, 1}, true, nil); err != nil {
+	if mounts, err = b.Mounts(ctx, tChain(3, 2, 1), true, nil); err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(tTree(t, b.path(3, fsName)), content) {
@@ -119,10 +119,10 @@ func testStoreSync(t *testing.T, ordered bool, fstype string, mkfs ...string) {
 	dir, image := tDisk(t, fstype, mkfs...)
 	b := tBackend(t, Config{Root: filepath.Join(dir, "union")})
 	tMake(t, b, 1, nil, "base", "x")
-	if err := b.Freeze(t.Context(), 1); err != nil {
+	if err := b.Freeze(t.Context(), Content{ID: 1}); err != nil {
 		t.Fatal(err)
 	}
-	tMake(t, b, 2, []uint64{1})
+	tMake(t, b, 2, tChain(1))
 	tSyncedFile(t, filepath.Join(dir, "lamina.db"))
 	tSyncedFile(t, b.path(2, fsName, "synced")) // as a container does
 	err := cutPower(dir)
@@ -146,7 +146,7 @@ func testStoreSync(t *testing.T, ordered bool, fstype string, mkfs ...string) {
 	if lost, err := b.lost(2); ordered && (lost != "" || err != nil) {
 		t.Errorf("%q is missing, %v", lost, err)
 	}
-	mounts, err := b.Mounts(t.Context(), []uint64{2, 1}, true, nil)
+	mounts, err := b.Mounts(t.Context(), tChain(2, 1), true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

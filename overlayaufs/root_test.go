@@ -139,12 +139,12 @@ func tClose(t *testing.T, b *Backend) {
 }
 
 // tMake makes content id on a chain and writes files, given as name and content in turn, through its mount.
-func tMake(t *testing.T, b *Backend, id uint64, chain []uint64, files ...string) {
+func tMake(t *testing.T, b *Backend, id uint64, chain []Content, files ...string) {
 	t.Helper()
 	if _, err := b.Make(t.Context(), id, chain, nil); err != nil {
 		t.Fatal(err)
 	}
-	mounts, err := b.Mounts(t.Context(), append([]uint64{id}, chain...), true, nil)
+	mounts, err := b.Mounts(t.Context(), append(tChain(id), chain...), true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,4 +181,13 @@ func tTree(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return strings.Join(found, " ")
+}
+
+// tChain returns the contents of these numbers.
+func tChain(ids ...uint64) []Content {
+	chain := make([]Content, len(ids))
+	for i, id := range ids {
+		chain[i] = Content{ID: id}
+	}
+	return chain
 }

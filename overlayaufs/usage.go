@@ -12,16 +12,16 @@ import (
 // blockSize is the unit of st_blocks, in bytes, whatever the file system's block size is.
 const blockSize = 512
 
-// Usage returns the bytes on disk and the inodes that content id takes up, counted as containerd does: the directory fs
+// Usage returns the bytes on disk and the inodes that chain[0] takes up without those below it, counted as containerd does: the directory fs
 // and everything in it, a file with several links once. What is mounted in it is not counted. What vanishes during
 // the walk is no error; that the content itself is missing is one, with errno ENOENT.
-func (b *Backend) Usage(ctx context.Context, id uint64) (snapshots.Usage, error) {
+func (b *Backend) Usage(ctx context.Context, chain []Content) (snapshots.Usage, error) {
 	if err := ctx.Err(); err != nil {
-		return snapshots.Usage{}, fmt.Errorf("usage of %s: %w", b.path(id), err)
+		return snapshots.Usage{}, fmt.Errorf("usage of %s: %w", b.path(chain[0].ID), err)
 	}
 	c := &counter{}
 	err := b.onRoot("usage", func(fd int) error {
-		return walkTree(ctx, fd, fmt.Sprintf("%d/%s", id, fsName), c)
+		return walkTree(ctx, fd, fmt.Sprintf("%d/%s", chain[0].ID, fsName), c)
 	})
 	if err != nil {
 		return snapshots.Usage{}, fmt.Errorf("usage in %s: %w", b.root, err)

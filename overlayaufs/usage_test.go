@@ -34,14 +34,14 @@ func TestUsageIsContinuitys(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantContinuitys(t, b, 1)
-	if _, err := b.Usage(t.Context(), 2); !errors.Is(err, os.ErrNotExist) {
+	if _, err := b.Usage(t.Context(), tChain(2)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing content: %v", err)
 	}
 }
 
 func wantContinuitys(t *testing.T, b *Backend, id uint64) {
 	t.Helper()
-	got, err := b.Usage(t.Context(), id)
+	got, err := b.Usage(t.Context(), tChain(id))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestUsageOfChangingContent(t *testing.T) {
 		}
 	}()
 	for range 300 {
-		if _, err := b.Usage(t.Context(), 1); err != nil {
+		if _, err := b.Usage(t.Context(), tChain(1)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -113,7 +113,7 @@ func BenchmarkUsage(b *testing.B) {
 	b.Run("lamina", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := backend.Usage(b.Context(), 1); err != nil {
+			if _, err := backend.Usage(b.Context(), tChain(1)); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -33,7 +33,7 @@ func TestDeepTree(t *testing.T) {
 	if err := errors.Join(err, unix.Close(fd)); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := b.Usage(t.Context(), 1); err != nil || got.Inodes != 1+2*depth {
+	if got, err := b.Usage(t.Context(), tChain(1)); err != nil || got.Inodes != 1+2*depth {
 		t.Errorf("usage %+v, %v", got, err)
 	}
 	wantDeleted(t, b, 1)
@@ -56,7 +56,7 @@ func TestMountedIsNotTouched(t *testing.T) {
 		if err := os.MkdirAll(point, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		before, err := b.Usage(t.Context(), 1)
+		before, err := b.Usage(t.Context(), tChain(1))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,10 +64,10 @@ func TestMountedIsNotTouched(t *testing.T) {
 			t.Fatal(err)
 		}
 		tWrite(t, filepath.Join(point, "vital"), "data")
-		if got, err := b.Usage(t.Context(), 1); err != nil || got.Inodes != before.Inodes-1 {
+		if got, err := b.Usage(t.Context(), tChain(1)); err != nil || got.Inodes != before.Inodes-1 {
 			t.Errorf("%s: usage %+v, %v, want one inode less than %+v", name, got, err, before)
 		}
-		err = b.Delete(t.Context(), 1)
+		err = b.Delete(t.Context(), Content{ID: 1})
 		if !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), "1/fs/a/point") {
 			t.Errorf("%s: delete: %v", name, err)
 		}
@@ -90,7 +90,7 @@ func TestEndOfContext(t *testing.T) {
 	tManyFiles(t, b.path(1, fsName), 500)
 	ended := 0
 	for n := int32(0); ; n++ {
-		err := b.Delete(&countdown{Context: t.Context(), left: n}, 1)
+		err := b.Delete(&countdown{Context: t.Context(), left: n}, Content{ID: 1})
 		ids, listErr := b.List(t.Context())
 		if listErr != nil {
 			t.Fatal(listErr)
@@ -112,12 +112,12 @@ func TestEndOfContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, makeErr := b.Make(ctx, 1, nil, nil)
-	_, mountsErr := b.Mounts(ctx, []uint64{1}, true, nil)
-	_, usageErr := b.Usage(ctx, 1)
+	_, mountsErr := b.Mounts(ctx, tChain(1), true, nil)
+	_, usageErr := b.Usage(ctx, tChain(1))
 	_, listErr := b.List(ctx)
 	_, _, ownerErr := b.Owner(ctx)
 	for i, err := range []error{
-		makeErr, mountsErr, usageErr, listErr, ownerErr, b.Freeze(ctx, 1), b.Delete(ctx, 1), b.Claim(ctx, "a", 1),
+		makeErr, mountsErr, usageErr, listErr, ownerErr, b.Freeze(ctx, Content{ID: 1}), b.Delete(ctx, Content{ID: 1}), b.Claim(ctx, "a", 1),
 	} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%d: %v", i, err)

@@ -7,14 +7,19 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 )
 
+// Content is a content as its backend knows it: its number, and the size that Make returned for it, in bytes. The size is
+// 0 for what is in the trash without ever having had a record.
+type Content = struct{ ID, Size uint64 }
+
 // A Backend keeps the contents of snapshots in one place: directories under a root, or volumes of a pool. It knows
 // contents by number only; the store gives the numbers, and a number is given again only when the store has neither a
 // record nor a trash entry for it (rule 3 of the crash model). A backend never reads the store and never decides what
 // lives.
 //
-// A chain is the numbers of a content and of those below it, the topmost first, the base last.
+// A chain is a content and those below it, the topmost first, the base last.
 //
-// The signatures use no type of this module, so that a backend need not import it.
+// The signatures use no type of this module, so that a backend need not import it: Content is another name of a type
+// that has none.
 //
 // All methods may be called from several goroutines at once. The caller holds the snapshot's lock: Make, Freeze and
 // Delete are never called for one number at once, nor Delete while another method works on that number, but Usage may
@@ -39,30 +44,52 @@ type Backend interface {
 	// empty content must be as good after a power cut.
 	//
 	// On error nothing needs to be left to delete; if something is, Delete(id) removes it.
-	Make(ctx context.Context, id uint64, chain []uint64, labels map[string]string) (size uint64, err error)
+	Make(ctx context.Context, id uint64, chain []Content, labels map[string]string) (size uint64, err error)
 
 	// Mounts returns how to mount a chain. If writable, chain[0] is the content of an active snapshot and the last mount
-	// is writable; otherwise all are read-only. An empty chain is an empty tree. It starts nothing that would have to be
-	// stopped, so it may be called any number of times, and not at all.
+	// is writable; otherwise all are read-only, and chain[0] is frozen. An empty chain is an empty tree. It may be called
+	// any number of times, and not at all.
 	//
-	// A writable content that a power cut has taken, because Make need not be durable, is made again, empty.
-	Mounts(ctx context.Context, chain []uint64, writable bool, labels map[string]string) ([]mount.Mount, error)
+	// A writable content that a power cut has taken, because Make need not be durable, is made again, empty. Where Make is
+	// durable, a content that is missing is fs.ErrNotExist.
+	Mounts(ctx context.Context, chain []Content, writable bool, labels map[string]string) ([]mount.Mount, error)
 
-	// Freeze makes the content id durable and from then on unchanging: at return a power cut no longer harms it (unless
+	// Freeze makes the content c durable and from then on unchanging: at return a power cut no longer harms it (unless
 	// the user turned that off). It is called before the record says "committed", perhaps more than once.
-	Freeze(ctx context.Context, id uint64) error
+	Freeze(ctx context.Context, c Content) error
 
-	// Usage returns what content id takes up without those below it: bytes on disk and inodes, as containerd counts
-	// them: a file with several links once, directories too. A content that changes meanwhile is no error.
-	Usage(ctx context.Context, id uint64) (snapshots.Usage, error)
+	// Usage returns what chain[0] takes up without those below it: bytes on disk and inodes, as containerd counts
+	// them: a file with several links once, directories too. Neither is negative. A content that changes meanwhile is no
+	// error.
+	Usage(ctx context.Context, chain []Content) (snapshots.Usage, error)
 
-	// Delete removes content id. It is idempotent: no content, or a part of one, is no error. It stops early when ctx
-	// ends; what is left goes with the next call.
-	Delete(ctx context.Context, id uint64) error
+	// Delete removes content c. It is idempotent: no content, or a part of one, is no error. It stops early when ctx
+	// ends; what is left goes with the next call. A content that somebody still uses is unix.EBUSY.
+	Delete(ctx context.Context, c Content) error
 
 	// List returns the numbers of all contents that lie in this place, whole or partial, in any order.
 	List(ctx context.Context) ([]uint64, error)
 
 	// Close lets go of what the backend holds. It deletes and unmounts nothing that a container may be using.
 	Close() error
+}
+
+// A Releaser is a Backend whose Mounts may start something in the kernel, such as the device of a volume.
+type Releaser interface {
+	// Release ends what Mounts started for content id, at once or when its last user is gone: no active snapshot has the
+	// content and no view shows it. It is called under the exclusive lock of the snapshot whose content it is. It is
+	// idempotent, and cheap where there is nothing to end.
+	Release(ctx context.Context, id uint64) error
+}
+
+// A Templater is a Backend that makes a base on top of a template: a content with an empty tree, of which there are a few.
+// The template has a record of its own, so all rules hold for it, and is the last of the chains that it is below.
+type Templater interface {
+	// Template returns the name of the template of a base with these labels. It changes nothing. Labels that are wrong are
+	// errdefs.ErrInvalidArgument.
+	Template(labels map[string]string) (name string, err error)
+
+	// MakeTemplate makes the content id as the template of that name, frozen and durable, and returns its size, as Make
+	// does. What already lies at id is deleted first.
+	MakeTemplate(ctx context.Context, id uint64, name string) (size uint64, err error)
 }

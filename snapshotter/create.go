@@ -45,8 +45,15 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	if err != nil {
 		return nil, err
 	}
+	if len(chain) == 0 {
+		var done func()
+		if chain, done, err = s.set.templateOf(ctx, &sn, s.medium); err != nil {
+			return nil, err
+		}
+		defer done()
+	}
 	sn.ID = s.set.store.ReserveID()
-	undo := func() {}
+	undo := func() { s.set.settler.later(sn.ParentID) } // a view has no content, but shows one
 	if kind == snapshots.KindActive {
 		if undo, err = s.make(ctx, &sn, chain); err != nil {
 			return nil, err
@@ -111,39 +118,47 @@ func (s *Snapshotter) make(ctx context.Context, sn *metadata.Snapshot, chain []m
 	if err != nil {
 		return nil, err
 	}
+	return s.set.fill(ctx, sn, b, medium, func(id uint64) (uint64, error) { return b.Make(ctx, id, below, sn.Labels) })
+}
+
+// fill reserves what the content of a new record needs, has it made, and sets the record's placement. undo is as that of
+// make.
+func (s *Set) fill(ctx context.Context, sn *metadata.Snapshot, b Backend, medium metadata.Medium,
+	makeContent func(id uint64) (size uint64, err error),
+) (undo func(), err error) {
 	sn.Placement = metadata.Placement{Medium: medium}
 	if medium == metadata.Volume {
 		sn.Placement.Whole = true
-		if sn.Placement.Device, err = s.set.store.ReserveDevice(); err != nil {
+		if sn.Placement.Device, err = s.store.ReserveDevice(); err != nil {
 			return nil, err
 		}
 	}
-	link := sn.Link()
-	undo = func() { s.discard(context.WithoutCancel(ctx), b, link) }
-	if sn.Placement.Size, err = b.Make(ctx, link.Content(), below, sn.Labels); err != nil {
-		undo()
+	if sn.Placement.Size, err = makeContent(sn.Link().Content()); err != nil {
+		s.discard(ctx, b, sn.Link())
 		return nil, err
 	}
-	return undo, nil
+	link := sn.Link()
+	return func() { s.discard(ctx, b, link) }, nil
 }
 
 // discard deletes a content that was not recorded. What it cannot delete is garbage for the sweep; a device id stays
 // reserved with it, until the next start.
-func (s *Snapshotter) discard(ctx context.Context, b Backend, link metadata.Link) {
-	recorded, err := s.set.store.Recorded(link.ID)
+func (s *Set) discard(ctx context.Context, b Backend, link metadata.Link) {
+	ctx = context.WithoutCancel(ctx)
+	recorded, err := s.store.Recorded(link.ID)
 	if recorded {
 		return
 	}
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, lockWait)
 		defer cancel()
-		err = b.Delete(ctx, link.Content())
+		err = b.Delete(ctx, contentOf(link))
 	}
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("id", link.ID).Warn("a content that was not recorded is left until the next start")
 		return
 	}
 	if link.Placement.Medium == metadata.Volume {
-		s.set.store.ReleaseDevice(link.Placement.Device)
+		s.store.ReleaseDevice(link.Placement.Device)
 	}
 }

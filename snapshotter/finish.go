@@ -43,7 +43,7 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 	if err != nil {
 		return err
 	}
-	if err := b.Freeze(ctx, sn.Link().Content()); err != nil {
+	if err := b.Freeze(ctx, contentOf(sn.Link())); err != nil {
 		return err
 	}
 	return s.set.store.Commit(ctx, s.name, name, key, metadata.CommitOptions{Labels: info.Labels, Parent: info.Parent})
@@ -108,8 +108,13 @@ func (s *Snapshotter) remove(ctx context.Context, key string) error {
 		return err
 	}
 	defer release()
-	if err := s.set.store.Remove(ctx, s.name, key); err != nil {
+	sn, err := s.set.store.Remove(ctx, s.name, key)
+	if err != nil {
 		return err
+	}
+	if sn.Kind == snapshots.KindView {
+		s.set.settler.later(sn.ParentID)
+		return nil
 	}
 	s.set.reaper.wake()
 	return nil

@@ -190,5 +190,5 @@ func (r *reaper) delete(ctx context.Context, link metadata.Link) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
-	return b.Delete(ctx, link.Content())
+	return b.Delete(ctx, contentOf(link))
 }

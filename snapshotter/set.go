@@ -28,6 +28,7 @@ type Set struct {
 	store    *metadata.Store
 	backends map[metadata.Medium]Backend
 	reaper   *reaper
+	settler  *settler
 	locks    lockTable
 
 	mu     sync.Mutex
@@ -50,8 +51,12 @@ func Open(ctx context.Context, c Config) (*Set, error) {
 			return nil, fmt.Errorf("compare the %s contents with the store: %w", medium, err)
 		}
 	}
+	if err := s.dropTemplates(ctx); err != nil {
+		return nil, fmt.Errorf("templates: %w", err)
+	}
 	ctx = context.WithoutCancel(ctx)
 	s.reaper = startReaper(ctx, c.Store, c.Backends)
+	s.settler = startSettler(ctx, s)
 	s.close = sync.OnceValue(func() error { return s.shutDown(ctx) })
 	return s, nil
 }
@@ -99,7 +104,7 @@ func (s *Set) shutDown(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, closeWait)
 	defer cancel()
-	errs := []error{s.reaper.close(ctx)}
+	errs := []error{s.reaper.close(ctx), s.settler.close(ctx)}
 	for _, sn := range open {
 		errs = append(errs, sn.gate.close(ctx))
 	}

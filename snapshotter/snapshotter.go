@@ -118,20 +118,24 @@ func (s *Snapshotter) mountsOf(ctx context.Context, sn metadata.Snapshot, chain 
 	return b.Mounts(ctx, contents, sn.Kind == snapshots.KindActive, sn.Labels)
 }
 
-// contents returns the medium of a chain and the numbers of its contents; otherwise is the medium of an empty one.
-func (s *Set) contents(chain []metadata.Link, otherwise metadata.Medium) (metadata.Medium, []uint64, error) {
+// contents returns the medium of a chain and its contents; otherwise is the medium of an empty one.
+func (s *Set) contents(chain []metadata.Link, otherwise metadata.Medium) (metadata.Medium, []Content, error) {
 	if len(chain) == 0 {
 		return otherwise, nil, nil
 	}
 	medium := chain[0].Placement.Medium
-	numbers := make([]uint64, len(chain))
+	contents := make([]Content, len(chain))
 	for i, link := range chain {
 		if link.Placement.Medium != medium {
 			return 0, nil, fmt.Errorf("%w: the chain is a %s upon a %s", errPlacement, medium, link.Placement.Medium)
 		}
-		numbers[i] = link.Content()
+		contents[i] = contentOf(link)
 	}
-	return medium, numbers, nil
+	return medium, contents, nil
+}
+
+func contentOf(link metadata.Link) Content {
+	return Content{ID: link.Content(), Size: link.Placement.Size}
 }
 
 // Usage returns what a snapshot takes up without its parents: bytes on disk and inodes. That of a committed snapshot is
@@ -191,11 +195,7 @@ func (s *Snapshotter) committedUsage(ctx context.Context, sn metadata.Snapshot) 
 }
 
 func (s *Snapshotter) measure(ctx context.Context, sn metadata.Snapshot) (snapshots.Usage, error) {
-	b, err := s.set.backend(sn.Placement.Medium)
-	if err != nil {
-		return snapshots.Usage{}, err
-	}
-	usage, err := b.Usage(ctx, sn.Link().Content())
+	usage, err := s.measureChain(ctx, sn.ID)
 	if err != nil {
 		// A snapshot that was removed meanwhile is not there; that its content is not either is no news.
 		if found, lookErr := s.set.store.Recorded(sn.ID); lookErr == nil && !found {
@@ -203,6 +203,22 @@ func (s *Snapshotter) measure(ctx context.Context, sn metadata.Snapshot) (snapsh
 		}
 	}
 	return usage, err
+}
+
+func (s *Snapshotter) measureChain(ctx context.Context, id metadata.ID) (snapshots.Usage, error) {
+	_, chain, err := s.set.store.ChainOf(id)
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	medium, contents, err := s.set.contents(chain, s.medium)
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	b, err := s.set.backend(medium)
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	return b.Usage(ctx, contents)
 }
 
 // Cleanup returns when all that has been removed so far has been deleted.
@@ -223,11 +239,14 @@ func (s *Snapshotter) Close() error {
 	return fail("close", s.name, s.gate.close(ctx))
 }
 
+// lockKey names the lock of a snapshot.
+func lockKey(name, key string) string { return "key/" + name + "/" + key }
+
 // lock takes locks on keys of this snapshotter name.
 func (s *Snapshotter) lock(ctx context.Context, claims ...claim) (release func(), err error) {
 	for i, c := range claims {
 		if c.key != "" {
-			claims[i].key = "key/" + s.name + "/" + c.key
+			claims[i].key = lockKey(s.name, c.key)
 		}
 	}
 	return s.set.locks.acquire(ctx, claims...)

@@ -113,7 +113,7 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 			orphans = append(orphans, n)
 			continue
 		}
-		if err := b.Delete(ctx, n); err != nil {
+		if err := b.Delete(ctx, Content{ID: n}); err != nil {
 			log.G(ctx).WithError(err).WithField("id", n).Warn("a content at the id of a view is left until the next start")
 		}
 	}

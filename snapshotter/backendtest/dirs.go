@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	cfs "github.com/containerd/continuity/fs"
+
+	"github.com/lamina-snapshotter/lamina/snapshotter"
 )
 
 // Dirs is the plainest Backend: a content is a directory that holds the whole tree, a copy of its parent's. It serves
@@ -82,7 +84,7 @@ func (d *Dirs) Claim(_ context.Context, uuid string, start uint64) error {
 }
 
 // Make copies the tree of chain[0].
-func (d *Dirs) Make(ctx context.Context, id uint64, chain []uint64, _ map[string]string) (uint64, error) {
+func (d *Dirs) Make(ctx context.Context, id uint64, chain []snapshotter.Content, _ map[string]string) (uint64, error) {
 	if err := d.before(ctx, "make", id); err != nil {
 		return 0, err
 	}
@@ -92,11 +94,11 @@ func (d *Dirs) Make(ctx context.Context, id uint64, chain []uint64, _ map[string
 	if err := os.Mkdir(d.path(id), 0o755); err != nil || len(chain) == 0 {
 		return 0, err
 	}
-	return 0, cfs.CopyDir(d.path(id), d.path(chain[0]))
+	return 0, cfs.CopyDir(d.path(id), d.path(chain[0].ID))
 }
 
 // Mounts is a bind mount of chain[0].
-func (d *Dirs) Mounts(ctx context.Context, chain []uint64, writable bool, _ map[string]string) ([]mount.Mount, error) {
+func (d *Dirs) Mounts(ctx context.Context, chain []snapshotter.Content, writable bool, _ map[string]string) ([]mount.Mount, error) {
 	if err := d.before(ctx, "mounts", 0); err != nil {
 		return nil, err
 	}
@@ -105,9 +107,9 @@ func (d *Dirs) Mounts(ctx context.Context, chain []uint64, writable bool, _ map[
 		m.Options[0] = "rw"
 	}
 	if len(chain) > 0 {
-		m.Source = d.path(chain[0])
+		m.Source = d.path(chain[0].ID)
 		if _, err := os.Stat(m.Source); writable && errors.Is(err, fs.ErrNotExist) {
-			if _, err := d.Make(ctx, chain[0], chain[1:], nil); err != nil {
+			if _, err := d.Make(ctx, chain[0].ID, chain[1:], nil); err != nil {
 				return nil, err
 			}
 		}
@@ -118,13 +120,13 @@ func (d *Dirs) Mounts(ctx context.Context, chain []uint64, writable bool, _ map[
 }
 
 // Freeze notes that the content is frozen.
-func (d *Dirs) Freeze(ctx context.Context, id uint64) error {
-	if err := d.before(ctx, "freeze", id); err != nil {
+func (d *Dirs) Freeze(ctx context.Context, c snapshotter.Content) error {
+	if err := d.before(ctx, "freeze", c.ID); err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.frozen[id] = true
+	d.frozen[c.ID] = true
 	return nil
 }
 
@@ -136,11 +138,11 @@ func (d *Dirs) Frozen(id uint64) bool {
 }
 
 // Usage walks the directory.
-func (d *Dirs) Usage(ctx context.Context, id uint64) (snapshots.Usage, error) {
-	if err := d.before(ctx, "usage", id); err != nil {
+func (d *Dirs) Usage(ctx context.Context, chain []snapshotter.Content) (snapshots.Usage, error) {
+	if err := d.before(ctx, "usage", chain[0].ID); err != nil {
 		return snapshots.Usage{}, err
 	}
-	u, err := cfs.DiskUsage(ctx, d.path(id))
+	u, err := cfs.DiskUsage(ctx, d.path(chain[0].ID))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
@@ -148,11 +150,11 @@ func (d *Dirs) Usage(ctx context.Context, id uint64) (snapshots.Usage, error) {
 }
 
 // Delete removes the directory.
-func (d *Dirs) Delete(ctx context.Context, id uint64) error {
-	if err := d.before(ctx, "delete", id); err != nil {
+func (d *Dirs) Delete(ctx context.Context, c snapshotter.Content) error {
+	if err := d.before(ctx, "delete", c.ID); err != nil {
 		return err
 	}
-	return os.RemoveAll(d.path(id))
+	return os.RemoveAll(d.path(c.ID))
 }
 
 // List reads the root.
