@@ -23,6 +23,8 @@ type Pool struct {
 	block   uint64 // bytes
 	dev     dm.DevNum
 
+	metadataPath string
+
 	mu    sync.Mutex
 	locks map[uint32]*volumeLock
 }

@@ -94,7 +94,7 @@ func (p *testPool) settings(t *testing.T) poolSettings {
 	require.NoError(t, err)
 	s := poolSettings{
 		prefix: "lamina-test" + fmt.Sprint(os.Getpid()), uuid: testUUID,
-		metadata: p.metadata.dev, data: p.data.dev,
+		metadata: p.metadata.dev, data: p.data.dev, metadataPath: p.metadata.path,
 		size: size, block: testBlock, discard: true, zeroing: true,
 	}
 	if !p.under.IsZero() {

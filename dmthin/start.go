@@ -20,6 +20,8 @@ type poolSettings struct {
 	block    uint64 // bytes
 	discard  bool   // freed blocks are discarded on the data device
 
+	metadataPath string // where the metadata device is found, to list the volumes
+
 	// zeroing has blocks zeroed when a part of one is written first: otherwise the rest of it would show, to whoever reads
 	// the device itself, what another container has deleted.
 	zeroing bool
@@ -42,7 +44,7 @@ func (s poolSettings) target() dm.Target {
 func startPool(ctx context.Context, control *dm.Control, s poolSettings) (*Pool, error) {
 	p := &Pool{
 		control: control, name: s.prefix + "-pool", prefix: s.prefix, uuid: s.uuid, block: s.block,
-		locks: map[uint32]*volumeLock{},
+		metadataPath: s.metadataPath, locks: map[uint32]*volumeLock{},
 	}
 	err := errors.New("the store has no uuid")
 	if s.uuid != "" {
