@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -239,28 +238,6 @@ func TestVolumeInUse(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, pending)
 	require.NoError(t, p.Delete(ctx, 1, testVolume, true))
-}
-
-// Space that a deleted volume had to itself goes back to the file system below.
-func TestDeleteShrinksTheFile(t *testing.T) {
-	p := newPool(t)
-	ctx := t.Context()
-	used := func() int64 {
-		var st unix.Stat_t
-		unix.Sync()
-		require.NoError(t, unix.Stat(filepath.Join(p.dir, "data"), &st))
-		return st.Blocks * sector
-	}
-	require.NoError(t, p.Create(ctx, 1))
-	path, err := p.Activate(ctx, 1, testVolume, false)
-	require.NoError(t, err)
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	require.NoError(t, err)
-	_, err = f.Write(bytes.Repeat([]byte{1}, 64<<20))
-	require.NoError(t, errors.Join(err, f.Sync(), f.Close()))
-	require.Greater(t, used(), int64(60<<20))
-	require.NoError(t, p.Delete(ctx, 1, testVolume, true))
-	require.Eventually(t, func() bool { return used() < 8<<20 }, 10*time.Second, 10*time.Millisecond)
 }
 
 // Copies of one active origin, made at once.
