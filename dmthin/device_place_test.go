@@ -194,7 +194,7 @@ func TestDevicePlaceForce(t *testing.T) {
 	// With a pool that runs, force changes nothing for its own store, and can do nothing for another.
 	devices := mustAttach(t, p)
 	mustPool(t, d.control, devices, func(pool *Pool) {
-		require.NoError(t, pool.Claim(3))
+		require.NoError(t, pool.Claim(t.Context(), 3))
 		require.NoError(t, p.make(t.Context(), storeUUID))
 		require.ErrorIs(t, p.make(t.Context(), "another"), unix.EBUSY)
 		mustOwner(t, p, storeUUID)

@@ -24,7 +24,7 @@ func ensureDevice(control *dm.Control, name string, targets []dm.Target) (dev dm
 			return dev, false, err
 		}
 	}
-	info, err = makeTable(control, name, targets)
+	info, err = makeDevice(control, name, "LAMINA-"+name, false, targets...)
 	return info.Dev, err == nil, err
 }
 
@@ -45,13 +45,13 @@ func adoptDevice(control *dm.Control, info dm.Info, targets []dm.Target) error {
 	return control.MakeNode(info.Name, info.Dev)
 }
 
-// makeTable makes a device and its node. On error it is taken away again.
-func makeTable(control *dm.Control, name string, targets []dm.Target) (dm.Info, error) {
-	info, err := control.Create(name, "LAMINA-"+name)
+// makeDevice makes a device and its node. On error it is taken away again.
+func makeDevice(control *dm.Control, name, uuid string, readOnly bool, targets ...dm.Target) (dm.Info, error) {
+	info, err := control.Create(name, uuid)
 	if err != nil {
 		return info, err
 	}
-	err = control.Load(name, false, targets...)
+	err = control.Load(name, readOnly, targets...)
 	if err == nil {
 		err = control.Resume(name)
 	}

@@ -74,24 +74,16 @@ func (p *Pool) start(ctx context.Context, s poolSettings) error {
 }
 
 // make makes the device. On error it is taken away again.
-func (p *Pool) make(ctx context.Context, s poolSettings) (info dm.Info, err error) {
+func (p *Pool) make(ctx context.Context, s poolSettings) (dm.Info, error) {
 	if err := ctx.Err(); err != nil {
-		return info, err
+		return dm.Info{}, err
 	}
-	if info, err = p.control.Create(p.name, p.deviceUUID("pool")); err != nil {
-		return info, err
-	}
-	if err = p.control.Load(p.name, false, s.target()); err == nil {
-		err = p.control.Resume(p.name)
-	}
-	if err == nil {
-		err = p.checkSize(s)
-	}
-	if err == nil {
-		err = p.control.MakeNode(p.name, info.Dev)
-	}
+	info, err := makeDevice(p.control, p.name, p.deviceUUID("pool"), false, s.target())
 	if err != nil {
-		return info, errors.Join(err, p.control.Remove(p.name))
+		return info, err
+	}
+	if err := p.checkSize(s); err != nil {
+		return info, errors.Join(err, p.control.Remove(p.name), p.control.RemoveNode(p.name))
 	}
 	return info, nil
 }

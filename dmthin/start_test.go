@@ -132,7 +132,7 @@ func TestPoolThatCannotGrow(t *testing.T) {
 		require.NoError(t, os.WriteFile(metadata, b, 0))
 	}
 	before := p.settings(t)
-	grow(t, p.data, filepath.Join(p.dir, "data"), 2*testData)
+	tGrow(t, p.data, filepath.Join(p.dir, "data"), 2*testData)
 	restart(1)
 	var err error
 	p.Pool, err = startPool(ctx, p.control, before)
