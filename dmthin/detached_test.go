@@ -31,7 +31,7 @@ func TestHoldMount(t *testing.T) {
 func TestKilledWhileMounted(t *testing.T) {
 	p := newPool(t)
 	device := p.formatted(t, testVolume, ext4{})
-	cmd := exec.Command(os.Args[0], "-test.run=^TestHoldMount$")
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestHoldMount$") // os.Args names another with -race
 	cmd.Env = append(os.Environ(), holdVariable+"="+device, "LAMINA_GUEST=native")
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
