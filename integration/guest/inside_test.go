@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,7 +54,11 @@ func TestInside(t *testing.T) {
 	if err != nil || !strings.Contains(string(mounts), "prjquota") {
 		t.Errorf("no project quotas: %v\n%s", err, mounts)
 	}
-	if size, err := os.ReadFile("/sys/block/ubdb/size"); err != nil || string(size) != "2048\n" {
+	device, err := filepath.EvalSymlinks(ExtraDisk(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size, err := os.ReadFile("/sys/block/" + filepath.Base(device) + "/size"); err != nil || string(size) != "2048\n" {
 		t.Errorf("extra disk: %q sectors, %v", size, err)
 	}
 }

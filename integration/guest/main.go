@@ -19,7 +19,7 @@ const (
 )
 
 // testMargin is the time that tests have to end after their own timeout. With
-// hostMargin it is less than the minute after which go test kills them.
+// a machine's margin it is less than the minute after which go test kills them.
 const testMargin = 10 * time.Second
 
 // Main runs the tests of a package, here or in a guest, and returns the exit
@@ -64,7 +64,7 @@ func needsGuest() (bool, error) {
 	if os.Getuid() != 0 || flagValue("test.list") != "" || HaveDeviceMapper(context.Background()) {
 		return false, nil
 	}
-	if err := canRun(); err != nil {
+	if err := canRun(chosen()); err != nil {
 		if os.Getenv(rootVariable) == "1" {
 			return false, fmt.Errorf("%w (%s=1 says that the tests must run)", err, rootVariable)
 		}
