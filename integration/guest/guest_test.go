@@ -14,6 +14,15 @@ import (
 	"time"
 )
 
+// testMode is the machine that the tests use: UML, or the one that LAMINA_GUEST
+// names.
+func testMode() string {
+	if chosen() == (qemu{}) {
+		return modeQEMU
+	}
+	return "uml"
+}
+
 // requireGuest skips a test that starts guests where that is impossible.
 func requireGuest(t *testing.T) {
 	t.Helper()
@@ -41,7 +50,7 @@ func tInner(t *testing.T, args ...string) *exec.Cmd {
 		}
 	})
 	cmd := exec.CommandContext(t.Context(), exe, args...)
-	cmd.Env = append(os.Environ(), innerVariable+"=inner", modeVariable+"=uml", "TMPDIR="+tmp)
+	cmd.Env = append(os.Environ(), innerVariable+"=inner", modeVariable+"="+testMode(), "TMPDIR="+tmp)
 	return cmd
 }
 
@@ -82,6 +91,10 @@ func TestPass(t *testing.T) {
 }
 
 func TestExitCodes(t *testing.T) {
+	timeout := time.Second
+	if testMode() == modeQEMU { // where a stack may take as long
+		timeout *= 10
+	}
 	for _, tt := range []struct {
 		test string
 		code int
@@ -91,16 +104,27 @@ func TestExitCodes(t *testing.T) {
 		{"Panic", 2, "panic: as it should"},
 		{"Exit", 42, ""},
 		{"Kill", 128 + int(syscall.SIGKILL), ""},
-		{"Hang", 2, "panic: test timed out after 1s"},
+		{"Hang", 2, "panic: test timed out after " + timeout.String()},
 	} {
 		t.Run(tt.test, func(t *testing.T) {
 			t.Parallel()
-			cmd := tInner(t, "-test.run=TestInside"+tt.test+"$", "-test.timeout=1s")
+			cmd := tInner(t, "-test.run=TestInside"+tt.test+"$", "-test.timeout="+timeout.String())
 			out, err := cmd.CombinedOutput()
 			if got := cmd.ProcessState.ExitCode(); got != tt.code || !bytes.Contains(out, []byte(tt.want)) {
 				t.Errorf("exit code %d, want %d, and %q in: %v\n%s", got, tt.code, tt.want, err, out)
 			}
 		})
+	}
+}
+
+// TestRace checks that the race detector works in a guest.
+func TestRace(t *testing.T) {
+	if !raceEnabled || testMode() != modeQEMU {
+		t.Skip("needs the race detector and a guest in QEMU")
+	}
+	out, err := tInner(t, "-test.run=TestInsideRace$").CombinedOutput()
+	if err == nil || !bytes.Contains(out, []byte("WARNING: DATA RACE")) {
+		t.Errorf("%v in:\n%s", err, out)
 	}
 }
 
@@ -178,7 +202,7 @@ func TestBlocked(t *testing.T) {
 }
 
 func TestNeedsGuest(t *testing.T) {
-	for mode, want := range map[string]bool{"native": false, "uml": true} {
+	for mode, want := range map[string]bool{"native": false, "uml": true, "qemu": true} {
 		t.Setenv(modeVariable, mode)
 		if got, err := needsGuest(); got != want || err != nil {
 			t.Errorf("%s: got %v, %v", mode, got, err)

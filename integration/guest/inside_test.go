@@ -83,6 +83,18 @@ func TestInsideKill(t *testing.T) {
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 }
 
+func TestInsideRace(t *testing.T) {
+	requireInside(t)
+	n, done := 0, make(chan struct{})
+	go func() {
+		defer close(done)
+		n++
+	}()
+	n++
+	<-done
+	t.Log(n)
+}
+
 func TestInsideHang(t *testing.T) {
 	requireInside(t)
 	fmt.Println("hangs")

@@ -93,6 +93,9 @@ func TestParentKilled(t *testing.T) {
 func processes(t *testing.T, memory int) (pids []int) {
 	t.Helper()
 	program, size := umlProgram, fmt.Sprintf("mem=%dM", memory>>20)
+	if testMode() == modeQEMU {
+		program, size = qemuProgram, fmt.Sprintf("-m\x00%dM\x00", memory>>20)
+	}
 	names, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		t.Fatal(err)

@@ -45,5 +45,11 @@ type inside interface {
 	disk(n int) string
 }
 
-// chosen returns the machine of all guests.
-func chosen() machine { return uml{} }
+// chosen returns the machine that [modeVariable] names. All processes of a
+// guest have that variable.
+func chosen() machine {
+	if os.Getenv(modeVariable) == modeQEMU {
+		return qemu{}
+	}
+	return uml{}
+}

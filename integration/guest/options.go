@@ -19,7 +19,7 @@ type Options struct {
 	// [ExtraDisk] for their names.
 	ExtraDisks []int64
 
-	// Timeout bounds the program; the guest ends at most 20 s later. If zero it
+	// Timeout bounds the program; the guest ends at most 40 s later. If zero it
 	// is one hour. [Main] takes the tests' own timeout, and some seconds for
 	// them to say what ran, before either.
 	Timeout time.Duration

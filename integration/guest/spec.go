@@ -34,6 +34,7 @@ type spec struct {
 	Self    bool     // the program is Init
 
 	Modules string // directory of the kernel's modules, as /lib/modules
+	Kernel  kernel // of a guest in QEMU
 
 	Memory   int64
 	Disks    int // number of disks
