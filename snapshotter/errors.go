@@ -32,6 +32,7 @@ func classOf(err error) error {
 		{metadata.ErrNoDevice, errdefs.ErrResourceExhausted},
 		{unix.ENOSPC, errdefs.ErrResourceExhausted},
 		{unix.EDQUOT, errdefs.ErrResourceExhausted},
+		{unix.EBUSY, errdefs.ErrFailedPrecondition}, // somebody else uses the content
 		{metadata.ErrFailed, errdefs.ErrUnavailable},
 		{errBusy, errdefs.ErrUnavailable},
 		{errClosed, errdefs.ErrUnavailable},

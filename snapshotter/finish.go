@@ -115,10 +115,11 @@ func (s *Snapshotter) remove(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if sn.Kind == snapshots.KindView {
-		s.set.settler.later(sn.ParentID)
-		return nil
+	if sn.Kind == snapshots.KindView || sn.Parent == "" {
+		s.set.settler.later(sn.ParentID) // which nobody may show any more, or which is a template that nobody needs
 	}
-	s.set.reaper.wake()
+	if sn.Kind != snapshots.KindView {
+		s.set.reaper.wake()
+	}
 	return nil
 }

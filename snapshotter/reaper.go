@@ -138,6 +138,8 @@ func (r *reaper) pass(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// What no backend serves stays until one does: the user may have taken it out of the configuration for a while.
+	links = slices.DeleteFunc(links, func(l metadata.Link) bool { return r.backends[l.Placement.Medium] == nil })
 	chunks := make(chan []metadata.Link)
 	var (
 		wg     sync.WaitGroup
@@ -184,11 +186,7 @@ func (r *reaper) delete(ctx context.Context, link metadata.Link) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	b, ok := r.backends[link.Placement.Medium]
-	if !ok {
-		return errPlacement
-	}
 	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
-	return b.Delete(ctx, contentOf(link))
+	return r.backends[link.Placement.Medium].Delete(ctx, contentOf(link))
 }

@@ -40,7 +40,7 @@ type Set struct {
 
 // Open takes the places of the backends over for a new start of the store. It refuses, before it changes anything, a
 // place that belongs to another store or to a later state of this one. Then it puts what no record names into the trash,
-// and starts to empty that. After an error the store and the backends are still the caller's to close.
+// makes the templates that are missing, and starts to empty the trash. After an error the store and the backends are still the caller's to close.
 func Open(ctx context.Context, c Config) (*Set, error) {
 	s := &Set{store: c.Store, backends: c.Backends}
 	if err := s.claim(ctx); err != nil {
@@ -51,8 +51,8 @@ func Open(ctx context.Context, c Config) (*Set, error) {
 			return nil, fmt.Errorf("compare the %s contents with the store: %w", medium, err)
 		}
 	}
-	if err := s.dropTemplates(ctx); err != nil {
-		return nil, fmt.Errorf("templates: %w", err)
+	if err := s.ensureTemplates(ctx); err != nil {
+		return nil, err
 	}
 	ctx = context.WithoutCancel(ctx)
 	s.reaper = startReaper(ctx, c.Store, c.Backends)

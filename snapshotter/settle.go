@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
@@ -11,11 +12,17 @@ import (
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
+const (
+	settleTimeout = time.Minute // of one content
+	settleRetry   = time.Minute // until the next attempt on what could not be settled
+)
+
 // A settler works in the background on what the kernel has of contents whose backend is a Releaser: after a start, what
 // snapshots need is started again and what a crash left is ended; later, what was shown is ended when the last view of it
 // is gone. What it has not come to when it stops is done by the next start.
 type settler struct {
 	set    *Set
+	retry  time.Duration
 	kick   chan struct{} // holds one: the queue is not empty
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -27,13 +34,16 @@ type settler struct {
 // startSettler starts the settler, which runs until ctx ends or it is closed, with all contents.
 func startSettler(ctx context.Context, set *Set) *settler {
 	ctx, cancel := context.WithCancel(ctx)
-	st := &settler{set: set, kick: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	st := &settler{set: set, retry: settleRetry, kick: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
 	go st.run(ctx)
 	return st
 }
 
-// later has a content settled soon.
+// later has a content settled soon. 0 is none.
 func (st *settler) later(id metadata.ID) {
+	if id == 0 {
+		return
+	}
 	st.mu.Lock()
 	st.queue = append(st.queue, id)
 	st.mu.Unlock()
@@ -82,10 +92,17 @@ func (st *settler) all(ctx context.Context) {
 	}
 }
 
+// one settles a content, in bounded time: a device that hangs must not keep the others. What fails is tried again later.
 func (st *settler) one(ctx context.Context, id metadata.ID) {
-	if err := st.set.settle(ctx, id); err != nil && ctx.Err() == nil {
-		log.G(ctx).WithError(err).WithField("id", id).Warn("what the kernel has of a content is not what it should have")
+	bounded, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	err := st.set.settle(bounded, id)
+	if err == nil || ctx.Err() != nil {
+		return
 	}
+	log.G(ctx).WithError(err).WithFields(log.Fields{"id": id, "retry": st.retry}).
+		Warn("what the kernel has of a content is not what it should have")
+	time.AfterFunc(st.retry, func() { st.later(id) })
 }
 
 // close stops the settler and waits until it has stopped.
@@ -127,6 +144,11 @@ func (s *Set) settle(ctx context.Context, id metadata.ID) error {
 	defer release()
 	if now, err := s.store.Get(sn.Name, sn.Key); err != nil || now.ID != id {
 		return nil // it was committed or removed meanwhile, and so is settled
+	}
+	if t, ok := b.(Templater); ok && sn.Name == metadata.Templates {
+		if dropped, err := s.dropTemplate(ctx, t, sn.Key); dropped || err != nil {
+			return err
+		}
 	}
 	viewed, err := s.store.Viewed(id)
 	if err != nil {

@@ -3,6 +3,7 @@ package snapshotter
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
@@ -10,10 +11,11 @@ import (
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
+// templateTries bounds how often a template is made again that was dropped before it could be used.
+const templateTries = 3
+
 // templateOf makes the template, if the backend of the medium has any, the parent of a base, and returns the base's chain.
 // The template stays as it is until release is called.
-//
-// Who holds a template's lock takes no other, so it may be taken while those of the base are held.
 func (s *Set) templateOf(ctx context.Context, base *metadata.Snapshot, medium metadata.Medium) (chain []metadata.Link, release func(), err error) {
 	b, err := s.backend(medium)
 	if err != nil {
@@ -27,19 +29,31 @@ func (s *Set) templateOf(ctx context.Context, base *metadata.Snapshot, medium me
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := s.ensureTemplate(ctx, b, t, medium, name); err != nil {
+	for range templateTries {
+		if err = s.ensureTemplate(ctx, b, t, medium, name); err != nil {
+			return nil, nil, err
+		}
+		if chain, release, err = s.holdTemplate(ctx, name); !errors.Is(err, metadata.ErrNotExist) {
+			break
+		}
+	}
+	if err != nil {
 		return nil, nil, err
 	}
+	base.ParentID = chain[0].ID
+	return chain, release, nil
+}
+
+// holdTemplate returns the chain of a template, which is that of the template alone, and keeps it from being dropped.
+func (s *Set) holdTemplate(ctx context.Context, name string) (chain []metadata.Link, release func(), err error) {
 	release, err = s.locks.acquire(ctx, shared(lockKey(metadata.Templates, name)))
 	if err != nil {
 		return nil, nil, err
 	}
-	template, chain, err := s.store.Chain(metadata.Templates, name)
-	if err != nil {
+	if _, chain, err = s.store.Chain(metadata.Templates, name); err != nil {
 		release()
 		return nil, nil, err
 	}
-	base.ParentID = template.ID
 	return chain, release, nil
 }
 
@@ -71,35 +85,38 @@ func (s *Set) ensureTemplate(ctx context.Context, b Backend, t Templater, medium
 	return nil
 }
 
-// dropTemplates removes the templates that no base is upon any more, as when the configuration asks for others now.
-func (s *Set) dropTemplates(ctx context.Context) error {
-	var names []string
-	err := s.store.Walk(ctx, metadata.Templates, func(sn metadata.Snapshot) error {
-		names = append(names, sn.Key)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if s.wanted(name) {
+// ensureTemplates makes the templates of bases without labels, so that no base waits for one.
+func (s *Set) ensureTemplates(ctx context.Context) error {
+	for medium, b := range s.backends {
+		t, ok := b.(Templater)
+		if !ok {
 			continue
 		}
-		if _, err := s.store.Remove(ctx, metadata.Templates, name); err != nil && !errors.Is(err, metadata.ErrState) {
+		name, err := t.Template(nil)
+		if err != nil {
 			return err
+		}
+		if err := s.ensureTemplate(ctx, b, t, medium, name); err != nil {
+			return fmt.Errorf("template %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// wanted reports whether a template is that of a base without labels.
-func (s *Set) wanted(name string) bool {
-	for _, b := range s.backends {
-		if t, ok := b.(Templater); ok {
-			if usual, err := t.Template(nil); err == nil && usual == name {
-				return true
-			}
-		}
+// dropTemplate removes a template, whose lock the caller has, if it is neither that of bases without labels nor in use: one
+// for an unusual size, or of an earlier configuration. It returns whether it did.
+func (s *Set) dropTemplate(ctx context.Context, t Templater, name string) (dropped bool, err error) {
+	usual, err := t.Template(nil)
+	if err != nil || usual == name {
+		return false, err
 	}
-	return false
+	_, err = s.store.Remove(ctx, metadata.Templates, name)
+	if errors.Is(err, metadata.ErrState) { // a base is upon it
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	s.reaper.wake()
+	return true, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/lamina-snapshotter/lamina/metadata"
@@ -152,40 +153,77 @@ func TestBasesShareTemplate(t *testing.T) {
 func TestUnusedTemplatesGo(t *testing.T) {
 	h := mustOpenVolumes(t, t.TempDir(), "usual")
 	h.layer(t, "a", "")
-	_, err := h.Prepare(t.Context(), "large", "", snapshots.WithLabels(map[string]string{"size": "large"}))
-	require.NoError(t, err)
-	require.NoError(t, h.Remove(t.Context(), "large"))
-	for _, c := range []struct {
-		usual string
-		want  []string
-	}{{"usual", []string{"usual"}}, {"other", []string{"usual"}}} {
-		h = h.reopenWith(t, c.usual)
-		var kept []string
-		require.NoError(t, h.store.Walk(t.Context(), metadata.Templates, func(sn metadata.Snapshot) error {
-			kept = append(kept, sn.Key)
+	for range 3 {
+		_, err := h.Prepare(t.Context(), "large", "", snapshots.WithLabels(map[string]string{"size": "large"}))
+		require.NoError(t, err)
+		h.wantTemplates(t, "large", "usual")
+		require.NoError(t, h.Remove(t.Context(), "large"))
+		h.wantTemplates(t, "usual")
+	}
+	h = h.reopenWith(t, "other")
+	h.wantTemplates(t, "other", "usual")
+	require.NoError(t, h.Remove(t.Context(), "a"))
+	h.wantTemplates(t, "other")
+	h = h.reopenWith(t, "third")
+	h.wantTemplates(t, "third")
+	require.NoError(t, h.Cleanup(t.Context()))
+	require.Len(t, h.contents(t), 1)
+	h.mustCheck(t)
+}
+
+// wantTemplates waits until these are the templates.
+func (h *volumeHost) wantTemplates(t *testing.T, want ...string) {
+	t.Helper()
+	require.EventuallyWithT(t, func(t *assert.CollectT) {
+		var got []string
+		require.NoError(t, h.store.Walk(context.Background(), metadata.Templates, func(sn metadata.Snapshot) error {
+			got = append(got, sn.Key)
 			return nil
 		}))
-		require.Equal(t, c.want, kept)
-		h.mustCheck(t)
-	}
-	h.layer(t, "b", "")
-	require.NoError(t, h.Remove(t.Context(), "a"))
-	h = h.reopenWith(t, "other")
+		require.ElementsMatch(t, want, got)
+	}, tWait, tTick)
+}
+
+// What no backend serves any more is left alone, and is no error of those that are served.
+func TestVolumesWithoutBackend(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	h.layer(t, "a", "")
+	require.NoError(t, h.set.Close())
+	store, err := metadata.Open(filepath.Join(h.root, "lamina.db"), metadata.Options{})
+	require.NoError(t, err)
+	_, err = store.Remove(t.Context(), "lamina", "a")
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	plain := &host{root: h.root, dirs: backendtest.NewDirs(filepath.Join(h.root, "other"))}
+	plain.store, err = metadata.Open(filepath.Join(h.root, "lamina.db"), metadata.Options{})
+	require.NoError(t, err)
+	plain.set, err = snapshotter.Open(t.Context(), snapshotter.Config{
+		Store: plain.store, Backends: map[metadata.Medium]snapshotter.Backend{metadata.Directory: plain.dirs},
+	})
+	require.NoError(t, err)
+	plain.Snapshotter, err = plain.set.Snapshotter("plain", metadata.Directory)
+	require.NoError(t, err)
+	require.NoError(t, plain.Cleanup(t.Context()))
+	require.NoError(t, plain.set.Close())
+
+	h = mustOpenVolumes(t, h.root, "usual")
 	require.NoError(t, h.Cleanup(t.Context()))
-	require.Len(t, h.contents(t), 2, "b and its template")
+	require.Len(t, h.contents(t), 1, "the template")
 }
 
 // A template that cannot be made leaves nothing, and is made for the next base.
 func TestTemplateFails(t *testing.T) {
 	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	size := func(size string) snapshots.Opt { return snapshots.WithLabels(map[string]string{"size": size}) }
 	h.volumes.fail = errors.New("no mkfs")
-	_, err := h.Prepare(t.Context(), "a", "")
+	_, err := h.Prepare(t.Context(), "a", "", size("large"))
 	require.ErrorContains(t, err, "no mkfs")
-	require.Empty(t, h.contents(t))
-	_, err = h.Prepare(t.Context(), "a", "", snapshots.WithLabels(map[string]string{"size": "bad"}))
+	require.Len(t, h.contents(t), 1, "the usual template")
+	_, err = h.Prepare(t.Context(), "a", "", size("bad"))
 	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
-	h.layer(t, "a", "")
-	require.Equal(t, []string{"usual", "usual"}, h.volumes.made)
+	_, err = h.Prepare(t.Context(), "a", "", size("large"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"usual", "large", "large"}, h.volumes.made)
 }
 
 // What a view shows runs as long as there is one; after a start runs what snapshots need, and nothing else.
