@@ -148,7 +148,7 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
-	backends, err := openBackends(ctx, c)
+	backends, err := c.openBackends(ctx, store.UUID())
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
@@ -163,15 +163,15 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	return h, nil
 }
 
-// openBackends opens each backend that a snapshotter of c uses, once.
-func openBackends(ctx context.Context, c Config) (map[metadata.Medium]snapshotter.Backend, error) {
+// openBackends opens each backend that a snapshotter of c uses, once, for the store of that uuid.
+func (c Config) openBackends(ctx context.Context, store string) (map[metadata.Medium]snapshotter.Backend, error) {
 	backends := make(map[metadata.Medium]snapshotter.Backend)
 	for name := range c.Snapshotters {
 		medium := c.medium(name)
 		if backends[medium] != nil {
 			continue
 		}
-		b, err := c.openBackend(ctx, name)
+		b, err := c.openBackend(ctx, name, store)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("snapshotters.%s: %w", name, err), closeBackends(backends))
 		}
@@ -181,10 +181,10 @@ func openBackends(ctx context.Context, c Config) (map[metadata.Medium]snapshotte
 }
 
 // openBackend opens the backend of the named snapshotter.
-func (c Config) openBackend(ctx context.Context, name string) (snapshotter.Backend, error) {
+func (c Config) openBackend(ctx context.Context, name, store string) (snapshotter.Backend, error) {
 	root := c.ContentRoot(name)
 	if c.medium(name) == metadata.Volume {
-		c.Thin.Root = root
+		c.Thin.Root, c.Thin.Store = root, store
 		b, err := dmthin.Open(ctx, c.Thin)
 		if err != nil {
 			return nil, err // not b: a nil *Backend in an interface is not nil

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,15 +30,14 @@ type Backend struct {
 	place   place
 	pool    *Pool // nil until the first Claim
 
-	mu     sync.Mutex
-	kinds  map[uint64]filesystem // of contents, as far as they are known
-	frozen map[uint64]figures    // of frozen contents, as far as they are known
+	memory
 
 	stop func() error // shutDown, once
 }
 
-// Open looks at what the kernel has and at the configuration; it starts nothing. A kernel without device mapper or without
-// thin pools is an error that says so.
+// Open looks at the configuration and at what the kernel has. It makes the directory Config.Root if it is missing, and
+// resumes volumes that a process left suspended when it died, for who uses one hangs; it starts nothing. A kernel without
+// device mapper is an error that says so.
 func Open(ctx context.Context, c Config) (*Backend, error) {
 	c = c.withDefaults()
 	if err := c.Validate(); err != nil {
@@ -49,8 +50,10 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the thin backend needs device mapper in the kernel: %w", err)
 	}
+	if err := errors.Join(os.MkdirAll(c.Root, 0o700), resumeAll(control, c.Store)); err != nil {
+		return nil, errors.Join(err, control.Close())
+	}
 	b := &Backend{config: c, control: control, place: c.place(control)}
-	b.kinds, b.frozen = map[uint64]filesystem{}, map[uint64]figures{}
 	b.stop = sync.OnceValue(b.shutDown)
 	return b, nil
 }
@@ -79,8 +82,8 @@ func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err err
 		return "", 0, err
 	}
 	uuid, err = b.place.owner(ctx)
-	if b.config.Force {
-		return "", 0, nil // what lies there is lost, unless it is this store's: then Claim leaves it as it is
+	if b.config.Force && (err != nil || uuid != b.config.Store) {
+		return "", 0, nil // what lies there is lost with the Claim
 	}
 	if err != nil || uuid == "" {
 		return "", 0, err
@@ -96,7 +99,7 @@ func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err err
 func (b *Backend) transaction(uuid string) (uint64, error) {
 	name := prefix(uuid) + "-pool"
 	info, err := b.control.Info(name)
-	if err == nil && info.ActiveTable {
+	if err == nil && info.ActiveTable && info.UUID == deviceUUID(uuid, "pool") {
 		status, err := b.control.PoolStatus(name)
 		return status.TransactionID, err
 	}
@@ -142,6 +145,25 @@ func (b *Backend) start(ctx context.Context, uuid string) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	pool, err := b.startOn(ctx, uuid, devices)
+	if err != nil {
+		return nil, errors.Join(err, b.abandon(ctx, uuid))
+	}
+	return pool, nil
+}
+
+// abandon takes the devices of a pool that could not be started away again, or they would be in the way of who repairs it.
+// Those of a pool that runs stay.
+func (b *Backend) abandon(ctx context.Context, uuid string) error {
+	_, err := b.control.Info(prefix(uuid) + "-pool")
+	if errors.Is(err, fs.ErrNotExist) {
+		return b.place.detach(context.WithoutCancel(ctx))
+	}
+	return err
+}
+
+// startOn starts the pool on its devices.
+func (b *Backend) startOn(ctx context.Context, uuid string, devices poolDevices) (*Pool, error) {
 	block, err := b.blockSize(uuid)
 	if err != nil {
 		return nil, err
@@ -225,6 +247,27 @@ func (b *Backend) stopPool(ctx context.Context) error {
 		return nil
 	}
 	return b.place.detach(ctx)
+}
+
+// resumeAll resumes the devices of a store that are suspended.
+func resumeAll(control *dm.Control, uuid string) error {
+	devices, err := control.List()
+	if err != nil || uuid == "" {
+		return err
+	}
+	for _, d := range devices {
+		if !strings.HasPrefix(d.Name, prefix(uuid)+"-") {
+			continue
+		}
+		info, err := control.Info(d.Name)
+		if err == nil && info.Suspended && info.ActiveTable && strings.HasPrefix(info.UUID, deviceUUID(uuid, "")) {
+			err = control.Resume(d.Name)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // it may have gone meanwhile
+			return err
+		}
+	}
+	return nil
 }
 
 // volumeID returns the id of a content as the kernel takes it.

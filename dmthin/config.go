@@ -46,6 +46,9 @@ type Config struct {
 	// Root is the directory of the place, an absolute path; pool "loop" keeps its files in it.
 	Root string `toml:"-"`
 
+	// Store is the uuid of the store that the place is to belong to.
+	Store string `toml:"-"`
+
 	// Force lets pool "device" take devices that hold something else, which is lost.
 	Force bool `toml:"-"`
 
@@ -56,8 +59,8 @@ type Config struct {
 	// pool larger at the next start; a pool is never made smaller.
 	DataSize Size `toml:"data_size"`
 
-	// MaxSize is what the data may grow to, and what the metadata is made large enough for. The default is no bound, and
-	// metadata for DataSize.
+	// MaxSize is how far DataSize may be raised later: the metadata is made large enough for it. The default is no bound,
+	// and metadata for DataSize.
 	MaxSize Size `toml:"max_size"`
 
 	// HostShare bounds the data file: it is made no larger than this share of the space that is free on the host's file

@@ -36,7 +36,9 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, labels m
 	if err := b.pool.Snapshot(ctx, volume, origin); err != nil {
 		return 0, err
 	}
-	b.inherit(id, chain[0].ID)
+	if kind := b.known(chain[0].ID).kind; kind != nil {
+		b.note(id, func(f *facts) { f.kind = kind })
+	}
 	if size == chain[0].Size {
 		return size, nil
 	}
@@ -63,6 +65,8 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ 
 	}
 	if writable {
 		b.thaw(chain[0].ID)
+	} else if err := b.clean(ctx, chain[0], volume); err != nil {
+		return nil, err
 	}
 	device, err := b.pool.Activate(ctx, volume, chain[0].Size, !writable)
 	if err != nil {
@@ -76,7 +80,8 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ 
 }
 
 // Freeze makes chain[0] durable and takes its device away, at once or, if it is mounted, when it is unmounted. A journal
-// that a power cut left is replayed first: views are mounted without.
+// that a power cut left is replayed first: views are mounted without. A content that is mounted somewhere can still be
+// written there; its children, which are copies of it, do not show that.
 func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage, error) {
 	if err := b.freeze(ctx, chain[0]); err != nil {
 		return nil, err
@@ -93,20 +98,24 @@ func (b *Backend) freeze(ctx context.Context, c Content) error {
 	if err != nil {
 		return err
 	}
-	if err := replay(ctx, device); err != nil && !errors.Is(err, unix.EBUSY) { // mounted, so it has replayed it already
+	err = replay(ctx, device)
+	mounted := errors.Is(err, unix.EBUSY) // it has replayed the journal itself, and may still be written
+	if err != nil && !mounted {
 		return err
 	}
 	if err := b.pool.Flush(ctx, volume); err != nil {
 		return err
 	}
-	now, err := b.measure(ctx, c)
+	since := b.now()
+	figures, err := b.measure(ctx, c)
 	if err != nil {
 		return err
 	}
-	if _, err := b.pool.Deactivate(ctx, volume); err != nil {
+	if _, err := b.pool.Deactivate(ctx, volume); err != nil || mounted {
 		return err
 	}
-	b.remember(c.ID, now)
+	b.remember(c.ID, figures, since)
+	b.note(c.ID, func(f *facts) { f.clean = true })
 	return nil
 }
 

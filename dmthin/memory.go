@@ -1,53 +1,122 @@
 package dmthin
 
-// What is found out about contents is kept, so that it is found out once: it needs a read of the volume, and of one that
-// has no device the device as well.
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/sys/unix"
+)
+
+// memory is what was found out about contents, so that it is found out once: it takes a read of the volume, and of one that
+// has no device the device as well. Nothing of it is needed: after a restart it is found out again.
+type memory struct {
+	mu       sync.Mutex
+	facts    map[uint64]facts
+	changes  uint64             // of all contents, so that what was found out before a change is not remembered after it
+	cleaning singleflight.Group // by id
+}
+
+// facts are what is known of one content.
+type facts struct {
+	kind   filesystem // nil if it is not known
+	frozen *figures   // of a content that does not change; nil if they are not known
+	clean  bool       // frozen, and with an empty journal
+}
 
 // kind returns the file system of a content, whose device is given.
 func (b *Backend) kind(id uint64, device string) (filesystem, error) {
-	b.mu.Lock()
-	kind, ok := b.kinds[id]
-	b.mu.Unlock()
-	if ok {
-		return kind, nil
+	if known := b.known(id); known.kind != nil {
+		return known.kind, nil
 	}
 	kind, err := probe(device)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		b.note(id, func(f *facts) { f.kind = kind })
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.kinds[id] = kind
-	return kind, nil
+	return kind, err
 }
 
-// inherit notes that a content is a copy of another one.
-func (b *Backend) inherit(id, origin uint64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if kind, ok := b.kinds[origin]; ok {
-		b.kinds[id] = kind
-	}
+func (m *memory) known(id uint64) facts {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.facts[id]
 }
 
-// remember notes what a frozen content holds.
-func (b *Backend) remember(id uint64, f figures) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.frozen[id] = f
+func (m *memory) note(id uint64, change func(*facts)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.facts[id]
+	change(&f)
+	if m.facts == nil {
+		m.facts = map[uint64]facts{}
+	}
+	m.facts[id] = f
+}
+
+// now returns the moment from which on [memory.remember] looks for changes.
+func (m *memory) now() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changes
+}
+
+// remember notes what a frozen content holds, unless a content has changed since that moment: it may be this one.
+func (m *memory) remember(id uint64, f figures, since uint64) {
+	m.note(id, func(known *facts) {
+		if m.changes == since {
+			known.frozen = &f
+		}
+	})
 }
 
 // thaw notes that a content may be written.
-func (b *Backend) thaw(id uint64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.frozen, id)
+func (m *memory) thaw(id uint64) {
+	m.note(id, func(f *facts) {
+		f.frozen, f.clean = nil, false
+		m.changes++
+	})
 }
 
 // forget notes that a content becomes another one, or none.
-func (b *Backend) forget(id uint64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.frozen, id)
-	delete(b.kinds, id)
+func (m *memory) forget(id uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.facts, id)
+	m.changes++
+}
+
+// clean replays the journal of a frozen content before it is shown for the first time, if it was not unmounted when it was
+// committed, and then the power went: who shows it passes over the journal. One that is still mounted is left as it is.
+func (b *Backend) clean(ctx context.Context, c Content, volume uint32) error {
+	for {
+		_, err, _ := b.cleaning.Do(number(volume), func() (any, error) {
+			return nil, b.cleanOnce(ctx, c, volume)
+		})
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		} // otherwise it was somebody else's context that ended
+	}
+}
+
+func (b *Backend) cleanOnce(ctx context.Context, c Content, volume uint32) error {
+	if b.known(c.ID).clean {
+		return nil
+	}
+	device, err := b.pool.Activate(ctx, volume, c.Size, false)
+	shown := errors.Is(err, unix.EBUSY) // so it was clean
+	if err != nil && !shown {
+		return err
+	}
+	if !shown {
+		err = replay(ctx, device)
+		if errors.Is(err, unix.EBUSY) { // it is mounted, to be written
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	b.note(c.ID, func(f *facts) { f.clean = true })
+	return nil
 }

@@ -30,7 +30,9 @@ type Pool struct {
 }
 
 // deviceUUID returns the uuid of the pool's device ("pool") or of a volume's (its number).
-func (p *Pool) deviceUUID(what string) string { return "LAMINA-" + p.uuid + "-" + what }
+func (p *Pool) deviceUUID(what string) string { return deviceUUID(p.uuid, what) }
+
+func deviceUUID(store, what string) string { return "LAMINA-" + store + "-" + what }
 
 // own returns the state of a device of ours. Any program can make a device of our name, but not by chance one of our uuid
 // too: one that has another is an error, and is left alone.

@@ -39,36 +39,31 @@ func (f figures) beyond(below figures) snapshots.Usage {
 
 // knownUsage returns the usage of a frozen content, if it is known, or nil.
 func (b *Backend) knownUsage(chain []Content) *snapshots.Usage {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	own, ok := b.frozen[chain[0].ID]
-	var below figures
-	if ok && len(chain) > 1 {
-		below, ok = b.frozen[chain[1].ID]
+	own, below := b.known(chain[0].ID).frozen, &figures{}
+	if len(chain) > 1 {
+		below = b.known(chain[1].ID).frozen
 	}
-	if !ok {
+	if own == nil || below == nil {
 		return nil
 	}
-	usage := own.beyond(below)
+	usage := own.beyond(*below)
 	return &usage
 }
 
 // figures returns those of a content, which are known if it was frozen and not written since.
 func (b *Backend) figures(ctx context.Context, c Content) (figures, error) {
-	b.mu.Lock()
-	known, ok := b.frozen[c.ID]
-	b.mu.Unlock()
-	if ok {
-		return known, nil
+	if known := b.known(c.ID).frozen; known != nil {
+		return *known, nil
 	}
 	return b.measure(ctx, c)
 }
 
 // figuresOfFrozen returns those of a content that does not change, and keeps them.
 func (b *Backend) figuresOfFrozen(ctx context.Context, c Content) (figures, error) {
+	since := b.now()
 	f, err := b.figures(ctx, c)
 	if err == nil {
-		b.remember(c.ID, f)
+		b.remember(c.ID, f, since)
 	}
 	return f, err
 }
