@@ -278,12 +278,12 @@ func processes(t *testing.T, memory int) (pids []int) {
 func TestNeedsGuest(t *testing.T) {
 	for mode, want := range map[string]bool{"native": false, "uml": true} {
 		t.Setenv(modeVariable, mode)
-		if got, err := needsGuest(); got != want || err != nil {
+		if got, err := Needed(); got != want || err != nil {
 			t.Errorf("%s: got %v, %v", mode, got, err)
 		}
 	}
 	t.Setenv(modeVariable, "vmware")
-	if _, err := needsGuest(); err == nil {
+	if _, err := Needed(); err == nil {
 		t.Error("an unknown mode is no error")
 	}
 }
