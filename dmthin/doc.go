@@ -15,6 +15,9 @@
 //
 // # Locks
 //
-// One per volume, held over its ioctls; the pool has none of its own, as the kernel takes one message at a time. A
-// snapshot holds its origin's lock and not its own: nobody else knows the new id yet.
+// One per volume, held over its ioctls, and one for the pool's own state; the pool needs none for messages, as the kernel
+// takes one at a time. Locks are taken in the order of the volumes' numbers, the pool's last.
+//
+// A device that hangs holds up nothing but itself: each call runs in a goroutine of its own, is left behind when its
+// context ends, and keeps its volumes locked until the kernel lets go of it.
 package dmthin

@@ -2,125 +2,67 @@ package dmthin
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"strings"
 	"sync"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
 )
 
-// poolSettings are what a pool device is made of.
-type poolSettings struct {
-	prefix   string // of the names of its devices: <prefix>-pool, <prefix>-<thin id>
-	metadata dm.DevNum
-	data     dm.DevNum
-	size     uint64 // bytes of the data device
-	block    uint64 // bytes
-	discard  bool   // freed blocks are discarded on the data device
-}
-
 // A Pool is a thin pool that the kernel has in use. Its methods may be called from several goroutines at once; those on
 // one volume wait for each other.
+//
+// A method returns when its context ends, even if a device hangs. What it had begun may then still come to an end, one way
+// or the other; until then whoever wants the same volume waits, as long as his own context says.
 //
 // Sizes are in bytes and multiples of 512.
 type Pool struct {
 	control *dm.Control
 	name    string
 	prefix  string
+	uuid    string // the store's
+	block   uint64 // bytes
 	dev     dm.DevNum
+
+	metadataPath string
 
 	mu    sync.Mutex
 	locks map[uint32]*volumeLock
 }
 
-// startPool returns the pool of these settings: the device that there is, if it is of the same tables, or a new one. A
-// device of its name that is another's is an error and stays as it is. A device that a crash left half made is made again.
-func startPool(ctx context.Context, control *dm.Control, s poolSettings) (*Pool, error) {
-	p := &Pool{control: control, name: s.prefix + "-pool", prefix: s.prefix, locks: map[uint32]*volumeLock{}}
-	info, err := control.Info(p.name)
-	if err == nil && info.ActiveTable {
-		err = p.adopt(info, s)
-	} else if err == nil || errors.Is(err, fs.ErrNotExist) {
-		info, err = p.make(ctx, err == nil, s)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("start the pool %s: %w", p.name, err)
-	}
-	p.dev = info.Dev
-	return p, nil
-}
+// deviceUUID returns the uuid of the pool's device ("pool") or of a volume's (its number).
+func (p *Pool) deviceUUID(what string) string { return "LAMINA-" + p.uuid + "-" + what }
 
-func (s poolSettings) target() dm.Target {
-	return dm.ThinPool{
-		Metadata: s.metadata, Data: s.data,
-		BlockSectors: s.block / sector,
-		// Blocks are zeroed when a part of one is written first (no SkipBlockZeroing): otherwise the rest of it would show,
-		// to whoever reads the device itself, what another container has deleted.
-		NoDiscardPassdown: !s.discard,
-		// A full pool fails writes; held back they would hang whoever writes, and hold his file system locked.
-		ErrorIfNoSpace: true,
-	}.Target(s.size / sector)
-}
-
-// adopt checks that the device of a running pool is the one that would be made.
-func (p *Pool) adopt(info dm.Info, s poolSettings) error {
-	targets, err := p.control.Table(p.name)
-	if err != nil {
-		return err
+// own returns the state of a device of ours. Any program can make a device of our name, but not by chance one of our uuid
+// too: one that has another is an error, and is left alone.
+func (p *Pool) own(name, what string) (dm.Info, error) {
+	info, err := p.control.Info(name)
+	if want := p.deviceUUID(what); err == nil && info.UUID != want {
+		return info, fmt.Errorf("the device %s is another's and is left alone: its uuid is %q, not %q", name, info.UUID, want)
 	}
-	want := s.target()
-	if len(targets) != 1 || targets[0].Type != want.Type || !sameDevices(targets[0].Params, want.Params) {
-		return fmt.Errorf("another device of that name is there: it has the table %v, this pool %q", targets, want.Params)
-	}
-	if info.Suspended { // a process died between suspending and resuming it
-		return p.control.Resume(p.name)
-	}
-	return nil
-}
-
-// sameDevices compares the metadata device, the data device and the block size of two thin-pool tables.
-func sameDevices(a, b string) bool {
-	x, y := strings.Fields(a), strings.Fields(b)
-	return len(x) >= 3 && len(y) >= 3 && x[0] == y[0] && x[1] == y[1] && x[2] == y[2]
-}
-
-// make makes the device. On error it is taken away again.
-func (p *Pool) make(ctx context.Context, leftover bool, s poolSettings) (info dm.Info, err error) {
-	if err := ctx.Err(); err != nil {
-		return info, err
-	}
-	if leftover { // a device without table, of a process that died before it loaded one
-		if err := p.control.Remove(p.name); err != nil {
-			return info, err
-		}
-	}
-	if info, err = p.control.Create(p.name, "LAMINA-"+p.name); err != nil {
-		return info, err
-	}
-	if err = p.control.Load(p.name, false, s.target()); err == nil {
-		err = p.control.Resume(p.name)
-	}
-	if err == nil {
-		err = p.control.MakeNode(p.name, info.Dev)
-	}
-	if err != nil {
-		return info, errors.Join(err, p.control.Remove(p.name))
-	}
-	return info, nil
+	return info, err
 }
 
 // Status returns the state of the pool, without making it write.
-func (p *Pool) Status() (dm.PoolStatus, error) { return p.control.PoolStatus(p.name) }
+func (p *Pool) Status(ctx context.Context) (dm.PoolStatus, error) {
+	var status dm.PoolStatus
+	if err := p.do(ctx, func() (err error) {
+		status, err = p.control.PoolStatus(p.name)
+		return err
+	}, poolLock); err != nil {
+		return dm.PoolStatus{}, err
+	}
+	return status, nil
+}
 
 // Claim sets the pool's transaction id, which is the count of the store's starts.
-func (p *Pool) Claim(start uint64) error {
-	status, err := p.Status()
-	if err != nil || status.TransactionID == start {
-		return err
-	}
-	return p.control.SetTransactionID(p.name, status.TransactionID, start)
+func (p *Pool) Claim(ctx context.Context, start uint64) error {
+	return p.do(ctx, func() error {
+		status, err := p.control.PoolStatus(p.name)
+		if err != nil || status.TransactionID == start {
+			return err
+		}
+		return p.control.SetTransactionID(p.name, status.TransactionID, start)
+	}, poolLock)
 }
 
 // Stop takes the pool's device away, and those of volumes that nobody uses. One that is in use stays, with the pool, and
@@ -132,9 +74,6 @@ func (p *Pool) Stop(ctx context.Context) (stopped bool, err error) {
 	}
 	stopped = true
 	for _, id := range ids {
-		if err := ctx.Err(); err != nil {
-			return false, err
-		}
 		pending, err := p.Deactivate(ctx, id)
 		if err != nil {
 			return false, err
@@ -144,8 +83,11 @@ func (p *Pool) Stop(ctx context.Context) (stopped bool, err error) {
 	if !stopped {
 		return false, nil
 	}
-	if err := p.control.Remove(p.name); err != nil {
-		return false, err
-	}
-	return true, p.control.RemoveNode(p.name)
+	err = p.do(ctx, func() error {
+		if err := p.control.Remove(p.name); err != nil {
+			return err
+		}
+		return p.control.RemoveNode(p.name)
+	}, poolLock)
+	return err == nil, err
 }

@@ -58,7 +58,7 @@ func parseSuperblock(b []byte) (superblock, error) {
 	if binary.LittleEndian.Uint64(b[offsetMagic:]) != superblockMagic {
 		return superblock{}, errForeign
 	}
-	if want, got := binary.LittleEndian.Uint32(b[offsetChecksum:]), checksum(b); got != want {
+	if want, got := binary.LittleEndian.Uint32(b[offsetChecksum:]), checksum(b, superblockSalt); got != want {
 		return superblock{}, fmt.Errorf("the pool's superblock is damaged: checksum %08x, not %08x", got, want)
 	}
 	if v := binary.LittleEndian.Uint32(b[offsetVersion:]); v == 0 || v > maxVersion {
@@ -70,8 +70,8 @@ func parseSuperblock(b []byte) (superblock, error) {
 	}, nil
 }
 
-// checksum is that of all bytes after the checksum itself (dm_bm_checksum in drivers/md/persistent-data/dm-block-manager.c).
+// checksum is that of all bytes of a block after the checksum itself (dm_bm_checksum in drivers/md/persistent-data/dm-block-manager.c).
 // The kernel's crc32c inverts nothing at the end.
-func checksum(b []byte) uint32 {
-	return ^crc32.Checksum(b[4:], crc32.MakeTable(crc32.Castagnoli)) ^ superblockSalt
+func checksum(b []byte, salt uint32) uint32 {
+	return ^crc32.Checksum(b[4:], crc32.MakeTable(crc32.Castagnoli)) ^ salt
 }

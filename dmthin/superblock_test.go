@@ -13,7 +13,7 @@ func validSuperblock() []byte {
 	binary.LittleEndian.PutUint32(b[offsetVersion:], 2)
 	binary.LittleEndian.PutUint64(b[offsetTransaction:], 42)
 	binary.LittleEndian.PutUint32(b[offsetBlockSize:], 128)
-	binary.LittleEndian.PutUint32(b[offsetChecksum:], checksum(b))
+	binary.LittleEndian.PutUint32(b[offsetChecksum:], checksum(b, superblockSalt))
 	return b
 }
 
@@ -35,7 +35,7 @@ func TestParseSuperblock(t *testing.T) {
 	require.ErrorContains(t, err, "checksum")
 	later := validSuperblock()
 	binary.LittleEndian.PutUint32(later[offsetVersion:], 3)
-	binary.LittleEndian.PutUint32(later[offsetChecksum:], checksum(later))
+	binary.LittleEndian.PutUint32(later[offsetChecksum:], checksum(later, superblockSalt))
 	_, err = parseSuperblock(later)
 	require.ErrorContains(t, err, "version 3")
 }

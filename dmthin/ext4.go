@@ -1,0 +1,81 @@
+package dmthin
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+)
+
+// The superblock of ext4 (struct ext4_super_block in fs/ext4/ext4.h), 1024 bytes into the device. Numbers are little
+// endian.
+const (
+	ext4Super = 1024
+	ext4Magic = 0xEF53
+
+	ext4InodesCount     = ext4Super + 0x00
+	ext4BlocksCountLow  = ext4Super + 0x04
+	ext4FreeInodesCount = ext4Super + 0x10
+	ext4LogBlockSize    = ext4Super + 0x18
+	ext4MagicOffset     = ext4Super + 0x38
+	ext4FeatureIncompat = ext4Super + 0x60
+	ext4BlocksCountHigh = ext4Super + 0x150
+
+	ext4Recover = 0x4  // EXT4_FEATURE_INCOMPAT_RECOVER: the journal is to be replayed
+	ext464Bit   = 0x80 // EXT4_FEATURE_INCOMPAT_64BIT: ext4BlocksCountHigh counts
+
+	ext4MaxLogBlockSize = 6 // 64 KiB
+)
+
+type ext4 struct{}
+
+func (ext4) String() string { return "ext4" }
+
+func (ext4) parse(head []byte) (fsState, error) {
+	if len(head) < fsHeadSize || binary.LittleEndian.Uint16(head[ext4MagicOffset:]) != ext4Magic {
+		return fsState{}, errNoFilesystem
+	}
+	number := func(offset int) uint32 { return binary.LittleEndian.Uint32(head[offset:]) }
+	log := number(ext4LogBlockSize)
+	if log > ext4MaxLogBlockSize {
+		return fsState{}, fmt.Errorf("ext4 with blocks of 2^%d KiB", log)
+	}
+	total, free := number(ext4InodesCount), number(ext4FreeInodesCount)
+	if free > total {
+		return fsState{}, fmt.Errorf("ext4 with %d free inodes of %d", free, total)
+	}
+	features := number(ext4FeatureIncompat)
+	blocks := uint64(number(ext4BlocksCountLow))
+	if features&ext464Bit != 0 {
+		blocks |= uint64(number(ext4BlocksCountHigh)) << 32
+	}
+	return fsState{
+		blockSize: 1024 << log,
+		blocks:    blocks,
+		inodes:    int64(total) - int64(free),
+		dirty:     features&ext4Recover != 0,
+	}, nil
+}
+
+// noInitITable keeps the kernel from zeroing, in the background, the inode tables that mkfs and grow have left as they
+// were. They read as zeroes on a thin volume without having blocks; zeroing them would give them blocks.
+const noInitITable = "noinit_itable"
+
+func (ext4) mountOptions(readOnly bool) []string {
+	if readOnly {
+		return []string{"ro", "noload"}
+	}
+	return []string{noInitITable}
+}
+
+// ownMount is without noInitITable to grow: the kernel takes it to mean that the inode tables of new groups are to be
+// zeroed at once, rather than later (ext4_alloc_flex_bg_array in fs/ext4/resize.c).
+func (ext4) ownMount(toGrow bool) []string {
+	if toGrow {
+		return nil
+	}
+	return []string{noInitITable}
+}
+
+func (ext4) resize(root *os.File, _ fsState, blocks uint64) error { return dm.GrowExt4(root, blocks) }

@@ -1,0 +1,179 @@
+package dmthin
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// A filesystem is what a volume is formatted with. It holds no state; each has a file of its own.
+type filesystem interface {
+	// String returns the name by which the kernel, containerd and the configuration know it.
+	String() string
+
+	// parse reads the superblock in the first fsHeadSize bytes of a device. errNoFilesystem says that there is none of
+	// this kind; any other error, what is wrong with the one that there is.
+	parse(head []byte) (fsState, error)
+
+	// mountOptions returns what containerd is to mount a volume with. Read-only, nothing is written to the device: a
+	// journal that is not empty is passed over.
+	mountOptions(readOnly bool) []string
+
+	// ownMount returns the options with which this package mounts a volume: to write to what is there, or to grow it.
+	ownMount(toGrow bool) []string
+
+	// resize makes the file system that root is the root directory of as large as blocks says.
+	resize(root *os.File, state fsState, blocks uint64) error
+
+	// command returns how an empty volume of size bytes is formatted.
+	command(device string, size uint64) mkfs
+}
+
+// fsState is what a superblock says.
+type fsState struct {
+	blockSize  uint64 // bytes
+	blocks     uint64 // how long the file system is
+	inodes     int64  // in use; when that is up to date, see inodes
+	dirty      bool   // the journal may hold what the rest of the device does not yet
+	maxInodes  uint32 // xfs: percentage of the space that inodes may take
+	tailBlocks uint64 // an end of the device of fewer blocks than that stays unused
+}
+
+// errNoFilesystem is returned when a device holds none of the file systems that this package knows.
+var errNoFilesystem = errors.New("no file system that is known: neither ext4 nor xfs")
+
+func filesystems() []filesystem { return []filesystem{ext4{}, xfs{}} }
+
+// fsByName returns the file system that a configuration names.
+func fsByName(name string) (filesystem, error) {
+	for _, fs := range filesystems() {
+		if fs.String() == name {
+			return fs, nil
+		}
+	}
+	return nil, fmt.Errorf("the file system %q is none of %v", name, filesystems())
+}
+
+// probe tells which file system a device holds. One that holds none is errNoFilesystem.
+func probe(device string) (filesystem, error) {
+	fs, _, err := readState(device)
+	return fs, err
+}
+
+func readState(device string) (filesystem, fsState, error) {
+	head, err := readHead(device)
+	if err != nil {
+		return nil, fsState{}, err
+	}
+	fs, state, err := parseHead(head)
+	if err != nil {
+		return nil, fsState{}, fmt.Errorf("read the superblock of %s: %w", device, err)
+	}
+	return fs, state, nil
+}
+
+func parseHead(head []byte) (filesystem, fsState, error) {
+	for _, fs := range filesystems() {
+		if state, err := fs.parse(head); !errors.Is(err, errNoFilesystem) {
+			return fs, state, err
+		}
+	}
+	if blank(head) {
+		return nil, fsState{}, fmt.Errorf("it is blank: %w", errNoFilesystem)
+	}
+	return nil, fsState{}, errNoFilesystem
+}
+
+// fsHeadSize is how many bytes of a device are read: both superblocks are within them, and direct I/O can read as many
+// from any device.
+const fsHeadSize = 4096
+
+// readHead reads the start of a device as it is on the device. XFS writes past the page cache of its device, so the pages
+// that were read before it was mounted, by an earlier probe, are stale until nobody has the device open; hence direct I/O.
+// ext4 keeps its superblock in that page cache, and a direct read writes it out first.
+func readHead(device string) ([]byte, error) {
+	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // nothing was written through it
+	page, err := unix.Mmap(-1, 0, fsHeadSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	defer unix.Munmap(page) //nolint:errcheck // it is a page of ours
+	n, err := f.ReadAt(page, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%w after %d bytes", err, n)
+	}
+	return bytes.Clone(page), nil
+}
+
+func blank(b []byte) bool { return bytes.Count(b, []byte{0}) == len(b) }
+
+// inodes returns how many inodes the file system on a device uses, by the counters in its superblock. Those that the file
+// system has for itself are among them (ext4 reserves 10, xfs has 3), so that what counts is the difference between two
+// volumes of one template.
+func inodes(device string) (used int64, err error) {
+	_, state, err := readState(device)
+	return state.inodes, err
+}
+
+// replay writes what the journal of the file system on a device holds to where it belongs, by mounting it. It is to be
+// called before the volume is mounted read-only, if it may not have been unmounted or frozen. Nobody may have the file
+// system mounted: that is EBUSY. At return it is durable, and clean; a crash before leaves the journal as it was, or
+// partly replayed, and replaying it again gives the same.
+func replay(ctx context.Context, device string) error {
+	fs, state, err := readState(device)
+	if err != nil || !state.dirty {
+		return err
+	}
+	m, err := mountDetached(fs, device, fs.ownMount(false))
+	if err != nil {
+		return fmt.Errorf("replay the journal of %s: %w", device, err)
+	}
+	return m.close(ctx)
+}
+
+// grow makes the file system on a device as large as the device, if it is not already. Nobody may have it mounted: that
+// is EBUSY. At return it is durable.
+//
+// A crash in the middle does no harm. What is added lies beyond the end of the file system until a transaction of the
+// journal moves the end, so after the crash it is as large as before, or larger by some of its groups of blocks, and
+// whole in each case; the next grow does the rest.
+func grow(ctx context.Context, device string) error {
+	fs, state, err := readState(device)
+	if err != nil {
+		return err
+	}
+	size, err := blockDeviceSize(device)
+	if err != nil {
+		return err
+	}
+	blocks := size / state.blockSize
+	if blocks < state.blocks {
+		return fmt.Errorf("grow %s: the file system has %d blocks, the device room for %d", device, state.blocks, blocks)
+	}
+	if blocks-state.blocks < max(state.tailBlocks, 1) {
+		return nil
+	}
+	m, err := mountDetached(fs, device, fs.ownMount(true))
+	if err != nil {
+		return fmt.Errorf("grow %s: %w", device, err)
+	}
+	return errors.Join(fs.resize(m.root, state, blocks), m.close(ctx))
+}
+
+// blockDeviceSize returns the length of a device in bytes, whatever name it is called by.
+func blockDeviceSize(device string) (uint64, error) {
+	f, err := os.Open(device)
+	if err != nil {
+		return 0, err
+	}
+	end, err := f.Seek(0, 2)
+	return uint64(end), errors.Join(err, f.Close())
+}

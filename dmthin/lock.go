@@ -1,0 +1,104 @@
+package dmthin
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+)
+
+// Locks of what is no volume, under numbers that no volume has.
+const (
+	poolLock         = dm.MaxThinID + 1 + iota // the state and the table of the pool itself
+	metadataSnapLock                           // the one metadata snapshot that a pool can have
+)
+
+// volumeLock is the lock of one volume; refs counts who holds it or waits for it.
+type volumeLock struct {
+	sem  *semaphore.Weighted
+	refs int
+}
+
+// do runs fn, which works on these volumes and nothing else, and returns when fn has ended or ctx has.
+//
+// A suspend, an fsync or a discard on a device that hangs cannot be given up: no signal ends it. So fn runs in a goroutine
+// of its own, which is left behind when ctx ends. It keeps the locks until fn has really ended: nobody else touches the
+// volumes meanwhile, and no volume ever holds more than one thread. What fn sets may be read only if do returns nil.
+//
+// fn should look at ctx between its steps, so that what hung does not go on long after it was given up; but what it has
+// suspended it resumes whatever ctx says.
+func (p *Pool) do(ctx context.Context, fn func() error, ids ...uint32) error {
+	unlock, err := p.lockAll(ctx, ids)
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := fn()
+		unlock() // first, so that who waits for done finds the volumes free
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%s: the kernel has not answered: %w", p.lockName(ids[0]), context.Cause(ctx))
+	}
+}
+
+// lockAll waits for all of these volumes, in the order of their numbers, so that two who want the same do not wait for each
+// other.
+func (p *Pool) lockAll(ctx context.Context, ids []uint32) (unlock func(), err error) {
+	var held []func()
+	unlock = func() {
+		for _, unlock := range held {
+			unlock()
+		}
+	}
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
+		one, err := p.lock(ctx, id)
+		if err != nil {
+			unlock()
+			return nil, err
+		}
+		held = append(held, one)
+	}
+	return unlock, nil
+}
+
+// lock waits for a volume, as long as ctx says.
+func (p *Pool) lock(ctx context.Context, id uint32) (unlock func(), err error) {
+	p.mu.Lock()
+	l := p.locks[id]
+	if l == nil {
+		l = &volumeLock{sem: semaphore.NewWeighted(1)}
+		p.locks[id] = l
+	}
+	l.refs++
+	p.mu.Unlock()
+	drop := func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if l.refs--; l.refs == 0 {
+			delete(p.locks, id)
+		}
+	}
+	if err := l.sem.Acquire(ctx, 1); err != nil {
+		drop()
+		return nil, fmt.Errorf("wait for %s: %w", p.lockName(id), err)
+	}
+	return func() {
+		l.sem.Release(1)
+		drop()
+	}, nil
+}
+
+func (p *Pool) lockName(id uint32) string {
+	if id > dm.MaxThinID {
+		return "pool " + p.name
+	}
+	return fmt.Sprintf("volume %d", id)
+}

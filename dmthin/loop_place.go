@@ -1,0 +1,277 @@
+package dmthin
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// A loopPlace is a directory with a pool in two sparse files on loop devices, data and metadata, and a file that says
+// which store they belong to, owner. That one is written last: with it the others are there.
+//
+// Sizes are in bytes. The data file grows when it is attached, if the configuration and the file system allow it; it is
+// never made shorter.
+type loopPlace struct {
+	dir          string
+	dataSize     uint64  // of the data file, if the file system has so much
+	metadataSize uint64  // 0: by the formula, for the larger one of dataSize and maxSize
+	maxSize      uint64  // the data file never becomes larger; 0: dataSize says it all
+	blockSize    uint64  // of the pool, for the formula
+	share        float64 // of what is free in the file system, above 0 and up to 1: the data file is no larger
+
+	// lock is the metadata file. Loop devices have open files of their own: a lock belongs to the open file, and with
+	// this one behind a device it would last as long as the device.
+	lock  *os.File
+	loops []loop
+}
+
+func (p *loopPlace) metadataFile() string { return filepath.Join(p.dir, "metadata") }
+func (p *loopPlace) dataFile() string     { return filepath.Join(p.dir, "data") }
+func (p *loopPlace) ownerFile() string    { return filepath.Join(p.dir, "owner") }
+
+// acquire opens and locks the metadata file. That it is not there is fs.ErrNotExist, unless flag says that it is made.
+func (p *loopPlace) acquire(ctx context.Context, flag int) error {
+	if p.lock != nil {
+		return nil
+	}
+	f, err := os.OpenFile(p.metadataFile(), os.O_RDONLY|flag, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := lockFile(ctx, f); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	p.lock = f
+	return nil
+}
+
+func (p *loopPlace) owner(ctx context.Context) (uuid string, err error) {
+	if err := p.acquire(ctx, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	uuid, err = readOwnerFile(p.ownerFile())
+	if err != nil {
+		return "", err
+	}
+	if uuid == "" {
+		return "", p.checkNew()
+	}
+	for _, path := range []string{p.metadataFile(), p.dataFile()} {
+		if _, err := os.Stat(path); err != nil {
+			return "", fmt.Errorf("a part of the pool of the store %s is missing: put it back, or move %s away to begin with an empty pool: %w", uuid, p.dir, err)
+		}
+	}
+	return uuid, nil
+}
+
+// checkNew returns an error if the files, which nobody owns, are not what a make that was cut short leaves: no superblock
+// in the metadata, and data that were never written.
+func (p *loopPlace) checkNew() error {
+	foreign := func(path, what string) error {
+		return fmt.Errorf("%s holds %s, and there is no file %s that says which store it belongs to: move it away, or choose another directory", path, what, p.ownerFile())
+	}
+	if p.lock != nil {
+		begin := make([]byte, superblockSize)
+		n, err := p.lock.ReadAt(begin, 0)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if begin = begin[:n]; !bytes.Equal(begin, make([]byte, n)) {
+			what := "something that is no thin pool"
+			if _, err := parseSuperblock(begin); err == nil {
+				what = "the metadata of a thin pool"
+			}
+			return foreign(p.metadataFile(), what)
+		}
+	}
+	data, err := os.Open(p.dataFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer data.Close() //nolint:errcheck // nothing was written through it
+	at, err := unix.Seek(int(data.Fd()), 0, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO): // one hole
+		return nil
+	case err != nil:
+		return &os.PathError{Op: "seek data", Path: data.Name(), Err: err}
+	}
+	return foreign(data.Name(), fmt.Sprintf("data, at byte %d", at))
+}
+
+func (p *loopPlace) make(ctx context.Context, uuid string) error {
+	if err := os.MkdirAll(p.dir, 0o700); err != nil {
+		return err
+	}
+	// Volumes hold set-user-id programs of any origin; no other user may reach them.
+	if err := os.Chmod(p.dir, 0o700); err != nil {
+		return err
+	}
+	if err := p.acquire(ctx, os.O_CREATE); err != nil {
+		return err
+	}
+	// Again, as somebody else may have made the place before it was locked.
+	found, err := p.owner(ctx)
+	switch {
+	case err != nil:
+		return err
+	case found == uuid:
+		return nil
+	case found != "":
+		return fmt.Errorf("%s belongs to the store %s", p.dir, found)
+	}
+	return p.makeFiles(uuid)
+}
+
+// makeFiles makes the files. A power cut leaves some of them, empty, and no owner file: that is written when the others
+// are on the disk.
+func (p *loopPlace) makeFiles(uuid string) error {
+	size, err := p.allowed(0)
+	if err != nil {
+		return err
+	}
+	if size < minData {
+		return fmt.Errorf("the pool in %s would have %d MiB, and needs %d: its size is configured as %d MiB, and it may take %g of the free space of its file system",
+			p.dir, size/mebibyte, minData/mebibyte, p.dataSize/mebibyte, p.share)
+	}
+	metadata, err := p.metadataWanted()
+	if err != nil {
+		return err
+	}
+	if err := makeSparse(p.metadataFile(), metadata); err != nil {
+		return err
+	}
+	if err := makeSparse(p.dataFile(), size); err != nil {
+		return err
+	}
+	if err := syncDir(p.dir); err != nil {
+		return err
+	}
+	if err := writeOwnerFile(p.ownerFile(), uuid); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(p.dir)) // the directory may be new
+}
+
+func (p *loopPlace) metadataWanted() (uint64, error) {
+	return metadataLength(p.metadataSize, max(p.dataSize, p.maxSize), p.blockSize)
+}
+
+// allowed returns how long the data file may be, when it takes up used bytes of the file system already.
+func (p *loopPlace) allowed(used uint64) (uint64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(p.dir, &st); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: p.dir, Err: err}
+	}
+	free := st.Bavail * uint64(st.Frsize)
+	size := min(p.dataSize, uint64(p.share*float64(free+used)))
+	if p.maxSize > 0 {
+		size = min(size, p.maxSize)
+	}
+	return size / mebibyte * mebibyte, nil
+}
+
+// makeSparse makes a file of that length, durably but for its name. What is there is known to be empty.
+func makeSparse(path string, size uint64) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(f.Chmod(0o600), f.Truncate(int64(size)))
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+func (p *loopPlace) attach(ctx context.Context, _ string) (_ poolDevices, err error) {
+	if err := p.extend(); err != nil {
+		return poolDevices{}, err
+	}
+	p.loops = nil
+	defer func() {
+		if err != nil { // a device that a pool has in use goes with the pool
+			err = errors.Join(err, p.detach(ctx))
+		}
+	}()
+	for _, path := range []string{p.metadataFile(), p.dataFile()} {
+		l, err := attachLoop(ctx, path)
+		if err != nil {
+			return poolDevices{}, err
+		}
+		p.loops = append(p.loops, l)
+		if err := l.resize(); err != nil {
+			return poolDevices{}, err
+		}
+	}
+	metadata, data := p.loops[0], p.loops[1]
+	size, err := deviceSize(data.path)
+	return poolDevices{metadata: metadata.dev, data: data.dev, size: size, metadataPath: metadata.path}, err
+}
+
+// extend makes the files as long as they may be now. A power cut leaves a file that is longer than the pool in it knows,
+// which is what the next attach returns.
+func (p *loopPlace) extend() error {
+	metadata, err := p.metadataWanted()
+	if err != nil {
+		return err
+	}
+	if err := lengthen(p.metadataFile(), func(uint64) (uint64, error) { return metadata, nil }); err != nil {
+		return err
+	}
+	return lengthen(p.dataFile(), p.allowed)
+}
+
+// lengthen makes a file as long as wanted says, given what the file takes up; a longer one stays. It is an error if the
+// file is not there: an empty one in its place would be a pool without its data.
+func lengthen(path string, wanted func(used uint64) (uint64, error)) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // it is synced
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	size, err := wanted(uint64(st.Blocks) * sector)
+	if err != nil || size <= uint64(st.Size) {
+		return err
+	}
+	return errors.Join(f.Truncate(int64(size)), f.Sync())
+}
+
+func (p *loopPlace) detach(context.Context) error {
+	var errs []error
+	for _, l := range p.loops {
+		errs = append(errs, l.detach())
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		p.loops = nil
+	}
+	return err
+}
+
+// metadata reads the file. That agrees with what a loop device wrote: with direct I/O it drops the pages that it
+// overwrites, and without it writes to them.
+func (p *loopPlace) metadata() (metadataReader, error) { return os.Open(p.metadataFile()) }
+
+func (p *loopPlace) close() error {
+	if p.lock == nil {
+		return nil
+	}
+	err := p.lock.Close()
+	p.lock = nil
+	return err
+}

@@ -1,0 +1,106 @@
+package dmthin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+)
+
+const (
+	mebibyte = 1 << 20 // bytes
+
+	// minData is the least that a pool is made of, in bytes: less holds no image that is worth a pool.
+	minData = 256 * mebibyte
+
+	// plannedVolumes is for how many volumes there is room in the metadata of a pool, beside that for its blocks.
+	plannedVolumes = 10_000
+)
+
+// A place is where the pool of a backend lies: two files on loop devices ([loopPlace]) or block devices ([devicePlace]).
+// It is locked from the first call on that finds it, until close: a place that another process has is an error at once.
+//
+// Its methods are not to be called at once, and metadata, attach and detach only for a place that is made.
+type place interface {
+	// owner returns the uuid of the store that the place belongs to, or "" if it is new. What lies there and is not
+	// ours is an error that says what was found, and so is a place of ours of which a part is missing. It changes nothing.
+	owner(ctx context.Context) (uuid string, err error)
+
+	// make makes the place for the store uuid, durably; if it has been made for it before, it does nothing. A power cut
+	// leaves a place that is made, or one that owner calls new and that the next make makes.
+	make(ctx context.Context, uuid string) error
+
+	// attach returns the devices of the pool, which it finds again or makes. It may be called any number of times. The
+	// names of the dm devices that it needs begin with the prefix, which is the pool's own.
+	attach(ctx context.Context, prefix string) (poolDevices, error)
+
+	// detach takes away what attach found or made; the pool is stopped. Nothing to take away is no error.
+	detach(ctx context.Context) error
+
+	// metadata opens the pool's metadata to be read while the pool does not run, whether attached or not.
+	metadata() (metadataReader, error)
+
+	// close gives up the lock. What is attached stays.
+	close() error
+}
+
+// poolDevices are the block devices that a pool is made of.
+type poolDevices struct {
+	metadata, data dm.DevNum
+	size           uint64 // bytes of data; more than at the last start if the place has grown
+	metadataPath   string // the node of the metadata device
+}
+
+// A metadataReader reads the metadata of a pool, from its first byte on.
+type metadataReader interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// metadataLength returns how large the metadata of a pool of so much data shall be: as configured, or by the formula.
+func metadataLength(configured, data, block uint64) (uint64, error) {
+	switch {
+	case configured == 0:
+		return metadataSize(data, block, plannedVolumes), nil
+	case configured < minMetadata || configured > maxMetadata:
+		return 0, fmt.Errorf("the size of the pool's metadata is %d, and must be between %d and %d bytes", configured, minMetadata, uint64(maxMetadata))
+	}
+	return divideUp(configured, metadataBlock) * metadataBlock, nil
+}
+
+// How long a lock waits for others that hold it shared.
+const (
+	lockTime = 5 * time.Second
+	lockStep = 20 * time.Millisecond
+)
+
+// lockFile locks an open file until it is closed. Another Lamina, which has it exclusively, is an error at once. Who has
+// it shared is waited for a while: udevd has a block device so while it looks into it
+// (https://systemd.io/BLOCK_DEVICE_LOCKING), and leaves one alone that is locked as here.
+func lockFile(ctx context.Context, f *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, lockTime)
+	defer cancel()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return &os.PathError{Op: "lock", Path: f.Name(), Err: err}
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+			return fmt.Errorf("%s is locked by another process; is there another lamina with the same pool? %w", f.Name(), err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is locked by another process: %w", f.Name(), context.Cause(ctx))
+		case <-time.After(lockStep):
+		}
+	}
+}

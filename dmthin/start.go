@@ -1,0 +1,160 @@
+package dmthin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+)
+
+// poolSettings are what a pool device is made of.
+type poolSettings struct {
+	prefix   string // of the names of its devices: <prefix>-pool, <prefix>-<thin id>
+	uuid     string // the store's; by it a device is told from another's of the same name
+	metadata dm.DevNum
+	data     dm.DevNum
+	size     uint64 // bytes of the data device
+	block    uint64 // bytes
+	discard  bool   // freed blocks are discarded on the data device
+
+	metadataPath string // where the metadata device is found, to list the volumes
+
+	// zeroing has blocks zeroed when a part of one is written first: otherwise the rest of it would show, to whoever reads
+	// the device itself, what another container has deleted.
+	zeroing bool
+}
+
+func (s poolSettings) target() dm.Target {
+	return dm.ThinPool{
+		Metadata: s.metadata, Data: s.data,
+		BlockSectors:      s.block / sector,
+		SkipBlockZeroing:  !s.zeroing,
+		NoDiscardPassdown: !s.discard,
+		// A full pool fails writes; held back they would hang whoever writes, and hold his file system locked.
+		ErrorIfNoSpace: true,
+	}.Target(s.size / sector)
+}
+
+// startPool returns the pool of these settings: the device that there is, if it is of the same devices and blocks, or a new
+// one. A device of its name that is another's is an error and stays as it is. A device that a crash left half made is made
+// again. A running pool that is smaller than its data device grows, and gets the other settings too.
+func startPool(ctx context.Context, control *dm.Control, s poolSettings) (*Pool, error) {
+	p := &Pool{
+		control: control, name: s.prefix + "-pool", prefix: s.prefix, uuid: s.uuid, block: s.block,
+		metadataPath: s.metadataPath, locks: map[uint32]*volumeLock{},
+	}
+	err := errors.New("the store has no uuid")
+	if s.uuid != "" {
+		err = p.do(ctx, func() error { return p.start(ctx, s) }, poolLock)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start the pool %s: %w", p.name, err)
+	}
+	return p, nil
+}
+
+func (p *Pool) start(ctx context.Context, s poolSettings) error {
+	info, err := p.own(p.name, "pool")
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		info, err = p.make(ctx, s)
+	case err != nil:
+	case !info.ActiveTable: // of a process that died before it loaded one
+		if err = p.control.Remove(p.name); err == nil {
+			info, err = p.make(ctx, s)
+		}
+	default:
+		err = p.adopt(info, s)
+	}
+	p.dev = info.Dev
+	return err
+}
+
+// make makes the device. On error it is taken away again.
+func (p *Pool) make(ctx context.Context, s poolSettings) (info dm.Info, err error) {
+	if err := ctx.Err(); err != nil {
+		return info, err
+	}
+	if info, err = p.control.Create(p.name, p.deviceUUID("pool")); err != nil {
+		return info, err
+	}
+	if err = p.control.Load(p.name, false, s.target()); err == nil {
+		err = p.control.Resume(p.name)
+	}
+	if err == nil {
+		err = p.control.MakeNode(p.name, info.Dev)
+	}
+	if err != nil {
+		return info, errors.Join(err, p.control.Remove(p.name))
+	}
+	return info, nil
+}
+
+// adopt takes a running pool over, if it is the one that would be made.
+func (p *Pool) adopt(info dm.Info, s poolSettings) error {
+	targets, err := p.control.Table(p.name)
+	if err != nil {
+		return err
+	}
+	want := s.target()
+	if len(targets) != 1 || targets[0].Type != want.Type || !sameDevices(targets[0].Params, want.Params) {
+		return fmt.Errorf("another device of that name is there: it has the table %v, this pool %q", targets, want.Params)
+	}
+	switch has := targets[0]; {
+	case has.Length > want.Length:
+		return fmt.Errorf("it runs with %d sectors and its data device has only %d", has.Length, want.Length)
+	case has != want:
+		err = p.reload(has, want)
+	case info.Suspended: // a process died between suspending and resuming it
+		err = p.control.Resume(p.name)
+	}
+	return errors.Join(err, p.resumeVolumes())
+}
+
+// sameDevices compares the metadata device, the data device and the block size of two thin-pool tables.
+func sameDevices(a, b string) bool {
+	x, y := strings.Fields(a), strings.Fields(b)
+	return len(x) >= 3 && len(y) >= 3 && x[0] == y[0] && x[1] == y[1] && x[2] == y[2]
+}
+
+// reload gives the running pool another table. The kernel makes the pool as large as the table when it resumes
+// (pool_preresume in drivers/md/dm-thin.c), or logs why it does not and says nothing.
+//
+// The suspend needs no flush: no I/O goes through the pool's own device, and that of the volumes waits in the meantime.
+func (p *Pool) reload(has, want dm.Target) error {
+	if err := p.control.Load(p.name, false, want); err != nil {
+		return err
+	}
+	err := p.control.Suspend(p.name, dm.NoFlush)
+	if err == nil {
+		err = p.control.Resume(p.name)
+	}
+	if err != nil { // it may be suspended, and all its volumes hang: back to the table that it ran with
+		return errors.Join(err, p.control.Load(p.name, false, has), p.control.Resume(p.name))
+	}
+	status, err := p.control.PoolStatus(p.name)
+	if blocks := want.Length / (p.block / sector); err == nil && status.DataTotal < blocks {
+		return fmt.Errorf("the kernel did not make it larger: it has %d blocks of %d (state %v, needs a check: %t; the kernel's log says more)",
+			status.DataTotal, blocks, status.Mode, status.NeedsCheck)
+	}
+	return err
+}
+
+// resumeVolumes resumes the volumes that a process left suspended when it died, or whoever uses one would hang for ever.
+// Nobody else knows the pool yet, so it takes no locks.
+func (p *Pool) resumeVolumes() error {
+	ids, err := p.Active()
+	for _, id := range ids {
+		info, failed := p.volume(id)
+		if failed == nil && info.Suspended {
+			failed = p.control.Resume(p.volumeName(id))
+		}
+		if !errors.Is(failed, fs.ErrNotExist) { // one whose removal was deferred may have gone
+			err = errors.Join(err, failed)
+		}
+	}
+	return err
+}

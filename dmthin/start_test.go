@@ -1,0 +1,124 @@
+package dmthin
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+)
+
+// A device of our names that is another's is left alone, be it told by its table or by its uuid.
+func TestForeignDevicesAreRefused(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	s := p.settings(t)
+	s.metadata, s.data = s.data, s.metadata
+	_, err := startPool(ctx, p.control, s)
+	require.ErrorContains(t, err, "another device of that name")
+	s = p.settings(t)
+	s.uuid = "another"
+	_, err = startPool(ctx, p.control, s)
+	require.ErrorContains(t, err, `its uuid is "LAMINA-`+testUUID+`-pool", not "LAMINA-another-pool"`)
+	s.uuid = ""
+	_, err = startPool(ctx, p.control, s)
+	require.ErrorContains(t, err, "no uuid")
+	_, err = p.Status(ctx)
+	require.NoError(t, err)
+
+	for id, uuid := range map[uint32]string{1: "", 2: "LAMINA-another-2"} {
+		require.NoError(t, p.Create(ctx, id))
+		name := p.volumeName(id)
+		foreign, err := p.control.Create(name, uuid)
+		require.NoError(t, err)
+		_, err = p.Activate(ctx, id, testVolume, false)
+		require.ErrorContains(t, err, "another's")
+		_, err = p.Deactivate(ctx, id)
+		require.ErrorContains(t, err, "another's")
+		require.ErrorContains(t, p.Delete(ctx, id, testVolume, true), "another's")
+		require.ErrorContains(t, p.Flush(ctx, id), "another's")
+		require.ErrorContains(t, p.Snapshot(ctx, 9, id), "another's")
+		active, err := p.Active()
+		require.NoError(t, err)
+		require.Empty(t, active)
+		got, err := p.control.Info(name)
+		require.NoError(t, err)
+		require.Equal(t, foreign, got)
+		require.NoError(t, p.control.Remove(name))
+		require.NoError(t, p.Delete(ctx, id, testVolume, true))
+	}
+}
+
+// A volume that a process left suspended goes on when the next one starts.
+func TestStartResumesVolumes(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	for id := range uint32(3) {
+		require.NoError(t, p.Create(ctx, id))
+		p.write(t, id, "here")
+	}
+	require.NoError(t, p.control.Suspend(p.volumeName(1), 0))
+	require.NoError(t, p.control.Suspend(p.volumeName(2), dm.NoFlush))
+	require.NoError(t, p.control.Suspend(p.name, 0))
+	require.NoError(t, p.control.Close())
+	p.start(t)
+	for id := range uint32(3) {
+		info, err := p.volume(id)
+		require.NoError(t, err)
+		require.False(t, info.Suspended)
+		require.Equal(t, "here", p.read(t, id))
+	}
+}
+
+// A running pool whose data device has grown meanwhile grows with it, and keeps what it has; its other settings change.
+func TestStartGrowsThePool(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	require.NoError(t, p.Create(ctx, 1))
+	p.write(t, 1, "kept")
+	grow(t, p.data, filepath.Join(p.dir, "data"), 2*testData)
+	s := p.settings(t)
+	s.zeroing = false
+	require.EqualValues(t, 2*testData, s.size)
+	pool, err := startPool(ctx, p.control, s)
+	require.NoError(t, err)
+	status, err := pool.Status(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 2*testData/testBlock, status.DataTotal)
+	table, err := p.control.Table(p.name)
+	require.NoError(t, err)
+	require.Equal(t, []dm.Target{s.target()}, table)
+	require.Contains(t, table[0].Params, "skip_block_zeroing")
+	require.Equal(t, "kept", p.read(t, 1))
+
+	// One that is too large for the device is refused, and the pool runs on with what it had.
+	s.size *= 2
+	_, err = startPool(ctx, p.control, s)
+	require.ErrorIs(t, err, unix.EINVAL)
+	info, err := p.control.Info(p.name)
+	require.NoError(t, err)
+	require.False(t, info.Suspended)
+	require.Equal(t, "kept", p.read(t, 1))
+	p.write(t, 1, "more")
+
+	s = p.settings(t)
+	s.size = testData
+	_, err = startPool(ctx, p.control, s)
+	require.ErrorContains(t, err, "its data device has only")
+	require.NoError(t, p.control.Close())
+	p.start(t)
+	require.Equal(t, "more", p.read(t, 1))
+}
+
+// grow makes the file behind a loop device larger, and the device with it.
+func grow(t *testing.T, l loop, file string, size int64) {
+	t.Helper()
+	require.NoError(t, os.Truncate(file, size))
+	device, err := os.Open(l.path)
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(unix.IoctlSetInt(int(device.Fd()), unix.LOOP_SET_CAPACITY, 0), device.Close()))
+}

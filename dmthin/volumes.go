@@ -1,0 +1,90 @@
+package dmthin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Volumes returns all volumes that the pool has, active or not, by ascending id; what is made or deleted meanwhile may be
+// among them or not. The kernel has no request for that, so they are read from the metadata themselves, through a metadata
+// snapshot: it stays as it is while the pool goes on.
+//
+// A pool whose metadata are read-only can take no snapshot: that is EOPNOTSUPP.
+func (p *Pool) Volumes(ctx context.Context) ([]volumeDetails, error) {
+	var volumes []volumeDetails
+	if err := p.do(ctx, func() (err error) {
+		volumes, err = p.volumes(ctx)
+		return err
+	}, metadataSnapLock); err != nil {
+		return nil, fmt.Errorf("list the volumes of the pool %s: %w", p.name, err)
+	}
+	return volumes, nil
+}
+
+func (p *Pool) volumes(ctx context.Context) (volumes []volumeDetails, err error) {
+	if err := p.reserveMetadataSnap(); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, p.control.ReleaseMetadataSnap(p.name)) }()
+	status, err := p.control.PoolStatus(p.name)
+	if err != nil {
+		return nil, err
+	}
+	if status.HeldRoot == 0 {
+		return nil, fmt.Errorf("the kernel has just reserved a metadata snapshot and shows none (state %v)", status.Mode)
+	}
+	device, err := openDirect(p.metadataPath)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, device.Close()) }()
+	return readDetails(ctx, device, status.HeldRoot)
+}
+
+// reserveMetadataSnap takes the pool's one metadata snapshot; the kernel commits first. One that is there was left by a
+// process of ours that died, as the pool is ours alone and the caller has the lock: it is released.
+func (p *Pool) reserveMetadataSnap() error {
+	err := p.control.ReserveMetadataSnap(p.name)
+	if !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	if err := p.control.ReleaseMetadataSnap(p.name); err != nil {
+		return err
+	}
+	return p.control.ReserveMetadataSnap(p.name)
+}
+
+// A directReader reads a block device past the page cache. The kernel writes a pool's metadata below it (dm-bufio submits
+// its own I/O), so what the cache has may be of long ago.
+type directReader struct {
+	file *os.File
+	buf  []byte // direct I/O needs an aligned buffer
+}
+
+func openDirect(path string) (*directReader, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return nil, err
+	}
+	buf, err := unix.Mmap(-1, 0, metadataBlock, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, errors.Join(os.NewSyscallError("mmap", err), file.Close())
+	}
+	return &directReader{file, buf}, nil
+}
+
+// ReadAt reads at most a block of metadata. The kernel wants off and the length aligned to the device's sectors.
+func (d *directReader) ReadAt(b []byte, off int64) (int, error) {
+	if len(b) > len(d.buf) {
+		return 0, fmt.Errorf("read %d bytes at once: %w", len(b), unix.EINVAL)
+	}
+	n, err := d.file.ReadAt(d.buf[:len(b)], off)
+	return copy(b, d.buf[:n]), err
+}
+
+// Close closes the device.
+func (d *directReader) Close() error { return errors.Join(unix.Munmap(d.buf), d.file.Close()) }

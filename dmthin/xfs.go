@@ -1,0 +1,65 @@
+package dmthin
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"os"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+)
+
+// The superblock of XFS (struct xfs_dsb in fs/xfs/libxfs/xfs_format.h), at the start of the device. Numbers are big endian.
+const (
+	xfsMagic = "XFSB"
+
+	xfsBlockSize    = 4
+	xfsDataBlocks   = 8
+	xfsInodeCount   = 128 // allocated, be they used or free
+	xfsFreeInodes   = 136
+	xfsMaxInodes    = 127 // percent
+	xfsMinBlockSize = 512
+	xfsMaxBlockSize = 64 << 10
+
+	xfsMinGroupBlocks = 64 // XFS_MIN_AG_BLOCKS: an allocation group of fewer blocks is not made
+)
+
+type xfs struct{}
+
+func (xfs) String() string { return "xfs" }
+
+func (xfs) parse(head []byte) (fsState, error) {
+	if len(head) < fsHeadSize || string(head[:len(xfsMagic)]) != xfsMagic {
+		return fsState{}, errNoFilesystem
+	}
+	block := binary.BigEndian.Uint32(head[xfsBlockSize:])
+	if block < xfsMinBlockSize || block > xfsMaxBlockSize || bits.OnesCount32(block) != 1 {
+		return fsState{}, fmt.Errorf("xfs with blocks of %d bytes", block)
+	}
+	allocated, free := binary.BigEndian.Uint64(head[xfsInodeCount:]), binary.BigEndian.Uint64(head[xfsFreeInodes:])
+	if free > allocated || int64(allocated) < 0 {
+		return fsState{}, fmt.Errorf("xfs with %d free inodes of %d", free, allocated)
+	}
+	return fsState{
+		blockSize:  uint64(block),
+		blocks:     binary.BigEndian.Uint64(head[xfsDataBlocks:]),
+		inodes:     int64(allocated - free),
+		dirty:      true, // the superblock does not say; only the log does
+		maxInodes:  uint32(head[xfsMaxInodes]),
+		tailBlocks: xfsMinGroupBlocks,
+	}, nil
+}
+
+// mountOptions have nouuid, as each volume has the uuid of its template.
+func (xfs) mountOptions(readOnly bool) []string {
+	if readOnly {
+		return []string{"ro", "norecovery", "nouuid"}
+	}
+	return []string{"nouuid"}
+}
+
+func (xfs) ownMount(bool) []string { return []string{"nouuid"} }
+
+func (xfs) resize(root *os.File, s fsState, blocks uint64) error {
+	return dm.GrowXFS(root, blocks, s.maxInodes)
+}
