@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"github.com/lamina-snapshotter/lamina/dmthin"
 	"github.com/lamina-snapshotter/lamina/metadata"
 	"github.com/lamina-snapshotter/lamina/overlayaufs"
 	"github.com/lamina-snapshotter/lamina/snapshotter"
@@ -33,6 +34,8 @@ const (
 	DefaultName = "lamina"
 	// BackendUnion keeps a layer as a directory and mounts a union of them.
 	BackendUnion = "union"
+	// BackendThin keeps a layer as a volume of a device-mapper thin pool.
+	BackendThin = "thin"
 )
 
 // A Config says where a Host keeps its things and which snapshotters it has.
@@ -43,11 +46,13 @@ type Config struct {
 	Snapshotters map[string]SnapshotterConfig `toml:"snapshotters"`
 	// Union holds the options of the union backend. Its Root is set by Open.
 	Union overlayaufs.Config `toml:"union"`
+	// Thin holds the options of the thin backend. Its Root is set by Open.
+	Thin dmthin.Config `toml:"thin"`
 }
 
 // A SnapshotterConfig binds one snapshotter name to a backend.
 type SnapshotterConfig struct {
-	// Backend is "union".
+	// Backend is "union" or "thin".
 	Backend string `toml:"backend"`
 }
 
@@ -64,6 +69,7 @@ func DefaultConfig() Config {
 			Metacopy:  "auto",
 			Volatile:  "auto",
 		},
+		Thin: dmthin.DefaultConfig(),
 	}
 }
 
@@ -90,11 +96,11 @@ func (c Config) Validate() error {
 		if err := identifiers.Validate(name); err != nil {
 			errs = append(errs, fmt.Errorf("snapshotters.%q: %w", name, err))
 		}
-		if b := c.Snapshotters[name].Backend; b != BackendUnion {
-			errs = append(errs, fmt.Errorf("snapshotters.%s.backend: %q is none of: %s", name, b, BackendUnion))
+		if b := c.Snapshotters[name].Backend; b != BackendUnion && b != BackendThin {
+			errs = append(errs, fmt.Errorf("snapshotters.%s.backend: %q is none of: %s, %s", name, b, BackendUnion, BackendThin))
 		}
 	}
-	errs = append(errs, c.Union.Validate())
+	errs = append(errs, c.Union.Validate(), c.Thin.Validate())
 	return errors.Join(errs...)
 }
 
@@ -104,6 +110,8 @@ func (c Config) ContentRoot(name string) string {
 	switch c.Snapshotters[name].Backend {
 	case BackendUnion:
 		return filepath.Join(c.Root, "union")
+	case BackendThin:
+		return filepath.Join(c.Root, "thin")
 	default:
 		return c.Root
 	}
@@ -163,16 +171,33 @@ func openBackends(ctx context.Context, c Config) (map[metadata.Medium]snapshotte
 		if backends[medium] != nil {
 			continue
 		}
-		union := c.Union
-		union.Root = c.ContentRoot(name)
-		b, err := overlayaufs.Open(ctx, union)
+		b, err := c.openBackend(ctx, name)
 		if err != nil {
-			return nil, errors.Join(err, closeBackends(backends))
+			return nil, errors.Join(fmt.Errorf("snapshotters.%s: %w", name, err), closeBackends(backends))
 		}
-		log.G(ctx).WithField("root", union.Root).WithField("options", b.Options()).Info("opened the union backend")
 		backends[medium] = b
 	}
 	return backends, nil
+}
+
+// openBackend opens the backend of the named snapshotter.
+func (c Config) openBackend(ctx context.Context, name string) (snapshotter.Backend, error) {
+	root := c.ContentRoot(name)
+	if c.medium(name) == metadata.Volume {
+		c.Thin.Root = root
+		b, err := dmthin.Open(ctx, c.Thin)
+		if err != nil {
+			return nil, err // not b: a nil *Backend in an interface is not nil
+		}
+		return b, nil
+	}
+	c.Union.Root = root
+	b, err := overlayaufs.Open(ctx, c.Union)
+	if err != nil {
+		return nil, err
+	}
+	log.G(ctx).WithField("root", root).WithField("options", b.Options()).Info("opened the union backend")
+	return b, nil
 }
 
 func closeBackends(backends map[metadata.Medium]snapshotter.Backend) error {
@@ -188,6 +213,8 @@ func (c Config) medium(name string) metadata.Medium {
 	switch c.Snapshotters[name].Backend {
 	case BackendUnion:
 		return metadata.Directory
+	case BackendThin:
+		return metadata.Volume
 	default:
 		return metadata.NoMedium
 	}

@@ -99,7 +99,7 @@ func TestFormat(t *testing.T) {
 			found, err := probe(device)
 			require.NoError(t, err)
 			require.Equal(t, fs, found)
-			mapped, err := p.Mapped(1)
+			mapped, err := p.Mapped(t.Context(), 1)
 			require.NoError(t, err)
 			limit := map[string]uint64{"ext4": 2 * mib, "xfs": 66 * mib}[fs.String()]
 			require.Less(t, mapped, limit)
@@ -116,7 +116,7 @@ func TestFormat(t *testing.T) {
 			st := info.Sys().(*syscall.Stat_t)
 			require.Zero(t, st.Uid+st.Gid)
 			unmount()
-			again, err := p.Mapped(1)
+			again, err := p.Mapped(t.Context(), 1)
 			require.NoError(t, err)
 			require.Equal(t, mapped, again, "after a mount")
 		})
@@ -165,12 +165,12 @@ func TestGrow(t *testing.T) {
 			}
 			for _, size := range sizes {
 				device = p.activated(t, 1, size, false)
-				was, err := p.Mapped(1)
+				was, err := p.Mapped(t.Context(), 1)
 				require.NoError(t, err)
 				start := time.Now()
 				require.NoError(t, grow(t.Context(), device))
 				took := time.Since(start)
-				mapped, err := p.Mapped(1)
+				mapped, err := p.Mapped(t.Context(), 1)
 				require.NoError(t, err)
 				t.Logf("to %d GiB in %v, %d KiB mapped, %d before", size/gib, took, mapped/1024, was/1024)
 				require.NoError(t, grow(t.Context(), device), "nothing to do")

@@ -183,7 +183,7 @@ func TestLoopPlaceGrows(t *testing.T) {
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, size, metadataSize(p.maxSize, testBlock, plannedVolumes))
 		mustPool(t, control, devices, func(pool *Pool) {
-			status, err := pool.Status()
+			status, err := pool.Status(t.Context())
 			require.NoError(t, err)
 			require.Equal(t, devices.size/testBlock, status.DataTotal)
 		})

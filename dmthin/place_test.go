@@ -79,7 +79,7 @@ func testPrefix() string { return fmt.Sprintf("lamina-test%d", os.Getpid()) }
 func mustPool(t *testing.T, control *dm.Control, d poolDevices, f func(p *Pool)) {
 	t.Helper()
 	p, err := startPool(t.Context(), control, poolSettings{
-		prefix: testPrefix(), metadata: d.metadata, data: d.data, size: d.size, block: testBlock, discard: true,
+		prefix: testPrefix(), uuid: testUUID, metadataPath: d.metadataPath, zeroing: true, metadata: d.metadata, data: d.data, size: d.size, block: testBlock, discard: true,
 	})
 	require.NoError(t, err)
 	f(p)
@@ -101,7 +101,7 @@ func testPlaceLife(t *testing.T, control *dm.Control, open func() place) {
 	_, err = os.Stat(devices.metadataPath)
 	require.NoError(t, err)
 	mustPool(t, control, devices, func(pool *Pool) {
-		require.NoError(t, pool.Claim(7))
+		require.NoError(t, pool.Claim(t.Context(), 7))
 		again, err := p.attach(t.Context(), testPrefix())
 		require.NoError(t, err)
 		require.Equal(t, devices, again)
@@ -127,7 +127,7 @@ func testPlaceLife(t *testing.T, control *dm.Control, open func() place) {
 	devices = mustAttach(t, p)
 	mustPool(t, control, devices, func(pool *Pool) {
 		require.ErrorIs(t, pool.control.CreateThin(pool.name, 1), os.ErrExist)
-		require.NoError(t, pool.Claim(8))
+		require.NoError(t, pool.Claim(t.Context(), 8))
 	})
 	wantTransaction(t, p, 8)
 }

@@ -80,7 +80,7 @@ func TestStartGrowsThePool(t *testing.T) {
 	ctx := t.Context()
 	require.NoError(t, p.Create(ctx, 1))
 	p.write(t, 1, "kept")
-	grow(t, p.data, filepath.Join(p.dir, "data"), 2*testData)
+	tGrow(t, p.data, filepath.Join(p.dir, "data"), 2*testData)
 	s := p.settings(t)
 	s.zeroing = false
 	require.EqualValues(t, 2*testData, s.size)
@@ -115,7 +115,7 @@ func TestStartGrowsThePool(t *testing.T) {
 }
 
 // grow makes the file behind a loop device larger, and the device with it.
-func grow(t *testing.T, l loop, file string, size int64) {
+func tGrow(t *testing.T, l loop, file string, size int64) {
 	t.Helper()
 	require.NoError(t, os.Truncate(file, size))
 	device, err := os.Open(l.path)

@@ -92,6 +92,26 @@ func (p *Pool) Deactivate(ctx context.Context, id uint32) (pending bool, err err
 	return deferred, nil
 }
 
+// Use calls fn with the path of the device of volume id. A volume that has none has one meanwhile.
+func (p *Pool) Use(ctx context.Context, id uint32, size uint64, readOnly bool, fn func(device string) error) error {
+	return p.do(ctx, func() (err error) {
+		info, err := p.volume(id)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err != nil || !info.ActiveTable || info.DeferredRemove {
+			if err := p.activate(id, size, readOnly); err != nil {
+				return err
+			}
+			defer func() {
+				_, failed := p.deactivate(id)
+				err = errors.Join(err, failed)
+			}()
+		}
+		return fn(p.Path(id))
+	}, id)
+}
+
 // Flush makes what was written to the active volume id durable: the file system that is mounted from it is frozen for the
 // moment, the device's pages are written, and the pool commits.
 func (p *Pool) Flush(ctx context.Context, id uint32) error {
@@ -121,13 +141,18 @@ func (p *Pool) flush(ctx context.Context, id uint32) error {
 }
 
 // Mapped returns how many bytes of the active volume id have blocks, be they its own or shared.
-func (p *Pool) Mapped(ctx context.Context, id uint32) (uint64, error) {
-	var status dm.ThinStatus
+func (p *Pool) Mapped(ctx context.Context, id uint32) (bytes uint64, err error) {
+	var mapped uint64
 	if err := p.do(ctx, func() (err error) {
-		status, err = p.control.ThinStatus(p.volumeName(id))
+		mapped, err = p.mapped(id)
 		return err
 	}, id); err != nil {
 		return 0, err
 	}
-	return status.MappedSectors * sector, nil
+	return mapped, nil
+}
+
+func (p *Pool) mapped(id uint32) (bytes uint64, err error) {
+	status, err := p.control.ThinStatus(p.volumeName(id))
+	return status.MappedSectors * sector, err
 }

@@ -1,0 +1,127 @@
+package dmthin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"golang.org/x/sys/unix"
+)
+
+// Make makes volume id a copy of chain[0], its parent or the template. It is as large as the labels or the configuration
+// say, and no smaller than its parent; if it is larger, its file system grows. At return it is durable.
+//
+// A power cut after any step leaves a volume at an id that no record has: garbage.
+func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, labels map[string]string) (size uint64, err error) {
+	volume, err := b.begin(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	if len(chain) == 0 {
+		return 0, fmt.Errorf("make volume %d: %w: it has neither parent nor template", id, unix.EINVAL)
+	}
+	origin, err := volumeID(chain[0].ID)
+	if err != nil {
+		return 0, err
+	}
+	want, err := b.config.sizeOf(labels)
+	if err != nil {
+		return 0, err
+	}
+	size = max(want, chain[0].Size)
+	b.forget(id)
+	if err := b.pool.Snapshot(ctx, volume, origin); err != nil {
+		return 0, err
+	}
+	if size == chain[0].Size {
+		return size, nil
+	}
+	return size, b.pool.Use(ctx, volume, size, false, func(device string) error { return grow(ctx, device) })
+}
+
+// begin is the begin of every method that works on a volume.
+func (b *Backend) begin(ctx context.Context, id uint64) (uint32, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("volume %d: %w", id, err)
+	}
+	return volumeID(id)
+}
+
+// Mounts gives chain[0] its device, if it has none, and returns how to mount that: the file system is the one that is on
+// it. The device of a frozen content is read-only and shared by all who mount it.
+func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ map[string]string) ([]mount.Mount, error) {
+	if len(chain) == 0 {
+		return nil, fmt.Errorf("mounts: %w: there is neither parent nor template", unix.EINVAL)
+	}
+	volume, err := b.begin(ctx, chain[0].ID)
+	if err != nil {
+		return nil, err
+	}
+	if writable {
+		b.forget(chain[0].ID)
+	}
+	device, err := b.pool.Activate(ctx, volume, chain[0].Size, !writable)
+	if err != nil {
+		return nil, err
+	}
+	kind, err := probe(device)
+	if err != nil {
+		return nil, err
+	}
+	return []mount.Mount{{Type: kind.String(), Source: device, Options: kind.mountOptions(!writable)}}, nil
+}
+
+// Freeze makes content c durable and takes its device away, at once or, if it is mounted, when it is unmounted. A journal
+// that a power cut left is replayed first: views are mounted without.
+func (b *Backend) Freeze(ctx context.Context, c Content) error {
+	volume, err := b.begin(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	device, err := b.pool.Activate(ctx, volume, c.Size, false)
+	if err != nil {
+		return err
+	}
+	if err := replay(ctx, device); err != nil && !errors.Is(err, unix.EBUSY) { // mounted, so it has replayed it already
+		return err
+	}
+	if err := b.pool.Flush(ctx, volume); err != nil {
+		return err
+	}
+	now, err := b.measure(ctx, c)
+	if err != nil {
+		return err
+	}
+	if _, err := b.pool.Deactivate(ctx, volume); err != nil {
+		return err
+	}
+	b.remember(c.ID, now)
+	return nil
+}
+
+// Release takes away the device of a content that no view shows any more, at once or at its last close.
+func (b *Backend) Release(ctx context.Context, id uint64) error {
+	volume, err := b.begin(ctx, id)
+	if err != nil {
+		return err
+	}
+	_, err = b.pool.Deactivate(ctx, volume)
+	return err
+}
+
+// Delete deletes the volume and gives its blocks back. One whose device is in use is unix.EBUSY; the device goes at its last
+// close.
+func (b *Backend) Delete(ctx context.Context, c Content) error {
+	volume, err := b.begin(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	b.forget(c.ID)
+	err = b.pool.Delete(ctx, volume, c.Size, b.config.Discard == on)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
