@@ -49,7 +49,7 @@ func (n *node) readImageTree(snapshotter string) (tree map[string]file) {
 func TestTreeEquals(t *testing.T) {
 	forEachContainerd(t, func(t *testing.T, c containerd) {
 		t.Helper()
-		n := startNode(t, c)
+		n := startNode(t, c, union)
 		n.importImage(n.snapshotter, "debian.tar")
 		n.importImage("overlayfs", "debian.tar")
 		got := n.readImageTree(n.snapshotter)

@@ -30,7 +30,7 @@ func TestKilledDaemon(t *testing.T) {
 		kills int
 	}{{containerd2, 50}, {containerdDebian, 10}} {
 		t.Run(test.name, func(t *testing.T) {
-			n := startNode(t, test.containerd)
+			n := startNode(t, test.containerd, union)
 			if n.daemon == nil {
 				t.Skip("kills Lamina, and another snapshotter is in its place")
 			}

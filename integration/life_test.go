@@ -25,7 +25,7 @@ import (
 func TestLife(t *testing.T) {
 	forEachContainerd(t, func(t *testing.T, c containerd) {
 		t.Helper()
-		n := startNode(t, c)
+		n := startNode(t, c, union)
 		n.importImage(n.snapshotter, "debian.tar")
 		top := n.checkLayers()
 		n.checkDiff(top)
