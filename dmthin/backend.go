@@ -48,13 +48,19 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the thin backend needs device mapper in the kernel: %w", err)
 	}
-	b := &Backend{config: c, control: control, place: c.place(), frozen: map[uint64]figures{}}
+	b := &Backend{config: c, control: control, place: c.place(control), frozen: map[uint64]figures{}}
 	b.stop = sync.OnceValue(b.shutDown)
 	return b, nil
 }
 
 // place returns the place of the pool.
-func (c Config) place() place {
+func (c Config) place(control *dm.Control) place {
+	if c.Pool == poolDevice {
+		return &devicePlace{
+			control: control, paths: c.Devices, force: c.Force,
+			metadataSize: uint64(c.MetadataSize), blockSize: uint64(c.BlockSize),
+		}
+	}
 	return &loopPlace{
 		dir: c.Root, dataSize: uint64(c.DataSize), maxSize: uint64(c.MaxSize),
 		metadataSize: uint64(c.MetadataSize), blockSize: uint64(c.BlockSize), share: c.HostShare,
@@ -71,6 +77,9 @@ func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err err
 		return "", 0, err
 	}
 	uuid, err = b.place.owner(ctx)
+	if b.config.Force {
+		return "", 0, nil // what lies there is lost, unless it is this store's: then Claim leaves it as it is
+	}
 	if err != nil || uuid == "" {
 		return "", 0, err
 	}

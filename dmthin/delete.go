@@ -76,7 +76,7 @@ func (p *Pool) activateMapped(id uint32, size uint64) (end uint64, err error) {
 	if err := p.control.Remove(name); err != nil {
 		return 0, err
 	}
-	return end, p.makeDevice(id, end, false)
+	return end, p.makeVolume(id, end, false)
 }
 
 // discardTo discards the first end bytes of a device, in pieces.

@@ -21,11 +21,7 @@ type detachedMount struct {
 // mountDetached mounts the file system on a device, to be written. EBUSY says that it is mounted already: it would be
 // the same file system with the options of the other mount, and closing this one would not unmount it.
 func mountDetached(fs filesystem, device string, options []string) (*detachedMount, error) {
-	f, err := openUnmounted(device)
-	if err != nil {
-		return nil, err
-	}
-	if err := f.Close(); err != nil {
+	if err := checkUnmounted(device); err != nil {
 		return nil, err
 	}
 	fd, err := unix.Fsopen(fs.String(), unix.FSOPEN_CLOEXEC)
@@ -75,44 +71,52 @@ const (
 
 // close unmounts, waits until it is, and flushes the device. Unmounting writes all that there is to be written, but not
 // the pool's mapping of it, which a flush makes the pool commit.
+//
+// At return the file system is mounted no more. The device may still be open for a moment, as any that was opened: in a
+// child that another goroutine is starting and that has not come to its exec. Then [Pool.Deactivate] says pending.
 func (m *detachedMount) close(ctx context.Context) error {
-	// A child that another goroutine is starting has the file open as well until it execs, and would unmount later. No Go
-	// program starts one while this is held.
-	syscall.ForkLock.RLock()
-	err := m.root.Close()
-	syscall.ForkLock.RUnlock()
-	if err != nil {
+	if err := m.root.Close(); err != nil {
 		return err
 	}
-	f, err := waitUnmounted(ctx, m.device)
+	if err := waitUnmounted(ctx, m.device); err != nil {
+		return err
+	}
+	f, err := os.Open(m.device)
 	if err != nil {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// waitUnmounted opens a device that the kernel is unmounting. Mostly it has done so already; what can be in the way is a
-// child that has not closed the file yet, or a kernel that leaves the work to another thread.
-func waitUnmounted(ctx context.Context, device string) (*os.File, error) {
+// waitUnmounted waits until the kernel has unmounted a device. Mostly it has; what can be in the way is such a child, which
+// has the root directory open too.
+func waitUnmounted(ctx context.Context, device string) error {
 	ctx, cancel := context.WithTimeout(ctx, unmountWait)
 	defer cancel()
 	tick := time.NewTicker(unmountPoll)
 	defer tick.Stop()
 	for {
-		f, err := openUnmounted(device)
+		err := checkUnmounted(device)
 		if !errors.Is(err, unix.EBUSY) {
-			return f, err
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errors.Join(err, ctx.Err())
+			return errors.Join(err, ctx.Err())
 		case <-tick.C:
 		}
 	}
 }
 
-// openUnmounted opens a device that is not mounted. EBUSY says that it is: a mount claims its device, and so does O_EXCL
-// (blkdev_get_by_dev in block/bdev.c).
-func openUnmounted(device string) (*os.File, error) {
-	return os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0)
+// checkUnmounted returns EBUSY for a device that is mounted: a mount claims its device, and so does O_EXCL
+// (blkdev_get_by_dev in block/bdev.c). Meanwhile no child is started, as it would keep the claim until its exec: the next
+// mount would find the device in use.
+func checkUnmounted(device string) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }

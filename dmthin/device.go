@@ -27,7 +27,7 @@ func (p *Pool) activate(id uint32, size uint64, readOnly bool) error {
 	info, err := p.volume(id)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return p.makeDevice(id, size, readOnly)
+		return p.makeVolume(id, size, readOnly)
 	case err != nil:
 		return err
 	case !info.ActiveTable, info.ReadOnly != readOnly && info.OpenCount == 0:
@@ -35,7 +35,7 @@ func (p *Pool) activate(id uint32, size uint64, readOnly bool) error {
 		if err := p.control.Remove(name); err != nil {
 			return err
 		}
-		return p.makeDevice(id, size, readOnly)
+		return p.makeVolume(id, size, readOnly)
 	case info.ReadOnly && !readOnly:
 		return fmt.Errorf("activate volume %d to be written: it is in use read-only: %w", id, unix.EBUSY)
 	}
@@ -52,24 +52,10 @@ func (p *Pool) activate(id uint32, size uint64, readOnly bool) error {
 	return p.control.MakeNode(name, info.Dev)
 }
 
-// makeDevice makes the device of a volume. On error it is taken away again.
-func (p *Pool) makeDevice(id uint32, size uint64, readOnly bool) error {
-	name := p.volumeName(id)
-	info, err := p.control.Create(name, p.deviceUUID(number(id)))
-	if err != nil {
-		return err
-	}
-	err = p.control.Load(name, readOnly, dm.Thin{Pool: p.dev, ID: id}.Target(size/sector))
-	if err == nil {
-		err = p.control.Resume(name)
-	}
-	if err == nil {
-		err = p.control.MakeNode(name, info.Dev)
-	}
-	if err != nil {
-		return errors.Join(err, p.control.Remove(name))
-	}
-	return nil
+func (p *Pool) makeVolume(id uint32, size uint64, readOnly bool) error {
+	target := dm.Thin{Pool: p.dev, ID: id}.Target(size / sector)
+	_, err := makeDevice(p.control, p.volumeName(id), p.deviceUUID(number(id)), readOnly, target)
+	return err
 }
 
 // deactivate takes the device of volume id away, as [Pool.Deactivate] says.

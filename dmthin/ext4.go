@@ -59,7 +59,9 @@ func (ext4) parse(head []byte) (fsState, error) {
 }
 
 // noInitITable keeps the kernel from zeroing, in the background, the inode tables that mkfs and grow have left as they
-// were. They read as zeroes on a thin volume without having blocks; zeroing them would give them blocks.
+// were. They read as zeroes on a thin volume without having blocks; zeroing them gives them blocks: of a new volume of
+// 10 GiB, 160 MiB of its own in each container. Without it nothing is lost but that space, as the kernel never reads a part
+// of such a table that it has not written (bg_itable_unused).
 const noInitITable = "noinit_itable"
 
 func (ext4) mountOptions(readOnly bool) []string {
@@ -70,7 +72,9 @@ func (ext4) mountOptions(readOnly bool) []string {
 }
 
 // ownMount is without noInitITable to grow: the kernel takes it to mean that the inode tables of new groups are to be
-// zeroed at once, rather than later (ext4_alloc_flex_bg_array in fs/ext4/resize.c).
+// zeroed at once rather than in the background (ext4_alloc_flex_bg_array in fs/ext4/resize.c). From 1 to 10 GiB that maps
+// 148 MiB instead of 4. The zeroing in the background begins up to 5 s after the mount, at random; grow is mostly done by
+// then, and if not, one group of 128 MiB gets the 2 MiB of its table.
 func (ext4) ownMount(toGrow bool) []string {
 	if toGrow {
 		return nil

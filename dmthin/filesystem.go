@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -116,8 +117,15 @@ func readHead(device string) ([]byte, error) {
 func blank(b []byte) bool { return bytes.Count(b, []byte{0}) == len(b) }
 
 // inodes returns how many inodes the file system on a device uses, by the counters in its superblock. Those that the file
-// system has for itself are among them (ext4 reserves 10, xfs has 3), so that what counts is the difference between two
-// volumes of one template.
+// system has for itself are among them (10 of ext4, 3 of xfs), so what counts is the difference between a volume and its
+// parent; so are files that were removed while open.
+//
+// The counters on the device are up to date when the file system was unmounted, and when it was frozen, as [Pool.Flush]
+// and [Pool.Snapshot] do, until it is written again. While it is mounted they stay at what they were when that last
+// happened, or nearly: neither fsync nor sync nor time brings them up to date, on ext4 (whose superblock lies in the
+// page cache of the device) as little as on xfs. Linux 6.1 was asked; later ones write that of ext4 now and then. After a
+// crash they are what they were before the mount, until replay and the first unmounting. The device must not be
+// suspended, or this waits until it is resumed.
 func inodes(device string) (used int64, err error) {
 	_, state, err := readState(device)
 	return state.inodes, err
@@ -127,6 +135,10 @@ func inodes(device string) (used int64, err error) {
 // called before the volume is mounted read-only, if it may not have been unmounted or frozen. Nobody may have the file
 // system mounted: that is EBUSY. At return it is durable, and clean; a crash before leaves the journal as it was, or
 // partly replayed, and replaying it again gives the same.
+//
+// An ext4 that needs none is told by its superblock, in less than 1 ms. An xfs is mounted in any case, which takes some
+// 10 ms in a guest with one CPU: only the end of its log says, and has to be searched for; and the log of one that was
+// frozen is never empty (xfs_fs_freeze), though all that was synced is in its place.
 func replay(ctx context.Context, device string) error {
 	fs, state, err := readState(device)
 	if err != nil || !state.dirty {
@@ -145,6 +157,9 @@ func replay(ctx context.Context, device string) error {
 // A crash in the middle does no harm. What is added lies beyond the end of the file system until a transaction of the
 // journal moves the end, so after the crash it is as large as before, or larger by some of its groups of blocks, and
 // whole in each case; the next grow does the rest.
+//
+// The allocation groups of an xfs stay as large as they were, and journals as long: an xfs that grows a hundredfold has
+// hundreds of groups, and each takes up to 64 KiB of blocks at once.
 func grow(ctx context.Context, device string) error {
 	fs, state, err := readState(device)
 	if err != nil {
@@ -174,6 +189,6 @@ func blockDeviceSize(device string) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	end, err := f.Seek(0, 2)
+	end, err := f.Seek(0, io.SeekEnd)
 	return uint64(end), errors.Join(err, f.Close())
 }

@@ -74,7 +74,7 @@ func TestParseExt4(t *testing.T) {
 	head[ext4FeatureIncompat] |= ext4Recover
 	state, err := ext4{}.parse(head)
 	require.NoError(t, err)
-	require.EqualValues(t, 1<<32+262144, state.blocks)
+	require.Equal(t, uint64(1<<32+262144), state.blocks)
 	require.True(t, state.dirty)
 
 	head[ext4FeatureIncompat] &^= ext464Bit

@@ -45,7 +45,7 @@ func (p *loopPlace) acquire(ctx context.Context, flag int) error {
 	if err != nil {
 		return err
 	}
-	if err := lockFile(ctx, f); err != nil {
+	if err := lockFile(ctx, f, fileLockTime); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	p.lock = f

@@ -1,23 +1,17 @@
 package dmthin
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
-
-// loopsInUse returns the loop devices that have a file behind them.
-func loopsInUse(t *testing.T) []string {
-	t.Helper()
-	attached, err := filepath.Glob("/sys/block/loop*/loop")
-	require.NoError(t, err)
-	return attached
-}
 
 // newLoopPlace returns a place in dir for a pool of 1 GiB.
 func newLoopPlace(t *testing.T, dir string) *loopPlace {
@@ -118,8 +112,8 @@ func TestLoopPlaceIsLocked(t *testing.T) {
 	mustRefuse(t, p, "another lamina")
 }
 
-// A lock waits for one that has it shared, as udevd has.
-func TestLockWaitsForReaders(t *testing.T) {
+// A lock waits for udevd, and no longer than its context.
+func TestLockWaits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
 	reader, err := os.Create(path)
 	require.NoError(t, err)
@@ -127,8 +121,12 @@ func TestLockWaitsForReaders(t *testing.T) {
 	f, err := os.Open(path)
 	require.NoError(t, err)
 	defer f.Close()
+	require.ErrorIs(t, lockFile(t.Context(), f, 0), unix.EWOULDBLOCK)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, lockFile(ended, f, time.Minute), context.Canceled)
 	locked := make(chan error)
-	go func() { locked <- lockFile(t.Context(), f) }()
+	go func() { locked <- lockFile(t.Context(), f, time.Minute) }()
 	require.NoError(t, reader.Close())
 	require.NoError(t, <-locked)
 }
@@ -216,11 +214,22 @@ func TestLoopDevices(t *testing.T) {
 	user, err := os.Open(first.metadataPath)
 	require.NoError(t, err)
 	require.NoError(t, moved.detach(t.Context()))
-	require.Len(t, loopsInUse(t), 1)
+	mustLoops(t, moved.dir, 1)
 	mustAttach(t, moved)
 	require.NoError(t, user.Close())
-	require.Len(t, loopsInUse(t), 2)
+	mustLoops(t, moved.dir, 2)
 	out, err := exec.Command("losetup", "--noheadings", "-O", "DIO", first.metadataPath).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Equal(t, "1", strings.TrimSpace(string(out)))
+}
+
+func FuzzParseOwnerFile(f *testing.F) {
+	f.Add([]byte(`{"uuid":"a"}`))
+	f.Add([]byte(`{"uuid":"a","later":1}`))
+	f.Add([]byte(`{"uuid":"a"}{}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if o, err := parseOwnerFile(b); err == nil && o.UUID == "" {
+			t.Errorf("%q has no owner", b)
+		}
+	})
 }

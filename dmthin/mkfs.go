@@ -103,18 +103,37 @@ func findProgram(name string) (string, error) {
 	return "", err
 }
 
-const mib = 1 << 20
+const (
+	mib = 1 << 20
 
+	ext4Block      = 4096
+	minExt4Journal = 4 // MiB; the least that mke2fs takes with such blocks
+	maxExt4Journal = 32
+	ext4Reserve    = 1 << 40 // bytes
+)
+
+// command leaves unwritten what a new volume reads as zeroes anyway: the inode tables (lazy_itable_init) and the journal
+// (lazy_journal_init). A volume of 10 GiB then has blocks for 1.6 MiB, and as many after it was mounted for a minute with
+// noInitITable; with the options of Debian 12 it is 69 MiB, and 229 MiB after that minute. assume_storage_prezeroed would do
+// without the mount option, and maps as much, but e2fsprogs have it from 1.47 on only.
+//
+// The journal is shorter than the 64 MiB that 10 GiB get by default, as each volume gets one of its own by and by. To
+// unpack 12,000 files took as long with 16 and 32 MiB, and a third longer with 8.
+//
+// resize= reserves descriptors for growth to 1 TiB, each a block that is written; by default it is 1024 times the size, and
+// 5.1 MiB instead of 1.6. Beyond, the kernel goes on without reserved ones (ext4_convert_meta_bg in fs/ext4/resize.c).
+//
+// The features are those of Linux 3.18 and later. mke2fs takes stride and stripe width from the device: a block of the pool.
 func (ext4) command(device string, size uint64) mkfs {
-	journal := min(max(size/32/mib, 4), 32)
-	resize := max(size*2, 1<<40) / 4096
+	journal := min(max(size/32/mib, minExt4Journal), maxExt4Journal)
+	resize := max(2*size, ext4Reserve) / ext4Block
 	return mkfs{
 		program: "mke2fs", pkg: "e2fsprogs",
-		// All is said here: nothing is to depend on what an /etc/mke2fs.conf says.
+		// All that matters is said below, so nothing depends on an /etc/mke2fs.conf. mke2fs warns that it is empty.
 		env: []string{"MKE2FS_CONFIG=/dev/null"},
 		args: []string{
 			"-q", "-F",
-			"-b", "4096", "-I", "256", "-i", "16384", "-m", "0",
+			"-b", strconv.Itoa(ext4Block), "-I", "256", "-i", "16384", "-m", "0",
 			"-O", "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super," +
 				"large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
 			"-J", "size=" + strconv.FormatUint(journal, 10),
@@ -124,6 +143,12 @@ func (ext4) command(device string, size uint64) mkfs {
 	}
 }
 
+// command maps 64.4 MiB of a volume of 10 GiB, 64 of them the log, which mkfs.xfs makes no shorter than that and writes
+// with zeroes. All volumes of one template share them until they write them. It does not discard (-K) what has no blocks.
+//
+// Four allocation groups are what a single disk gets; mkfs.xfs takes the volume for an array, as it says how large a block
+// of the pool is, and would make 16, and all groups that are added when it grows as small. Other options stay the
+// program's own, so that the mkfs.xfs of a distribution makes what its kernel knows.
 func (xfs) command(device string, _ uint64) mkfs {
 	return mkfs{
 		program: "mkfs.xfs", pkg: "xfsprogs",

@@ -74,18 +74,18 @@ func metadataLength(configured, data, block uint64) (uint64, error) {
 	return divideUp(configured, metadataBlock) * metadataBlock, nil
 }
 
-// How long a lock waits for others that hold it shared.
+// udevd locks a block device while it looks into it, and to read its partitions again when somebody has closed it after
+// writing; it leaves one alone that another has locked (https://systemd.io/BLOCK_DEVICE_LOCKING). Nobody else but we locks
+// a file of ours.
 const (
-	lockTime = 5 * time.Second
-	lockStep = 20 * time.Millisecond
+	deviceLockTime = 3 * time.Second
+	fileLockTime   = 0
+	lockStep       = 20 * time.Millisecond
 )
 
-// lockFile locks an open file until it is closed. Another Lamina, which has it exclusively, is an error at once. Who has
-// it shared is waited for a while: udevd has a block device so while it looks into it
-// (https://systemd.io/BLOCK_DEVICE_LOCKING), and leaves one alone that is locked as here.
-func lockFile(ctx context.Context, f *os.File) error {
-	ctx, cancel := context.WithTimeout(ctx, lockTime)
-	defer cancel()
+// lockFile locks an open file until it is closed. One that others have locked for longer than wait is an error.
+func lockFile(ctx context.Context, f *os.File, wait time.Duration) error {
+	end := time.Now().Add(wait)
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
@@ -94,12 +94,12 @@ func lockFile(ctx context.Context, f *os.File) error {
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return &os.PathError{Op: "lock", Path: f.Name(), Err: err}
 		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		if !time.Now().Before(end) {
 			return fmt.Errorf("%s is locked by another process; is there another lamina with the same pool? %w", f.Name(), err)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s is locked by another process: %w", f.Name(), context.Cause(ctx))
+			return fmt.Errorf("wait for the lock of %s: %w", f.Name(), context.Cause(ctx))
 		case <-time.After(lockStep):
 		}
 	}

@@ -74,21 +74,16 @@ func (p *Pool) start(ctx context.Context, s poolSettings) error {
 }
 
 // make makes the device. On error it is taken away again.
-func (p *Pool) make(ctx context.Context, s poolSettings) (info dm.Info, err error) {
+func (p *Pool) make(ctx context.Context, s poolSettings) (dm.Info, error) {
 	if err := ctx.Err(); err != nil {
-		return info, err
+		return dm.Info{}, err
 	}
-	if info, err = p.control.Create(p.name, p.deviceUUID("pool")); err != nil {
-		return info, err
-	}
-	if err = p.control.Load(p.name, false, s.target()); err == nil {
-		err = p.control.Resume(p.name)
-	}
-	if err == nil {
-		err = p.control.MakeNode(p.name, info.Dev)
-	}
+	info, err := makeDevice(p.control, p.name, p.deviceUUID("pool"), false, s.target())
 	if err != nil {
-		return info, errors.Join(err, p.control.Remove(p.name))
+		return info, err
+	}
+	if err := p.checkSize(s); err != nil {
+		return info, errors.Join(err, p.control.Remove(p.name), p.control.RemoveNode(p.name))
 	}
 	return info, nil
 }
@@ -111,6 +106,9 @@ func (p *Pool) adopt(info dm.Info, s poolSettings) error {
 	case info.Suspended: // a process died between suspending and resuming it
 		err = p.control.Resume(p.name)
 	}
+	if err == nil {
+		err = p.checkSize(s)
+	}
 	return errors.Join(err, p.resumeVolumes())
 }
 
@@ -120,8 +118,7 @@ func sameDevices(a, b string) bool {
 	return len(x) >= 3 && len(y) >= 3 && x[0] == y[0] && x[1] == y[1] && x[2] == y[2]
 }
 
-// reload gives the running pool another table. The kernel makes the pool as large as the table when it resumes
-// (pool_preresume in drivers/md/dm-thin.c), or logs why it does not and says nothing.
+// reload gives the running pool another table.
 //
 // The suspend needs no flush: no I/O goes through the pool's own device, and that of the volumes waits in the meantime.
 func (p *Pool) reload(has, want dm.Target) error {
@@ -135,12 +132,21 @@ func (p *Pool) reload(has, want dm.Target) error {
 	if err != nil { // it may be suspended, and all its volumes hang: back to the table that it ran with
 		return errors.Join(err, p.control.Load(p.name, false, has), p.control.Resume(p.name))
 	}
+	return nil
+}
+
+// checkSize checks that the pool is as large as its table. The kernel makes it so when it resumes, or logs why it does not
+// and says nothing (maybe_resize_data_dev in drivers/md/dm-thin.c). Of a pool that has failed the size is not known.
+func (p *Pool) checkSize(s poolSettings) error {
 	status, err := p.control.PoolStatus(p.name)
-	if blocks := want.Length / (p.block / sector); err == nil && status.DataTotal < blocks {
-		return fmt.Errorf("the kernel did not make it larger: it has %d blocks of %d (state %v, needs a check: %t; the kernel's log says more)",
+	if err != nil || status.Mode == dm.PoolFailed || status.Mode == dm.PoolError {
+		return err
+	}
+	if blocks := s.size / s.block; status.DataTotal < blocks {
+		return fmt.Errorf("the kernel did not make it larger: it has %d blocks, not %d (it is %v, and needs a check: %t)",
 			status.DataTotal, blocks, status.Mode, status.NeedsCheck)
 	}
-	return err
+	return nil
 }
 
 // resumeVolumes resumes the volumes that a process left suspended when it died, or whoever uses one would hang for ever.

@@ -1,6 +1,7 @@
 package dmthin
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -112,6 +113,45 @@ func TestStartGrowsThePool(t *testing.T) {
 	require.NoError(t, p.control.Close())
 	p.start(t)
 	require.Equal(t, "more", p.read(t, 1))
+}
+
+// A pool whose metadata are to be checked first does not grow: that is said each time, and a device that was made for it is
+// taken away again, so that it can be checked.
+func TestPoolThatCannotGrow(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	restart := func(flags uint32) {
+		stopped, err := p.Stop(ctx)
+		require.NoError(t, err)
+		require.True(t, stopped)
+		metadata := filepath.Join(p.dir, "metadata")
+		b, err := os.ReadFile(metadata)
+		require.NoError(t, err)
+		binary.LittleEndian.PutUint32(b[4:], flags) // THIN_METADATA_NEEDS_CHECK_FLAG
+		binary.LittleEndian.PutUint32(b, checksum(b[:superblockSize], superblockSalt))
+		require.NoError(t, os.WriteFile(metadata, b, 0))
+	}
+	before := p.settings(t)
+	tGrow(t, p.data, filepath.Join(p.dir, "data"), 2*testData)
+	restart(1)
+	var err error
+	p.Pool, err = startPool(ctx, p.control, before)
+	require.NoError(t, err)
+	for range 2 {
+		_, err := startPool(ctx, p.control, p.settings(t))
+		require.ErrorContains(t, err, "it has 65536 blocks, not 131072 (it is ro, and needs a check: true)")
+	}
+	restart(1)
+	_, err = startPool(ctx, p.control, p.settings(t))
+	require.ErrorContains(t, err, "needs a check: true")
+	_, err = p.control.Info(p.name)
+	require.ErrorIs(t, err, os.ErrNotExist)
+
+	p.Pool, err = startPool(ctx, p.control, before)
+	require.NoError(t, err)
+	restart(0)
+	p.Pool, err = startPool(ctx, p.control, p.settings(t))
+	require.NoError(t, err)
 }
 
 // grow makes the file behind a loop device larger, and the device with it.

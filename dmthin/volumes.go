@@ -37,7 +37,7 @@ func (p *Pool) volumes(ctx context.Context) (volumes []volumeDetails, err error)
 	if status.HeldRoot == 0 {
 		return nil, fmt.Errorf("the kernel has just reserved a metadata snapshot and shows none (state %v)", status.Mode)
 	}
-	device, err := openDirect(p.metadataPath)
+	device, err := openDirect(p.metadataPath, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
@@ -57,34 +57,3 @@ func (p *Pool) reserveMetadataSnap() error {
 	}
 	return p.control.ReserveMetadataSnap(p.name)
 }
-
-// A directReader reads a block device past the page cache. The kernel writes a pool's metadata below it (dm-bufio submits
-// its own I/O), so what the cache has may be of long ago.
-type directReader struct {
-	file *os.File
-	buf  []byte // direct I/O needs an aligned buffer
-}
-
-func openDirect(path string) (*directReader, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
-	if err != nil {
-		return nil, err
-	}
-	buf, err := unix.Mmap(-1, 0, metadataBlock, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return nil, errors.Join(os.NewSyscallError("mmap", err), file.Close())
-	}
-	return &directReader{file, buf}, nil
-}
-
-// ReadAt reads at most a block of metadata. The kernel wants off and the length aligned to the device's sectors.
-func (d *directReader) ReadAt(b []byte, off int64) (int, error) {
-	if len(b) > len(d.buf) {
-		return 0, fmt.Errorf("read %d bytes at once: %w", len(b), unix.EINVAL)
-	}
-	n, err := d.file.ReadAt(d.buf[:len(b)], off)
-	return copy(b, d.buf[:n]), err
-}
-
-// Close closes the device.
-func (d *directReader) Close() error { return errors.Join(unix.Munmap(d.buf), d.file.Close()) }

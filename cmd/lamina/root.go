@@ -74,7 +74,7 @@ func newRoot(stdout, stderr io.Writer) *cli.Command {
 		Name:            "lamina",
 		Usage:           "a snapshotter for containerd",
 		Description:     exitCodes,
-		Commands:        []*cli.Command{newServe(), newConfig(), newVersion()},
+		Commands:        []*cli.Command{newServe(), newConfig(), newPool(), newVersion()},
 		HideHelpCommand: true,
 		Writer:          stdout,
 		ErrWriter:       stderr,

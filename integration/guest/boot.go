@@ -13,42 +13,54 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// modules is what tests may need; ext4 and xfs are built into the kernel.
+// modules is what tests may need, beside what the kernel loads on its own.
 var modules = []string{"dm-thin-pool", "loop", "overlay", "dm-flakey", "dm-log-writes", "quota_v2"}
 
 // boot is the life of process 1 of a guest. It never returns: the parent ends
 // the guest when it has the report.
-func boot() {
+func boot(m machine) {
 	var r report
-	s, err := loadSpec()
+	b := booting{inside: m}
+	err := b.prepare(context.Background())
 	if err == nil {
-		err = prepare(context.Background(), s)
-	}
-	if err == nil {
-		r.Exit, err = runProgram(s)
+		r, err = b.runProgram()
 	}
 	if err != nil {
 		r.Error = fmt.Sprint(err)
 	}
-	line, err := openLine("/dev/ttyS2")
-	if err == nil {
-		r.writeTo(line)
-		drain(line)
+	line, err := b.openLine(fdControl)
+	if err != nil { // then the end of process 1 ends the guest, with a panic
+		fmt.Fprintln(os.Stderr, r.Error)
+		os.Exit(1)
 	}
+	r.writeTo(line)
+	drain(line)
 	for {
 		_ = unix.Pause()
 	}
 }
 
+// A booting guest, as its process 1 sees it.
+type booting struct {
+	inside
+	*spec // from when the host's root is the guest's
+}
+
 // prepare makes the guest's file systems and devices.
-func prepare(ctx context.Context, s *spec) error {
+func (b *booting) prepare(ctx context.Context) (err error) {
+	if err := b.enter(); err != nil {
+		return err
+	}
+	if b.spec, err = loadSpec(); err != nil {
+		return err
+	}
 	if err := os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context, *spec) error{
-		mountKernel, loadModules, mountDisk, mountHost, startNetwork, startUdev,
+	for _, step := range []func(context.Context) error{
+		mountKernel, b.loadModules, b.mountDisk, b.mountDirs, b.nameDisks, startNetwork, b.startUdev,
 	} {
-		if err := step(ctx, s); err != nil {
+		if err := step(ctx); err != nil {
 			return err
 		}
 	}
@@ -56,7 +68,7 @@ func prepare(ctx context.Context, s *spec) error {
 }
 
 // mountKernel mounts what the kernel makes.
-func mountKernel(context.Context, *spec) error {
+func mountKernel(context.Context) error {
 	for _, m := range []struct{ fs, target, data string }{
 		{"proc", "/proc", ""},
 		{"sysfs", "/sys", ""},
@@ -88,11 +100,11 @@ func mountKernel(context.Context, *spec) error {
 
 // loadModules loads modules from runDir, for the host has none of this kernel
 // in /lib/modules, and lets the kernel find there what it loads on its own.
-func loadModules(ctx context.Context, _ *spec) error {
+func (b *booting) loadModules(ctx context.Context) error {
 	if err := os.MkdirAll(runDir, 0o755); err != nil {
 		return err
 	}
-	if err := mount("none", runDir, "hostfs", 0, runDir); err != nil {
+	if err := b.mountHost(runDir); err != nil {
 		return err
 	}
 	if err := command(ctx, "modprobe", append([]string{"-d", runDir, "-a"}, modules...)...); err != nil {
@@ -107,14 +119,15 @@ func loadModules(ctx context.Context, _ *spec) error {
 		return err
 	}
 	if _, err := os.Stat("/lib/modules"); err == nil { // for a plain modprobe
-		return mount(umlModules, "/lib/modules", "", unix.MS_BIND, "")
+		return mount(filepath.Join(runDir, "lib/modules"), "/lib/modules", "", unix.MS_BIND, "")
 	}
 	return nil
 }
 
 // mountDisk makes the scratch file system and mounts it where programs write.
-func mountDisk(ctx context.Context, _ *spec) error {
-	const device, disk = "/dev/ubda", "/run/disk"
+func (b *booting) mountDisk(ctx context.Context) error {
+	const disk = "/run/disk"
+	device := b.disk(0)
 	if err := command(ctx, "mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,nodiscard", "-O", "quota,project", device); err != nil {
 		return err
 	}
@@ -141,38 +154,50 @@ func mountDisk(ctx context.Context, _ *spec) error {
 	return nil
 }
 
-// mountHost mounts directories of the host that lie below what the guest has
+// mountDirs mounts directories of the host that lie below what the guest has
 // mounted, and those that are to be writable.
-func mountHost(_ context.Context, s *spec) error {
-	for _, dir := range s.Visible {
+func (b *booting) mountDirs(context.Context) error {
+	for _, dir := range b.Visible {
 		for _, hidden := range []string{"/dev", "/run", "/tmp", "/var/tmp", "/var/lib"} {
 			if !strings.HasPrefix(dir+"/", hidden+"/") || dir == runDir {
 				continue
 			}
-			if err := mountHostDir(dir, unix.MS_RDONLY); err != nil {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+			if err := b.mountHost(dir); err != nil {
 				return err
 			}
 		}
 	}
-	for _, dir := range s.Writable {
-		if !filepath.IsAbs(dir) {
-			dir = filepath.Join(s.Dir, dir)
+	for i, dir := range b.Writable {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
 		}
-		if err := mountHostDir(dir, 0); err != nil {
+		if err := b.mountWritable(i, dir); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func mountHostDir(dir string, flags uintptr) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+// nameDisks gives the extra disks names that are the same in all machines.
+func (b *booting) nameDisks(context.Context) error {
+	if b.Disks == 1 {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(ExtraDisk(0)), 0o755); err != nil {
 		return err
 	}
-	return mount("none", dir, "hostfs", flags, dir)
+	for i := range b.Disks - 1 {
+		if err := os.Symlink(b.disk(1+i), ExtraDisk(i)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func startNetwork(context.Context, *spec) error {
+func startNetwork(context.Context) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
@@ -189,8 +214,8 @@ func startNetwork(context.Context, *spec) error {
 	return unix.Sethostname([]byte("guest"))
 }
 
-func startUdev(ctx context.Context, s *spec) error {
-	if !s.Udev {
+func (b *booting) startUdev(ctx context.Context) error {
+	if !b.Udev {
 		return nil
 	}
 	const daemon = "/lib/systemd/systemd-udevd"

@@ -2,25 +2,31 @@ package guest
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
+// testMode is the machine that the tests use: UML, or the one that LAMINA_GUEST
+// names.
+func testMode() string {
+	if chosen() == (qemu{}) {
+		return modeQEMU
+	}
+	return "uml"
+}
+
 // requireGuest skips a test that starts guests where that is impossible.
 func requireGuest(t *testing.T) {
 	t.Helper()
-	if err := canRun(); err != nil {
+	if err := canRun(chosen()); err != nil {
 		if os.Getenv(rootVariable) == "1" {
 			t.Fatal(err)
 		}
@@ -44,7 +50,7 @@ func tInner(t *testing.T, args ...string) *exec.Cmd {
 		}
 	})
 	cmd := exec.CommandContext(t.Context(), exe, args...)
-	cmd.Env = append(os.Environ(), innerVariable+"=inner", modeVariable+"=uml", "TMPDIR="+tmp)
+	cmd.Env = append(os.Environ(), innerVariable+"=inner", modeVariable+"="+testMode(), "TMPDIR="+tmp)
 	return cmd
 }
 
@@ -85,6 +91,10 @@ func TestPass(t *testing.T) {
 }
 
 func TestExitCodes(t *testing.T) {
+	timeout := time.Second
+	if testMode() == modeQEMU { // where a stack may take as long
+		timeout *= 10
+	}
 	for _, tt := range []struct {
 		test string
 		code int
@@ -94,11 +104,11 @@ func TestExitCodes(t *testing.T) {
 		{"Panic", 2, "panic: as it should"},
 		{"Exit", 42, ""},
 		{"Kill", 128 + int(syscall.SIGKILL), ""},
-		{"Hang", 2, "panic: test timed out after 1s"},
+		{"Hang", 2, "panic: test timed out after " + timeout.String()},
 	} {
 		t.Run(tt.test, func(t *testing.T) {
 			t.Parallel()
-			cmd := tInner(t, "-test.run=TestInside"+tt.test+"$", "-test.timeout=1s")
+			cmd := tInner(t, "-test.run=TestInside"+tt.test+"$", "-test.timeout="+timeout.String())
 			out, err := cmd.CombinedOutput()
 			if got := cmd.ProcessState.ExitCode(); got != tt.code || !bytes.Contains(out, []byte(tt.want)) {
 				t.Errorf("exit code %d, want %d, and %q in: %v\n%s", got, tt.code, tt.want, err, out)
@@ -107,7 +117,18 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// TestJSON checks that the markers of test2json pass the serial line.
+// TestRace checks that the race detector works in a guest.
+func TestRace(t *testing.T) {
+	if !raceEnabled || testMode() != modeQEMU {
+		t.Skip("needs the race detector and a guest in QEMU")
+	}
+	out, err := tInner(t, "-test.run=TestInsideRace$").CombinedOutput()
+	if err == nil || !bytes.Contains(out, []byte("WARNING: DATA RACE")) {
+		t.Errorf("%v in:\n%s", err, out)
+	}
+}
+
+// TestJSON checks that the markers of test2json pass the line.
 func TestJSON(t *testing.T) {
 	inner := tInner(t, "-test.v=test2json", "-test.run=TestInside(Fail)?$")
 	cmd := exec.CommandContext(t.Context(), "go", append([]string{"tool", "test2json"}, inner.Args...)...)
@@ -180,103 +201,8 @@ func TestBlocked(t *testing.T) {
 	}
 }
 
-// TestCanceled also stands for a guest whose kernel hangs: nothing in it has a
-// part in its end.
-func TestCanceled(t *testing.T) {
-	t.Parallel()
-	requireGuest(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	start := time.Now()
-	_, err := Run(ctx, Program{Path: "/bin/sleep", Args: []string{"1000"}}, Options{})
-	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 10*time.Second {
-		t.Errorf("after %v got error %v", time.Since(start), err)
-	}
-}
-
-// TestEscape kills the kernel of a guest and checks that the guest's processes
-// do not go on as processes of the host. What they write in the guest's /tmp
-// would then be in the host's.
-func TestEscape(t *testing.T) {
-	requireGuest(t)
-	dir := t.TempDir()
-	ready := make(chan struct{})
-	go func() {
-		<-ready
-		_ = syscall.Kill(slices.Min(processes(t, escapeMemory)), syscall.SIGKILL) // the oldest is the kernel
-	}()
-	_, err := Run(t.Context(), Program{
-		Path: "/bin/bash", Stdout: closer(ready),
-		Args: []string{"-c", "mkdir -p " + dir + "; echo ready; while :; do : >" + dir + "/escaped; done"},
-	}, Options{Memory: escapeMemory})
-	if !errors.Is(err, ErrNoReport) {
-		t.Errorf("got error %v", err)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "escaped")); err == nil {
-		t.Error("a process of the guest wrote to the host's files")
-	}
-}
-
-const escapeMemory = 779 << 20
-
-// closer is closed by the first write to it.
-type closer chan struct{}
-
-func (c closer) Write(p []byte) (int, error) {
-	close(c)
-	return len(p), nil
-}
-
-// TestParentKilled checks that nothing of a guest outlives who wanted it.
-func TestParentKilled(t *testing.T) {
-	cmd := tInner(t, "-test.run=TestInsideHang")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line := make([]byte, 6)
-	if _, err := out.Read(line); err != nil || string(line) != "hangs\n" {
-		t.Fatalf("read %q, %v", line, err)
-	}
-	if n := len(processes(t, innerMemory)); n < 2 {
-		t.Errorf("%d processes of the guest, want 2 and more", n)
-	}
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
-	deadline := time.Now().Add(10 * time.Second)
-	for len(processes(t, innerMemory)) > 0 && time.Now().Before(deadline) {
-		time.Sleep(50 * time.Millisecond)
-	}
-	if left := processes(t, innerMemory); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
-	}
-}
-
-// processes returns those of the guest with so many bytes of memory.
-func processes(t *testing.T, memory int) (pids []int) {
-	t.Helper()
-	names, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range names {
-		data, _ := os.ReadFile(name) // it may be gone
-		if bytes.HasPrefix(data, []byte(umlProgram)) && bytes.Contains(data, fmt.Appendf(nil, "mem=%dM", memory>>20)) {
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
 func TestNeedsGuest(t *testing.T) {
-	for mode, want := range map[string]bool{"native": false, "uml": true} {
+	for mode, want := range map[string]bool{"native": false, "uml": true, "qemu": true} {
 		t.Setenv(modeVariable, mode)
 		if got, err := Needed(); got != want || err != nil {
 			t.Errorf("%s: got %v, %v", mode, got, err)

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,7 +54,11 @@ func TestInside(t *testing.T) {
 	if err != nil || !strings.Contains(string(mounts), "prjquota") {
 		t.Errorf("no project quotas: %v\n%s", err, mounts)
 	}
-	if size, err := os.ReadFile("/sys/block/ubdb/size"); err != nil || string(size) != "2048\n" {
+	device, err := filepath.EvalSymlinks(ExtraDisk(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size, err := os.ReadFile("/sys/block/" + filepath.Base(device) + "/size"); err != nil || string(size) != "2048\n" {
 		t.Errorf("extra disk: %q sectors, %v", size, err)
 	}
 }
@@ -76,6 +81,18 @@ func TestInsideExit(t *testing.T) {
 func TestInsideKill(t *testing.T) {
 	requireInside(t)
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+}
+
+func TestInsideRace(t *testing.T) {
+	requireInside(t)
+	n, done := 0, make(chan struct{})
+	go func() {
+		defer close(done)
+		n++
+	}()
+	n++
+	<-done
+	t.Log(n)
 }
 
 func TestInsideHang(t *testing.T) {

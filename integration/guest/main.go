@@ -11,23 +11,24 @@ import (
 )
 
 const (
-	// modeVariable chooses where tests run: "native", "uml", or "auto".
+	// modeVariable chooses where tests run: "native", "uml", "qemu" or "auto".
 	modeVariable = "LAMINA_GUEST"
+	modeQEMU     = "qemu"
 
 	// rootVariable makes a skip for want of root or device mapper a failure.
 	rootVariable = "LAMINA_TEST_ROOT"
 )
 
 // testMargin is the time that tests have to end after their own timeout. With
-// hostMargin it is less than the minute after which go test kills them.
+// a machine's margin it is less than the minute after which go test kills them.
 const testMargin = 10 * time.Second
 
 // Main runs the tests of a package, here or in a guest, and returns the exit
 // code. It is the first that TestMain calls.
 //
-// LAMINA_GUEST decides: "native" runs them here, "uml" in a guest, and "auto",
-// as if it is not set, in a guest if that is what they need. They run here
-// without root too, so that those that need it can skip.
+// LAMINA_GUEST decides: "native" runs them here, "uml" and "qemu" in a guest of
+// that kind, and "auto", as if it is not set, in UML if that is what they need.
+// They run here without root too, so that those that need it can skip.
 //
 // In a guest a flag that names a file to be written, such as -test.cpuprofile,
 // makes the directory of the file writable.
@@ -61,16 +62,16 @@ func Needed() (bool, error) {
 	switch mode := os.Getenv(modeVariable); mode {
 	case "native":
 		return false, nil
-	case "uml":
+	case "uml", modeQEMU:
 		return true, nil
 	case "", "auto":
 	default:
-		return false, fmt.Errorf("%s=%s: want native, uml or auto", modeVariable, mode)
+		return false, fmt.Errorf("%s=%s: want native, uml, qemu or auto", modeVariable, mode)
 	}
 	if os.Getuid() != 0 || flagValue("test.list") != "" || HaveDeviceMapper(context.Background()) {
 		return false, nil
 	}
-	if err := canRun(); err != nil {
+	if err := canRun(chosen()); err != nil {
 		if os.Getenv(rootVariable) == "1" {
 			return false, fmt.Errorf("%w (%s=1 says that the tests must run)", err, rootVariable)
 		}

@@ -1,6 +1,9 @@
 package guest
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Options are the properties of a guest. The zero value is a good guest.
 type Options struct {
@@ -12,11 +15,11 @@ type Options struct {
 	// /var/lib, 20 GiB if zero.
 	Disk int64
 
-	// ExtraDisks are the sizes in bytes of more sparse disks, empty ones:
-	// /dev/ubdb, /dev/ubdc and so on.
+	// ExtraDisks are the sizes in bytes of more sparse disks, empty ones. See
+	// [ExtraDisk] for their names.
 	ExtraDisks []int64
 
-	// Timeout bounds the program; the guest ends at most 20 s later. If zero it
+	// Timeout bounds the program; the guest ends at most 40 s later. If zero it
 	// is one hour. [Main] takes the tests' own timeout, and some seconds for
 	// them to say what ran, before either.
 	Timeout time.Duration
@@ -27,6 +30,10 @@ type Options struct {
 	// Writable are directories of the host that the guest may write to.
 	Writable []string
 }
+
+// ExtraDisk returns the name, in any guest, of the disk that is number n of
+// [Options.ExtraDisks]: /dev/guest/disk0 for the first. It is a symbolic link.
+func ExtraDisk(n int) string { return fmt.Sprintf("/dev/guest/disk%d", n) }
 
 const (
 	defaultMemory  = 4 << 30

@@ -3,9 +3,7 @@ package guest
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
@@ -13,45 +11,46 @@ import (
 )
 
 // runProgram runs the program to its end, and ends what it leaves running.
-func runProgram(s *spec) (int, error) {
-	out, err := startOutput("/dev/ttyS0")
+func (b *booting) runProgram() (r report, err error) {
+	out, err := b.startOutput(fdOut)
 	if err != nil {
-		return 0, err
+		return r, err
 	}
 	errOut := out
-	if !s.Merged {
-		if errOut, err = startOutput("/dev/ttyS1"); err != nil {
-			return 0, err
+	if !b.Merged {
+		if errOut, err = b.startOutput(fdErr); err != nil {
+			return r, err
 		}
 	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
-		return 0, err
+		return r, err
 	}
-	process, err := os.StartProcess(s.Path, s.Args, &os.ProcAttr{
-		Dir:   s.Dir,
-		Env:   setenv(s.Env, "TMPDIR", "/tmp"),
+	process, err := os.StartProcess(b.Path, b.Args, &os.ProcAttr{
+		Dir:   b.Dir,
+		Env:   setenv(b.Env, "TMPDIR", "/tmp"),
 		Files: []*os.File{null, out.in, errOut.in},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		return 0, err
+		return r, err
 	}
 	ended := make(chan int)
 	go reap(process.Pid, ended)
-	timer := time.NewTimer(s.Timeout)
+	timer := time.NewTimer(b.Timeout)
 	defer timer.Stop()
-	var code int
 	select {
-	case code = <-ended:
+	case r.Exit = <-ended:
 	case <-timer.C:
-		err = fmt.Errorf("the program did not end in %v", s.Timeout)
+		err = fmt.Errorf("the program did not end in %v", b.Timeout)
 		showBlocked()
 	}
 	_ = unix.Kill(-1, unix.SIGKILL) // everything but this process
-	out.finish()
-	errOut.finish()
-	return code, err
+	r.Out = out.finish()
+	if errOut != out {
+		r.Err = errOut.finish()
+	}
+	return r, err
 }
 
 // reap waits for all processes, as process 1 must, and sends how the one that
@@ -79,65 +78,4 @@ func showBlocked() {
 	// The kernel takes the level as the length of a buffer.
 	_, _ = unix.Klogctl(unix.SYSLOG_ACTION_CONSOLE_LEVEL, make([]byte, all))
 	_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
-}
-
-// An output passes on what is written to its end of a pipe. The program does
-// not get the line itself: that is a terminal.
-type output struct {
-	in   *os.File
-	line *os.File
-	done chan struct{}
-	once sync.Once
-}
-
-func startOutput(name string) (*output, error) {
-	line, err := openLine(name)
-	if err != nil {
-		return nil, err
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	o := &output{in: w, line: line, done: make(chan struct{})}
-	go func() {
-		defer close(o.done)
-		_, _ = io.Copy(line, r)
-	}()
-	return o, nil
-}
-
-// finish returns when the host has all output. A process that cannot be killed
-// may hold the pipe open: it is not waited for.
-func (o *output) finish() {
-	o.once.Do(func() {
-		_ = o.in.Close()
-		timer := time.NewTimer(2 * time.Second)
-		defer timer.Stop()
-		select {
-		case <-o.done:
-		case <-timer.C:
-		}
-		drain(o.line)
-	})
-}
-
-// openLine opens a serial line to the host, and makes it pass all bytes.
-func openLine(name string) (*os.File, error) {
-	fd, err := unix.Open(name, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	line := os.NewFile(uintptr(fd), name)
-	raw := unix.Termios{Cflag: unix.CS8 | unix.CREAD | unix.CLOCAL | unix.B38400}
-	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &raw); err != nil {
-		return nil, &os.PathError{Op: "set termios", Path: name, Err: err}
-	}
-	return line, nil
-}
-
-// drain waits until the host has what was written.
-func drain(line *os.File) {
-	const tcdrain = 1
-	_ = unix.IoctlSetInt(int(line.Fd()), unix.TCSBRK, tcdrain)
 }

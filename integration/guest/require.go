@@ -45,7 +45,7 @@ func missing(ctx context.Context) error {
 	if HaveDeviceMapper(ctx) {
 		return nil
 	}
-	if err := canRun(); err != nil {
+	if err := canRun(chosen()); err != nil {
 		return fmt.Errorf("this kernel has no device mapper; %w", err)
 	}
 	return errors.New("this kernel has no device mapper, and no guest was asked for")

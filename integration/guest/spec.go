@@ -2,6 +2,7 @@ package guest
 
 import (
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,16 +33,73 @@ type spec struct {
 	Rebuild []string // arguments of the go command that make Init anew, or nil
 	Self    bool     // the program is Init
 
+	Modules string // directory of the kernel's modules, as /lib/modules
+	Kernel  kernel // of a guest in QEMU
+
 	Memory   int64
 	Disks    int // number of disks
 	Udev     bool
 	Merged   bool // standard error goes where standard output goes
 	Visible  []string
-	Writable []string
+	Writable []string // absolute
 
 	// Timeout is how long the program may run before the guest says which of
 	// its tasks are blocked, and gives up.
 	Timeout time.Duration
+}
+
+func newSpec(p Program, o Options) (*spec, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	dir := p.Dir
+	if dir == "" {
+		if dir, err = os.Getwd(); err != nil {
+			return nil, err
+		}
+	}
+	env := p.Env
+	if env == nil {
+		env = os.Environ()
+	}
+	s := &spec{
+		Path: p.Path, Args: append([]string{p.Path}, p.Args...), Env: env, Dir: dir,
+		Init: exe, Self: p.Path == exe,
+		Memory: o.Memory, Disks: 1 + len(o.ExtraDisks), Udev: o.Udev,
+		Merged:  sameFile(p.Stdout, p.Stderr),
+		Visible: []string{moduleRoot(dir), filepath.Dir(p.Path)},
+		Timeout: o.Timeout,
+	}
+	for _, w := range o.Writable {
+		if !filepath.IsAbs(w) {
+			w = filepath.Join(dir, w)
+		}
+		s.Writable = append(s.Writable, w)
+	}
+	return s, nil
+}
+
+// moduleRoot returns the nearest directory above dir with a go.mod, or dir.
+func moduleRoot(dir string) string {
+	for d := dir; d != "/"; d = filepath.Dir(d) {
+		if _, err := os.Stat(filepath.Join(d, "go.mod")); err == nil {
+			return d
+		}
+	}
+	return dir
+}
+
+// sameFile reports whether two writers are one file, as under go test.
+func sameFile(a, b io.Writer) bool {
+	x, ok1 := a.(*os.File)
+	y, ok2 := b.(*os.File)
+	if !ok1 || !ok2 {
+		return a == b
+	}
+	xi, err1 := x.Stat()
+	yi, err2 := y.Stat()
+	return err1 == nil && err2 == nil && os.SameFile(xi, yi)
 }
 
 func (s *spec) save() error {
@@ -71,7 +129,7 @@ func Reenter() {
 	case stage == stageLaunch:
 		os.Exit(launch())
 	case stage == stageBoot && os.Getpid() == 1:
-		boot()
+		boot(chosen())
 	}
 }
 

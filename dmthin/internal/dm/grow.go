@@ -27,15 +27,17 @@ type xfsGrowData struct {
 	_         uint32
 }
 
-// GrowExt4 gives the ext4 file system that root is the open root directory of a length in blocks of its own. It returns when the journal has the last of the groups of blocks that were added. That the file system is that long
-// already is no error; EINVAL says that it is longer, EBUSY that it is being resized, EOPNOTSUPP that it has a feature
-// with which the kernel cannot do it.
+// GrowExt4 gives the ext4 file system that root is the open root directory of a length in blocks of its own. It returns
+// when the journal has the last of the groups of blocks that were added. That the file system is that long already is no
+// error; EINVAL says that it is longer, EBUSY that it is being resized, EOPNOTSUPP that it has a feature with which the
+// kernel cannot do it.
 func GrowExt4(root *os.File, blocks uint64) error {
 	return growFS(root, ext4IocResizeFS, unsafe.Pointer(&blocks))
 }
 
-// GrowXFS gives the XFS file system that root is the open root directory of a length in blocks of its own. The kernel sets both figures, so imaxPct, the percentage of the space that inodes may take, is to be
-// what it was. EINVAL says that the file system is longer already, EWOULDBLOCK that it is being resized.
+// GrowXFS gives the XFS file system that root is the open root directory of a length in blocks of its own. The kernel sets
+// both figures, so imaxPct, the percentage of the space that inodes may take, is to be what it was. EINVAL says that the
+// file system is longer already, EWOULDBLOCK that it is being resized.
 func GrowXFS(root *os.File, blocks uint64, imaxPct uint32) error {
 	return growFS(root, xfsIocFSGrowFSData, unsafe.Pointer(&xfsGrowData{newBlocks: blocks, imaxPct: imaxPct}))
 }

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The numbers are those that strace prints for resize2fs and xfs_growfs.
+// The numbers of the kernel's headers; that it takes them for what they are is shown by TestGrow of dmthin.
 func TestGrowRequests(t *testing.T) {
 	if unsafe.Sizeof(xfsGrowData{}) != 16 || unsafe.Offsetof(xfsGrowData{}.imaxPct) != 8 {
 		t.Error("xfsGrowData is not struct xfs_growfs_data")

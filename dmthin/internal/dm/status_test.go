@@ -71,6 +71,10 @@ func TestTargets(t *testing.T) {
 	if got := thin.Target(8); got != (Target{Length: 8, Type: "thin", Params: "254:0 3 7:2"}) {
 		t.Errorf("%+v", got)
 	}
+	linear := Linear{Dev: DevNum{8, 16}, Offset: 2048}
+	if got := linear.Target(64, 128); got != (Target{Start: 64, Length: 128, Type: "linear", Params: "8:16 2048"}) {
+		t.Errorf("%+v", got)
+	}
 }
 
 func TestModeWords(t *testing.T) {

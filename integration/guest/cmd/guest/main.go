@@ -1,5 +1,5 @@
-// Command guest runs a shell command as root in a User-Mode Linux guest, which
-// has device mapper:
+// Command guest runs a shell command as root in a User-Mode Linux guest, or in
+// one in QEMU with LAMINA_GUEST=qemu, which has device mapper:
 //
 //	guest [-memory 4G] [-disk 20G] [-timeout 1h] [-udev] [-w DIR] 'COMMAND'
 //
@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("guest", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
-		_, _ = fmt.Fprintln(stderr, "guest [flags] 'COMMAND' runs COMMAND as root in a User-Mode Linux guest.")
+		_, _ = fmt.Fprintln(stderr, "guest [flags] 'COMMAND' runs COMMAND as root in a guest: User-Mode Linux, or QEMU with LAMINA_GUEST=qemu.")
 		flags.PrintDefaults()
 	}
 	var o guest.Options

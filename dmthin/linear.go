@@ -1,0 +1,65 @@
+package dmthin
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+)
+
+// ensureDevice returns the dm device of that name and table: the one that there is, or a new one. One with another table
+// is an error and stays as it is. One that a crash left half made is made again.
+func ensureDevice(control *dm.Control, name string, targets []dm.Target) (dev dm.DevNum, isNew bool, err error) {
+	info, err := control.Info(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return dev, false, err
+	case info.ActiveTable:
+		return info.Dev, false, adoptDevice(control, info, targets)
+	default: // a device without table, of a process that died before it loaded one
+		if err := control.Remove(name); err != nil {
+			return dev, false, err
+		}
+	}
+	info, err = makeDevice(control, name, "LAMINA-"+name, false, targets...)
+	return info.Dev, err == nil, err
+}
+
+// adoptDevice checks that a device is the one that would be made.
+func adoptDevice(control *dm.Control, info dm.Info, targets []dm.Target) error {
+	table, err := control.Table(info.Name)
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(table, targets) {
+		return fmt.Errorf("another device is called %s: it has the table %v, and not %v", info.Name, table, targets)
+	}
+	if info.Suspended {
+		if err := control.Resume(info.Name); err != nil {
+			return err
+		}
+	}
+	return control.MakeNode(info.Name, info.Dev)
+}
+
+// makeDevice makes a device and its node. On error it is taken away again.
+func makeDevice(control *dm.Control, name, uuid string, readOnly bool, targets ...dm.Target) (dm.Info, error) {
+	info, err := control.Create(name, uuid)
+	if err != nil {
+		return info, err
+	}
+	err = control.Load(name, readOnly, targets...)
+	if err == nil {
+		err = control.Resume(name)
+	}
+	if err == nil {
+		err = control.MakeNode(name, info.Dev)
+	}
+	if err != nil {
+		return info, errors.Join(err, control.Remove(name))
+	}
+	return info, nil
+}

@@ -1,0 +1,233 @@
+package snapshotter_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
+	"github.com/lamina-snapshotter/lamina/snapshotter"
+	"github.com/lamina-snapshotter/lamina/snapshotter/backendtest"
+)
+
+// volumes is the plain backend as one of volumes: with templates, and with something that runs for what is mounted.
+type volumes struct {
+	*backendtest.Dirs
+
+	usual string // name of the template of a base without labels
+
+	mu      sync.Mutex
+	made    []string // templates, in order
+	fail    error    // of the next MakeTemplate
+	running map[uint64]bool
+	asked   []snapshotter.Content // the chain of the last Usage
+}
+
+func (v *volumes) Template(labels map[string]string) (string, error) {
+	if size, ok := labels["size"]; ok {
+		if size == "bad" {
+			return "", fmt.Errorf("size: %w", errdefs.ErrInvalidArgument)
+		}
+		return size, nil
+	}
+	return v.usual, nil
+}
+
+func (v *volumes) MakeTemplate(ctx context.Context, id uint64, name string) (uint64, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.made = append(v.made, name)
+	size, err := v.Make(ctx, id, nil, nil)
+	if failed := v.fail; failed != nil {
+		v.fail = nil
+		return 0, failed
+	}
+	return size, err
+}
+
+func (v *volumes) Mounts(ctx context.Context, chain []snapshotter.Content, writable bool, labels map[string]string) ([]mount.Mount, error) {
+	v.mu.Lock()
+	v.running[chain[0].ID] = true
+	v.mu.Unlock()
+	return v.Dirs.Mounts(ctx, chain, writable, labels)
+}
+
+func (v *volumes) Freeze(ctx context.Context, c snapshotter.Content) error {
+	if err := v.Release(ctx, c.ID); err != nil {
+		return err
+	}
+	return v.Dirs.Freeze(ctx, c)
+}
+
+func (v *volumes) Release(_ context.Context, id uint64) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.running, id)
+	return nil
+}
+
+func (v *volumes) Usage(ctx context.Context, chain []snapshotter.Content) (snapshots.Usage, error) {
+	v.asked = chain
+	return v.Dirs.Usage(ctx, chain)
+}
+
+func (v *volumes) runs(id uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.running[id]
+}
+
+// volumeHost is a host over a volumes.
+type volumeHost struct {
+	*host
+	volumes *volumes
+}
+
+func mustOpenVolumes(t *testing.T, root, template string) *volumeHost {
+	t.Helper()
+	store, err := metadata.Open(filepath.Join(root, "lamina.db"), metadata.Options{})
+	require.NoError(t, err)
+	v := &volumes{Dirs: backendtest.NewDirs(filepath.Join(root, "dirs")), usual: template, running: map[uint64]bool{}}
+	set, err := snapshotter.Open(t.Context(), snapshotter.Config{
+		Store: store, Backends: map[metadata.Medium]snapshotter.Backend{metadata.Volume: v},
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = set.Close() })
+	sn, err := set.Snapshotter("lamina", metadata.Volume)
+	require.NoError(t, err)
+	return &volumeHost{&host{Snapshotter: sn, set: set, store: store, dirs: v.Dirs, root: root}, v}
+}
+
+func (h *volumeHost) reopenWith(t *testing.T, template string) *volumeHost {
+	t.Helper()
+	require.NoError(t, h.set.Close())
+	return mustOpenVolumes(t, h.root, template)
+}
+
+// device returns the number of a snapshot's content.
+func (h *volumeHost) device(t *testing.T, name, key string) uint64 {
+	t.Helper()
+	sn, err := h.store.Get(name, key)
+	require.NoError(t, err)
+	return sn.Link().Content()
+}
+
+// Many bases at once are made upon one template, which nobody sees.
+func TestBasesShareTemplate(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			if _, err := h.Prepare(t.Context(), fmt.Sprint(i), ""); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	_, err := h.View(t.Context(), "empty", "")
+	require.NoError(t, err)
+	require.Equal(t, []string{"usual"}, h.volumes.made)
+	info, err := h.Stat(t.Context(), "0")
+	require.NoError(t, err)
+	require.Empty(t, info.Parent)
+	shown := 0
+	require.NoError(t, h.Walk(t.Context(), func(context.Context, snapshots.Info) error { shown++; return nil }))
+	require.Equal(t, 17, shown)
+	require.Len(t, h.contents(t), 17, "16 and the template")
+	h.mustCheck(t)
+}
+
+// A template goes when it is neither the usual one nor in use.
+func TestUnusedTemplatesGo(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	h.layer(t, "a", "")
+	_, err := h.Prepare(t.Context(), "large", "", snapshots.WithLabels(map[string]string{"size": "large"}))
+	require.NoError(t, err)
+	require.NoError(t, h.Remove(t.Context(), "large"))
+	for _, c := range []struct {
+		usual string
+		want  []string
+	}{{"usual", []string{"usual"}}, {"other", []string{"usual"}}} {
+		h = h.reopenWith(t, c.usual)
+		var kept []string
+		require.NoError(t, h.store.Walk(t.Context(), metadata.Templates, func(sn metadata.Snapshot) error {
+			kept = append(kept, sn.Key)
+			return nil
+		}))
+		require.Equal(t, c.want, kept)
+		h.mustCheck(t)
+	}
+	h.layer(t, "b", "")
+	require.NoError(t, h.Remove(t.Context(), "a"))
+	h = h.reopenWith(t, "other")
+	require.NoError(t, h.Cleanup(t.Context()))
+	require.Len(t, h.contents(t), 2, "b and its template")
+}
+
+// A template that cannot be made leaves nothing, and is made for the next base.
+func TestTemplateFails(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	h.volumes.fail = errors.New("no mkfs")
+	_, err := h.Prepare(t.Context(), "a", "")
+	require.ErrorContains(t, err, "no mkfs")
+	require.Empty(t, h.contents(t))
+	_, err = h.Prepare(t.Context(), "a", "", snapshots.WithLabels(map[string]string{"size": "bad"}))
+	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+	h.layer(t, "a", "")
+	require.Equal(t, []string{"usual", "usual"}, h.volumes.made)
+}
+
+// What a view shows runs as long as there is one; after a start runs what snapshots need, and nothing else.
+func TestViewsRunTheirParent(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	h.layer(t, "base", "")
+	base := h.device(t, "lamina", "base")
+	require.False(t, h.volumes.runs(base))
+	for _, key := range []string{"v1", "v2"} {
+		_, err := h.View(t.Context(), key, "base")
+		require.NoError(t, err)
+	}
+	require.NoError(t, h.Remove(t.Context(), "v1"))
+	_, err := h.Prepare(t.Context(), "active", "base")
+	require.NoError(t, err)
+	active := h.device(t, "lamina", "active")
+
+	h = h.reopenWith(t, "usual")
+	require.Eventually(t, func() bool { return h.volumes.runs(base) && h.volumes.runs(active) }, tWait, tTick)
+	require.NoError(t, h.Remove(t.Context(), "v2"))
+	require.Eventually(t, func() bool { return !h.volumes.runs(base) }, tWait, tTick)
+	require.True(t, h.volumes.runs(active))
+}
+
+// A view that cannot be recorded leaves nothing running.
+func TestFailedViewRunsNothing(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	h.layer(t, "base", "")
+	_, err := h.View(t.Context(), "v\x00", "base", snapshots.WithLabels(map[string]string{"": string(make([]byte, 5000))}))
+	require.Error(t, err)
+	base := h.device(t, "lamina", "base")
+	require.Eventually(t, func() bool { return !h.volumes.runs(base) }, tWait, tTick)
+}
+
+// Usage is asked for the whole chain, down to the template.
+func TestUsageOfVolume(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	mounts, err := h.Prepare(t.Context(), "a", "")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(source(mounts), "f"), make([]byte, 1<<20), 0o644))
+	usage, err := h.Usage(t.Context(), "a")
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, usage.Size, int64(1<<20))
+	require.Equal(t, []snapshotter.Content{
+		{ID: h.device(t, "lamina", "a")}, {ID: h.device(t, metadata.Templates, "usual")},
+	}, h.volumes.asked)
+}
