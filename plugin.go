@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 
+	"github.com/lamina-snapshotter/lamina/dmthin"
 	"github.com/lamina-snapshotter/lamina/overlayaufs"
 )
 
@@ -18,8 +19,12 @@ import (
 type PluginConfig struct {
 	// Root is empty for the directory that containerd gives the plugin, under its own root.
 	Root string `toml:"root"`
+	// Backend is "union" or "thin".
+	Backend string `toml:"backend"`
 	// Union holds the options of the union backend.
 	Union overlayaufs.Config `toml:"union"`
+	// Thin holds the options of the thin backend.
+	Thin dmthin.Config `toml:"thin"`
 }
 
 // init registers two plugins, so that blank-importing this package is all it takes to link Lamina into a containerd.
@@ -28,7 +33,7 @@ func init() {
 	registry.Register(&plugin.Registration{
 		Type:   plugins.InternalPlugin,
 		ID:     DefaultName,
-		Config: &PluginConfig{Union: DefaultConfig().Union},
+		Config: &PluginConfig{Backend: BackendUnion, Union: DefaultConfig().Union, Thin: DefaultConfig().Thin},
 		InitFn: initHost,
 	})
 	registry.Register(&plugin.Registration{
@@ -54,7 +59,8 @@ func initHost(ic *plugin.InitContext) (any, error) {
 	if pc.Root != "" {
 		c.Root = pc.Root
 	}
-	c.Union = pc.Union
+	c.Union, c.Thin = pc.Union, pc.Thin
+	c.Snapshotters = map[string]SnapshotterConfig{DefaultName: {Backend: pc.Backend}}
 	h, err := Open(ic.Context, c)
 	if err != nil {
 		return nil, err // not h: a nil *Host in an any is not nil

@@ -29,7 +29,8 @@ type Backend struct {
 	pool    *Pool // nil until the first Claim
 
 	mu     sync.Mutex
-	frozen map[uint64]figures // what frozen contents map, as far as it is known
+	kinds  map[uint64]filesystem // of contents, as far as they are known
+	frozen map[uint64]figures    // of frozen contents, as far as they are known
 
 	stop func() error // shutDown, once
 }
@@ -48,7 +49,8 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the thin backend needs device mapper in the kernel: %w", err)
 	}
-	b := &Backend{config: c, control: control, place: c.place(control), frozen: map[uint64]figures{}}
+	b := &Backend{config: c, control: control, place: c.place(control)}
+	b.kinds, b.frozen = map[uint64]filesystem{}, map[uint64]figures{}
 	b.stop = sync.OnceValue(b.shutDown)
 	return b, nil
 }

@@ -35,6 +35,7 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, labels m
 	if err := b.pool.Snapshot(ctx, volume, origin); err != nil {
 		return 0, err
 	}
+	b.inherit(id, chain[0].ID)
 	if size == chain[0].Size {
 		return size, nil
 	}
@@ -60,13 +61,13 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ 
 		return nil, err
 	}
 	if writable {
-		b.forget(chain[0].ID)
+		b.thaw(chain[0].ID)
 	}
 	device, err := b.pool.Activate(ctx, volume, chain[0].Size, !writable)
 	if err != nil {
 		return nil, err
 	}
-	kind, err := probe(device)
+	kind, err := b.kind(chain[0].ID, device)
 	if err != nil {
 		return nil, err
 	}

@@ -68,13 +68,10 @@ func (p *Pool) deactivate(id uint32) (pending bool, err error) {
 	if err == nil {
 		pending, err = p.control.RemoveDeferred(name)
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil || pending {
+	if pending || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return pending, err
 	}
-	return false, p.control.RemoveNode(name)
+	return false, p.control.RemoveNode(name) // also of a device whose removal was deferred, and that has gone meanwhile
 }
 
 // Active returns the volumes that have a device.

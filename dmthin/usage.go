@@ -54,18 +54,6 @@ func (b *Backend) figuresOfFrozen(ctx context.Context, c Content) (figures, erro
 	return f, err
 }
 
-func (b *Backend) remember(id uint64, f figures) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.frozen[id] = f
-}
-
-func (b *Backend) forget(id uint64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.frozen, id)
-}
-
 // measure asks the kernel and the superblock. A volume without a device has one meanwhile.
 func (b *Backend) measure(ctx context.Context, c Content) (figures, error) {
 	volume, err := b.begin(ctx, c.ID)

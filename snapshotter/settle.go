@@ -126,7 +126,7 @@ func (s *Set) settle(ctx context.Context, id metadata.ID) error {
 	}
 	defer release()
 	if now, err := s.store.Get(sn.Name, sn.Key); err != nil || now.ID != id {
-		return nil //nolint:nilerr // it was committed or removed meanwhile, and so is settled
+		return nil // it was committed or removed meanwhile, and so is settled
 	}
 	viewed, err := s.store.Viewed(id)
 	if err != nil {
