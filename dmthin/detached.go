@@ -24,6 +24,16 @@ func mountDetached(fs filesystem, device string, options []string) (*detachedMou
 	if err := checkUnmounted(device); err != nil {
 		return nil, err
 	}
+	root, err := openRoot(fs, device, options)
+	if err != nil {
+		return nil, err
+	}
+	return &detachedMount{device: device, root: root}, nil
+}
+
+// openRoot returns the root directory of the file system on a device, which is mounted as long as that is open. If it is
+// mounted already, it is the same file system, with the options of the other mount; EBUSY says that that one is read-only.
+func openRoot(fs filesystem, device string, options []string) (*os.File, error) {
 	fd, err := unix.Fsopen(fs.String(), unix.FSOPEN_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.ENODEV):
@@ -45,7 +55,7 @@ func mountDetached(fs filesystem, device string, options []string) (*detachedMou
 	if err != nil {
 		return nil, &os.PathError{Op: "open root of", Path: device, Err: err}
 	}
-	return &detachedMount{device: device, root: os.NewFile(uintptr(root), device)}, nil
+	return os.NewFile(uintptr(root), device), nil
 }
 
 // configure makes the mount that fd is the context of.

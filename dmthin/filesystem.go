@@ -131,6 +131,27 @@ func inodes(device string) (used int64, err error) {
 	return state.inodes, err
 }
 
+// inodesInUse is inodes for a device that somebody has open: if the file system is mounted, it is asked itself.
+//
+// It must be open, as this would mount it otherwise. If it is not mounted any more, or is something else that has it open,
+// no harm is done: it is a mount like that of a client, who may mount it at the same time.
+func inodesInUse(device string) (used int64, err error) {
+	fs, state, err := readState(device)
+	if err != nil {
+		return 0, err
+	}
+	root, err := openRoot(fs, device, fs.ownMount(false))
+	if errors.Is(err, unix.EBUSY) { // mounted read-only, so that the superblock is up to date
+		return state.inodes, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	var st unix.Statfs_t
+	err = unix.Fstatfs(int(root.Fd()), &st)
+	return int64(st.Files - st.Ffree), errors.Join(err, root.Close())
+}
+
 // replay writes what the journal of the file system on a device holds to where it belongs, by mounting it. It is to be
 // called before the volume is mounted read-only, if it may not have been unmounted or frozen. Nobody may have the file
 // system mounted: that is EBUSY. At return it is durable, and clean; a crash before leaves the journal as it was, or

@@ -253,6 +253,9 @@ func TestInodes(t *testing.T) {
 				writeFile(t, filepath.Join(dir, string(rune('0'+i/10))+string(rune('0'+i%10))), "x")
 			}
 			t.Logf("mounted: %d", now())
+			live, err := inodesInUse(device)
+			require.NoError(t, err)
+			require.EqualValues(t, 100, live-empty, "asked while it is mounted")
 			root, err := os.Open(dir)
 			require.NoError(t, err)
 			require.NoError(t, errors.Join(unix.Syncfs(int(root.Fd())), root.Close()))
@@ -262,6 +265,11 @@ func TestInodes(t *testing.T) {
 			require.NoError(t, os.Remove(filepath.Join(dir, "00")))
 			unmount()
 			require.EqualValues(t, 99, now(), "after unmounting")
+			_, unmount = mounted(t, device, fs, true)
+			live, err = inodesInUse(device)
+			require.NoError(t, err)
+			require.EqualValues(t, 99, live-empty, "asked while it is mounted read-only")
+			unmount()
 		})
 	}
 }

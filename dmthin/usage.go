@@ -15,8 +15,6 @@ type figures struct {
 // Usage returns what chain[0] has beyond its parent, in constant time: blocks that are mapped, by the kernel's count, and
 // inodes, by that of the file system. A block or an inode that the content has changed, and so has of its own, counts with
 // those of the parent that it stands for: the figures are what was added, and less was deleted. They are never negative.
-//
-// The inodes of a content that is mounted are those of when its file system last wrote its superblock.
 func (b *Backend) Usage(ctx context.Context, chain []Content) (snapshots.Usage, error) {
 	own, err := b.figures(ctx, chain[0])
 	if err != nil {
@@ -67,7 +65,15 @@ func (b *Backend) measure(ctx context.Context, c Content) (figures, error) {
 			return err
 		}
 		f.bytes = int64(mapped)
-		f.inodes, err = inodes(device)
+		info, err := b.pool.volume(volume)
+		if err != nil {
+			return err
+		}
+		if info.OpenCount > 0 && !info.ReadOnly {
+			f.inodes, err = inodesInUse(device)
+		} else {
+			f.inodes, err = inodes(device)
+		}
 		return err
 	}); err != nil {
 		return figures{}, err
