@@ -28,6 +28,7 @@ func (b backend) suiteName() string {
 
 // inProcess opens Lamina in this process.
 func inProcess(t *testing.T, b backend) testsuite.SnapshotterFunc {
+	t.Helper()
 	return func(ctx context.Context, root string) (snapshots.Snapshotter, func() error, error) {
 		host, err := lamina.Open(ctx, b.config(filepath.Join(root, "lamina")))
 		if err != nil {
@@ -48,6 +49,7 @@ func inProcess(t *testing.T, b backend) testsuite.SnapshotterFunc {
 // throughSocket puts the daemon, a process of its own, behind containerd's proxy
 // client.
 func throughSocket(t *testing.T, b backend) testsuite.SnapshotterFunc {
+	t.Helper()
 	return func(_ context.Context, root string) (snapshots.Snapshotter, func() error, error) {
 		d := startDaemon(t, root, b)
 		sn, closeProxy, err := d.connect(lamina.DefaultName)

@@ -32,11 +32,18 @@ type daemon struct {
 // startDaemon starts bin/lamina with its root, its socket and its log in dir.
 func startDaemon(t *testing.T, dir string, b backend) *daemon {
 	t.Helper()
+	return startDaemonWith(t, dir, b, b.toml())
+}
+
+// startDaemonWith is startDaemon with another configuration than that of one
+// snapshotter on the backend.
+func startDaemonWith(t *testing.T, dir string, b backend, toml string) *daemon {
+	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	d := &daemon{dir: dir, rootDir: filepath.Join(dir, "root"), backend: b}
-	config := fmt.Sprintf("root = %q\naddress = %q\n%s", d.root(), d.socket(), b.toml())
+	config := fmt.Sprintf("root = %q\naddress = %q\n%s", d.root(), d.socket(), toml)
 	if err := os.WriteFile(d.config(), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,14 +1,17 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -38,34 +41,83 @@ func runTests(m *testing.M) (code int, err error) {
 	if len(thin) == 0 {
 		return m.Run(), nil
 	}
+	// Without this log go test does not keep the result, of which a part is that of
+	// tests in a guest, where nobody writes down what they read.
+	if err := flag.Set("test.testlogfile", ""); err != nil {
+		return 0, err
+	}
 	skip, start := flagValue("test.skip"), time.Now()
 	if len(others) > 0 {
-		// Without a log go test does not keep the result, which it would take for
-		// that of the tests in the guest too.
-		if err := errors.Join(flag.Set("test.testlogfile", ""), flag.Set("test.skip", skipAlso(skip, thin))); err != nil {
+		if err := flag.Set("test.skip", skipAlso(skip, thin)); err != nil {
 			return 0, err
 		}
 		if code = m.Run(); code != 0 && flagValue("test.failfast") == "true" {
 			return code, nil
 		}
 	}
-	if err := flag.Set("test.skip", skipAlso(skip, others)); err != nil {
-		return 0, err
-	}
-	inner, err := runInGuest(time.Since(start), len(others) > 0)
+	inner, err := runInGuests(thin, others, skip, start)
 	return max(code, inner), err
 }
 
-// runInGuest runs the tests that the flags now select in a guest. If others ran
-// before, their profiles stay, and spent is off the timeout.
-func runInGuest(spent time.Duration, others bool) (int, error) {
-	var o guest.Options
+// longest is the test that takes as long as all others for thin together. It has
+// a guest of its own, as a guest uses one processor only.
+const longest = "TestThinConformance"
+
+// runInGuests runs the tests named thin, and none of the others.
+func runInGuests(thin, others []string, skip string, start time.Time) (int, error) {
+	rest := slices.DeleteFunc(slices.Clone(thin), func(name string) bool { return name == longest })
+	if err := leaveTime(start); err != nil {
+		return 0, err
+	}
+	if len(rest) == len(thin) || len(rest) == 0 {
+		return runInGuest(skipAlso(skip, others), len(others) > 0)
+	}
+	if err := flag.Set("test.skip", skipAlso(skip, append(rest, others...))); err != nil {
+		return 0, err
+	}
+	wait, err := startBeside(arguments(true))
+	if err != nil {
+		return 0, err
+	}
+	code, err := runInGuest(skipAlso(skip, append([]string{longest}, others...)), true)
+	beside, besideErr := wait()
+	return max(code, beside), errors.Join(err, besideErr)
+}
+
+// leaveTime takes what has been spent since start from -test.timeout.
+func leaveTime(start time.Time) error {
 	timeout, err := time.ParseDuration(flagValue("test.timeout"))
-	if err == nil && timeout > 0 {
-		o.Timeout = max(timeout-spent, time.Second)
-		if err := flag.Set("test.timeout", o.Timeout.String()); err != nil {
-			return 0, err
+	if err != nil || timeout == 0 {
+		return err
+	}
+	return flag.Set("test.timeout", max(timeout-time.Since(start), time.Second).String())
+}
+
+// startBeside runs this program a second time, with a session and a guest of its
+// own. The returned func waits for it, shows what it printed, and returns its exit
+// code.
+func startBeside(args []string) (wait func() (int, error), err error) {
+	cmd := exec.Command("/proc/self/exe", args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	starter() <- func() { started <- cmd.Start() }
+	return func() (int, error) {
+		err := cmd.Wait()
+		_, _ = os.Stdout.Write(out.Bytes())
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() {
+			return exit.ExitCode(), nil
 		}
+		return 0, err
+	}, <-started
+}
+
+// runInGuest runs the tests that the flags select with this -test.skip in a
+// guest. If others ran too, their profiles stay.
+func runInGuest(skip string, others bool) (int, error) {
+	if err := flag.Set("test.skip", skip); err != nil {
+		return 0, err
 	}
 	programs := filepath.Join(session, "programs")
 	if err := buildPlain(programs); err != nil {
@@ -74,7 +126,10 @@ func runInGuest(spent time.Duration, others bool) (int, error) {
 	if err := os.Setenv(programsVariable, programs); err != nil {
 		return 0, err
 	}
-	o.Writable = []string{programs} // for the guest to see it; it writes nothing
+	o := guest.Options{Writable: []string{programs}} // for the guest to see it; it writes nothing
+	if timeout, err := time.ParseDuration(flagValue("test.timeout")); err == nil {
+		o.Timeout = timeout
+	}
 	return guest.Tests(context.Background(), o, arguments(others))
 }
 
