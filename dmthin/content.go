@@ -7,6 +7,7 @@ import (
 	"io/fs"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"golang.org/x/sys/unix"
 )
 
@@ -74,9 +75,16 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ 
 	return []mount.Mount{{Type: kind.String(), Source: device, Options: kind.mountOptions(!writable)}}, nil
 }
 
-// Freeze makes content c durable and takes its device away, at once or, if it is mounted, when it is unmounted. A journal
+// Freeze makes chain[0] durable and takes its device away, at once or, if it is mounted, when it is unmounted. A journal
 // that a power cut left is replayed first: views are mounted without.
-func (b *Backend) Freeze(ctx context.Context, c Content) error {
+func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage, error) {
+	if err := b.freeze(ctx, chain[0]); err != nil {
+		return nil, err
+	}
+	return b.knownUsage(chain), nil
+}
+
+func (b *Backend) freeze(ctx context.Context, c Content) error {
 	volume, err := b.begin(ctx, c.ID)
 	if err != nil {
 		return err

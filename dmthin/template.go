@@ -61,7 +61,7 @@ func (b *Backend) MakeTemplate(ctx context.Context, id uint64, name string) (siz
 	if err := format(ctx, device, kind); err != nil {
 		return 0, err
 	}
-	return size, b.Freeze(ctx, Content{ID: id, Size: size})
+	return size, b.freeze(ctx, Content{ID: id, Size: size})
 }
 
 func parseTemplate(name string) (kind filesystem, size uint64, err error) {

@@ -26,10 +26,31 @@ func (b *Backend) Usage(ctx context.Context, chain []Content) (snapshots.Usage, 
 			return snapshots.Usage{}, err
 		}
 	}
+	return own.beyond(below), nil
+}
+
+// beyond returns what f has that below has not.
+func (f figures) beyond(below figures) snapshots.Usage {
 	return snapshots.Usage{
-		Size:   max(0, own.bytes-below.bytes),
-		Inodes: max(0, own.inodes-below.inodes),
-	}, nil
+		Size:   max(0, f.bytes-below.bytes),
+		Inodes: max(0, f.inodes-below.inodes),
+	}
+}
+
+// knownUsage returns the usage of a frozen content, if it is known, or nil.
+func (b *Backend) knownUsage(chain []Content) *snapshots.Usage {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	own, ok := b.frozen[chain[0].ID]
+	var below figures
+	if ok && len(chain) > 1 {
+		below, ok = b.frozen[chain[1].ID]
+	}
+	if !ok {
+		return nil
+	}
+	usage := own.beyond(below)
+	return &usage
 }
 
 // figures returns those of a content, which are known if it was frozen and not written since.

@@ -58,6 +58,7 @@ func (s *Store) Create(ctx context.Context, sn Snapshot) error {
 type CommitOptions struct {
 	Labels map[string]string // those of the committed snapshot; the active one's are dropped
 	Parent string            // "" keeps the parent; a snapshot without one is moved onto this one
+	Usage  *snapshots.Usage  // nil if it is not known yet
 }
 
 // Commit turns the active snapshot key into the committed snapshot newKey, of the same id. It returns ErrExist if newKey
@@ -83,6 +84,9 @@ func (s *Store) Commit(ctx context.Context, name, newKey, key string, o CommitOp
 		committed.Key, committed.Kind = newKey, snapshots.KindCommitted
 		committed.Created, committed.Updated = now, now
 		committed.Labels, committed.Usage = withoutEmpty(o.Labels), nil
+		if o.Usage != nil {
+			committed.Usage = knownUsage(*o.Usage)
+		}
 		if err := t.rebase(&committed, o.Parent); err != nil {
 			return err
 		}

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 	"sync"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
 )
 
-// Freeze makes content id durable, with every other change in the file system up to now. With union.sync = "off" it
-// only looks whether the content is there.
+// Freeze makes content chain[0] durable, with every other change in the file system up to now. With union.sync = "off" it
+// only looks whether the content is there. It knows no usage: that takes a walk.
 //
 // One syncfs of the file system does it, however many files the layer has. On ext4, xfs and btrfs it starts the writing
 // of all dirty pages, waits for it, then commits the journal (ext4), forces the log (xfs) or commits the transaction
@@ -17,23 +19,23 @@ import (
 // would cost a journal commit for each.
 //
 // The store's own fsync, which follows, would order names but not data: delayed allocation leaves files of length 0.
-func (b *Backend) Freeze(ctx context.Context, c Content) error {
+func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage, error) {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("freeze %s: %w", b.path(c.ID), err)
+		return nil, fmt.Errorf("freeze %s: %w", b.path(chain[0].ID), err)
 	}
-	if _, err := os.Lstat(b.path(c.ID, fsName)); err != nil {
-		return fmt.Errorf("freeze: %w", err)
+	if _, err := os.Lstat(b.path(chain[0].ID, fsName)); err != nil {
+		return nil, fmt.Errorf("freeze: %w", err)
 	}
-	if err := b.checkBoot(c.ID); err != nil {
-		return err
+	if err := b.checkBoot(chain[0].ID); err != nil {
+		return nil, err
 	}
 	if b.flusher == nil {
-		return nil
+		return nil, nil
 	}
 	if err := b.flusher.flush(ctx); err != nil {
-		return fmt.Errorf("freeze %s: %w", b.path(c.ID), err)
+		return nil, fmt.Errorf("freeze %s: %w", b.path(chain[0].ID), err)
 	}
-	return nil
+	return nil, nil
 }
 
 // A flusher lets concurrent callers share a sync. No caller is served by one that began before it asked, as that one

@@ -117,10 +117,10 @@ func TestFreeze(t *testing.T) {
 		if _, err := b.Make(t.Context(), 1, nil, nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.Freeze(t.Context(), Content{ID: 1}); err != nil || count.Load() != want {
+		if _, err := b.Freeze(t.Context(), tChain(1)); err != nil || count.Load() != want {
 			t.Errorf("sync = %q: %v, %d syncs", setting, err, count.Load())
 		}
-		if err := b.Freeze(t.Context(), Content{ID: 2}); !errors.Is(err, os.ErrNotExist) {
+		if _, err := b.Freeze(t.Context(), tChain(2)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("missing content: %v", err)
 		}
 	}

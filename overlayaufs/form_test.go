@@ -94,11 +94,11 @@ func TestFreezeRefusesTornLayer(t *testing.T) {
 	if _, err := b.Mounts(t.Context(), tChain(1), true, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Freeze(t.Context(), Content{ID: 1}); err != nil {
+	if _, err := b.Freeze(t.Context(), tChain(1)); err != nil {
 		t.Error(err)
 	}
 	boot = "boot-2"
-	if err := b.Freeze(t.Context(), Content{ID: 1}); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+	if _, err := b.Freeze(t.Context(), tChain(1)); !errors.Is(err, errdefs.ErrFailedPrecondition) {
 		t.Errorf("a layer that a power cut may have torn: %v", err)
 	}
 }

@@ -56,7 +56,7 @@ func testPowerCut(t *testing.T, fstype string, mkfs ...string) {
 	}
 	unpack(1, nil, "etc/frozen")
 	unpack(2, tChain(1), "usr/frozen")
-	if err := b.Freeze(ctx, Content{ID: 2}); err != nil {
+	if _, err := b.Freeze(ctx, tChain(2)); err != nil {
 		t.Fatal(err)
 	}
 	unpack(3, tChain(2, 1), "var/active")
@@ -119,7 +119,7 @@ func testStoreSync(t *testing.T, ordered bool, fstype string, mkfs ...string) {
 	dir, image := tDisk(t, fstype, mkfs...)
 	b := tBackend(t, Config{Root: filepath.Join(dir, "union")})
 	tMake(t, b, 1, nil, "base", "x")
-	if err := b.Freeze(t.Context(), Content{ID: 1}); err != nil {
+	if _, err := b.Freeze(t.Context(), tChain(1)); err != nil {
 		t.Fatal(err)
 	}
 	tMake(t, b, 2, tChain(1))

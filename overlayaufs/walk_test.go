@@ -114,10 +114,11 @@ func TestEndOfContext(t *testing.T) {
 	_, makeErr := b.Make(ctx, 1, nil, nil)
 	_, mountsErr := b.Mounts(ctx, tChain(1), true, nil)
 	_, usageErr := b.Usage(ctx, tChain(1))
+	_, freezeErr := b.Freeze(ctx, tChain(1))
 	_, listErr := b.List(ctx)
 	_, _, ownerErr := b.Owner(ctx)
 	for i, err := range []error{
-		makeErr, mountsErr, usageErr, listErr, ownerErr, b.Freeze(ctx, Content{ID: 1}), b.Delete(ctx, Content{ID: 1}), b.Claim(ctx, "a", 1),
+		makeErr, mountsErr, usageErr, listErr, ownerErr, freezeErr, b.Delete(ctx, Content{ID: 1}), b.Claim(ctx, "a", 1),
 	} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%d: %v", i, err)

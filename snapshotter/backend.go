@@ -54,9 +54,10 @@ type Backend interface {
 	// durable, a content that is missing is fs.ErrNotExist.
 	Mounts(ctx context.Context, chain []Content, writable bool, labels map[string]string) ([]mount.Mount, error)
 
-	// Freeze makes the content c durable and from then on unchanging: at return a power cut no longer harms it (unless
-	// the user turned that off). It is called before the record says "committed", perhaps more than once.
-	Freeze(ctx context.Context, c Content) error
+	// Freeze makes the content chain[0] durable and from then on unchanging: at return a power cut no longer harms it
+	// (unless the user turned that off). It is called before the record says "committed", perhaps more than once. It returns
+	// what Usage would, if that takes no time, or nil.
+	Freeze(ctx context.Context, chain []Content) (*snapshots.Usage, error)
 
 	// Usage returns what chain[0] takes up without those below it: bytes on disk and inodes, as containerd counts
 	// them: a file with several links once, directories too. Neither is negative. A content that changes meanwhile is no

@@ -39,14 +39,17 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 	if err != nil {
 		return err
 	}
-	b, err := s.set.backend(sn.Placement.Medium)
+	b, chain, err := s.chainOf(sn.ID)
 	if err != nil {
 		return err
 	}
-	if err := b.Freeze(ctx, contentOf(sn.Link())); err != nil {
+	usage, err := b.Freeze(ctx, chain)
+	if err != nil {
 		return err
 	}
-	return s.set.store.Commit(ctx, s.name, name, key, metadata.CommitOptions{Labels: info.Labels, Parent: info.Parent})
+	return s.set.store.Commit(ctx, s.name, name, key, metadata.CommitOptions{
+		Labels: info.Labels, Parent: info.Parent, Usage: usage,
+	})
 }
 
 // checkCommit refuses what the store would refuse only once the content has been frozen, and what the store cannot know.

@@ -195,7 +195,11 @@ func (s *Snapshotter) committedUsage(ctx context.Context, sn metadata.Snapshot) 
 }
 
 func (s *Snapshotter) measure(ctx context.Context, sn metadata.Snapshot) (snapshots.Usage, error) {
-	usage, err := s.measureChain(ctx, sn.ID)
+	b, chain, err := s.chainOf(sn.ID)
+	var usage snapshots.Usage
+	if err == nil {
+		usage, err = b.Usage(ctx, chain)
+	}
 	if err != nil {
 		// A snapshot that was removed meanwhile is not there; that its content is not either is no news.
 		if found, lookErr := s.set.store.Recorded(sn.ID); lookErr == nil && !found {
@@ -205,20 +209,18 @@ func (s *Snapshotter) measure(ctx context.Context, sn metadata.Snapshot) (snapsh
 	return usage, err
 }
 
-func (s *Snapshotter) measureChain(ctx context.Context, id metadata.ID) (snapshots.Usage, error) {
+// chainOf returns the contents of a chain and the backend that has them.
+func (s *Snapshotter) chainOf(id metadata.ID) (Backend, []Content, error) {
 	_, chain, err := s.set.store.ChainOf(id)
 	if err != nil {
-		return snapshots.Usage{}, err
+		return nil, nil, err
 	}
 	medium, contents, err := s.set.contents(chain, s.medium)
 	if err != nil {
-		return snapshots.Usage{}, err
+		return nil, nil, err
 	}
 	b, err := s.set.backend(medium)
-	if err != nil {
-		return snapshots.Usage{}, err
-	}
-	return b.Usage(ctx, contents)
+	return b, contents, err
 }
 
 // Cleanup returns when all that has been removed so far has been deleted.

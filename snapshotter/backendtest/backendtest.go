@@ -44,7 +44,7 @@ func Run(t *testing.T, open Open) {
 		"Concurrent":      testConcurrent,
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := &fixture{open: open, root: t.TempDir(), sizes: map[uint64]uint64{}}
+			f := &fixture{open: open, root: t.TempDir(), sizes: map[uint64]uint64{}, below: map[uint64][]uint64{}}
 			f.Backend = open(t, f.root)
 			t.Cleanup(func() { require.NoError(t, f.Close(), "closing, perhaps twice") })
 			if name != "OwnerOfNewPlace" {
@@ -60,7 +60,8 @@ type fixture struct {
 	snapshotter.Backend
 	open  Open
 	root  string
-	sizes map[uint64]uint64 // of the contents, by number
+	sizes map[uint64]uint64   // of the contents, by number
+	below map[uint64][]uint64 // the contents below each
 
 	templated bool // templateID is below every base
 }
@@ -109,12 +110,19 @@ func (f *fixture) mustMake(t *testing.T, ids ...uint64) {
 	t.Helper()
 	size, err := f.Make(t.Context(), ids[0], f.chain(ids[1:]...), nil)
 	require.NoError(t, err)
-	f.sizes[ids[0]] = size
+	f.sizes[ids[0]], f.below[ids[0]] = size, ids[1:]
 }
 
 func (f *fixture) mustFreeze(t *testing.T, id uint64) {
 	t.Helper()
-	require.NoError(t, f.Freeze(t.Context(), f.content(id)))
+	chain := f.chain(append([]uint64{id}, f.below[id]...)...)
+	said, err := f.Freeze(t.Context(), chain)
+	require.NoError(t, err)
+	if said != nil {
+		usage, err := f.Usage(t.Context(), chain)
+		require.NoError(t, err)
+		require.Equal(t, usage, *said)
+	}
 }
 
 // release ends what a view needed, as its removal does.
@@ -356,7 +364,8 @@ func testCancelled(t *testing.T, f *fixture) {
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = f.Mounts(ctx, f.chain(1), true, nil)
 	require.ErrorIs(t, err, context.Canceled)
-	require.ErrorIs(t, f.Freeze(ctx, f.content(1)), context.Canceled)
+	_, err = f.Freeze(ctx, f.chain(1))
+	require.ErrorIs(t, err, context.Canceled)
 	_, err = f.Usage(ctx, f.chain(1))
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorIs(t, f.Delete(ctx, f.content(1)), context.Canceled)
@@ -378,7 +387,7 @@ func testConcurrent(t *testing.T, f *fixture) {
 			size, err := f.Make(t.Context(), id, f.chain(1), nil)
 			chain := append([]snapshotter.Content{{ID: id, Size: size}}, f.chain(1)...)
 			_, mountsErr := f.Mounts(t.Context(), chain, true, nil)
-			freezeErr := f.Freeze(t.Context(), chain[0])
+			_, freezeErr := f.Freeze(t.Context(), chain)
 			_, usageErr := f.Usage(t.Context(), chain)
 			if err := errors.Join(err, mountsErr, freezeErr, usageErr, f.Delete(t.Context(), chain[0])); err != nil {
 				t.Error(err)

@@ -120,14 +120,14 @@ func (d *Dirs) Mounts(ctx context.Context, chain []snapshotter.Content, writable
 }
 
 // Freeze notes that the content is frozen.
-func (d *Dirs) Freeze(ctx context.Context, c snapshotter.Content) error {
-	if err := d.before(ctx, "freeze", c.ID); err != nil {
-		return err
+func (d *Dirs) Freeze(ctx context.Context, chain []snapshotter.Content) (*snapshots.Usage, error) {
+	if err := d.before(ctx, "freeze", chain[0].ID); err != nil {
+		return nil, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.frozen[c.ID] = true
-	return nil
+	d.frozen[chain[0].ID] = true
+	return nil, nil
 }
 
 // Frozen reports whether Freeze has been called.
