@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lamina-snapshotter/lamina/dmthin"
 	"github.com/lamina-snapshotter/lamina/overlayaufs"
 	"github.com/lamina-snapshotter/lamina/snapshotter"
 	"github.com/lamina-snapshotter/lamina/snapshotter/backendtest"
@@ -20,5 +21,24 @@ func TestUnionBackend(t *testing.T) {
 		b, err := overlayaufs.Open(t.Context(), overlayaufs.Config{Root: filepath.Join(root, "union")})
 		require.NoError(t, err)
 		return b
+	})
+}
+
+// TestThinBackend does the same with the thin backend.
+func TestThinBackend(t *testing.T) {
+	forEachThin(t, "", func(t *testing.T, b backend) {
+		t.Helper()
+		backendtest.Run(t, func(t *testing.T, root string) snapshotter.Backend {
+			t.Helper()
+			c := b.thin
+			c.Root = filepath.Join(root, "thin")
+			opened, err := dmthin.Open(t.Context(), c)
+			require.NoError(t, err)
+			t.Cleanup(func() { // when it is closed
+				_, err := command(background, nil, "thin_check", filepath.Join(c.Root, "metadata"))
+				require.NoError(t, err)
+			})
+			return opened
+		})
 	})
 }

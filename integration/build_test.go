@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -14,11 +15,24 @@ var (
 )
 
 // build builds a package of the module in dir and returns the program's path.
-// It has the race detector if the tests have.
+// It has the race detector if the tests have. In a guest it is there already.
 func build(dir, pkg string) (string, error) {
-	program := filepath.Join(session, filepath.Base(pkg))
+	if programs := os.Getenv(programsVariable); programs != "" {
+		return filepath.Join(programs, filepath.Base(pkg)), nil
+	}
+	return buildInto(session, dir, pkg, raceEnabled)
+}
+
+// buildPlain builds what the tests in a guest need, where no race detector runs.
+func buildPlain(programs string) error {
+	_, err := buildInto(programs, "..", "./cmd/lamina", false)
+	return err
+}
+
+func buildInto(programs, dir, pkg string, race bool) (string, error) {
+	program := filepath.Join(programs, filepath.Base(pkg))
 	env, args := []string{"CGO_ENABLED=0"}, []string{"go", "build", "-C", dir, "-buildvcs=false", "-trimpath"}
-	if raceEnabled {
+	if race {
 		env, args = []string{"CGO_ENABLED=1"}, append(args, "-race")
 	}
 	args = append(args, "-ldflags", "-X main.version=test", "-o", program, pkg)

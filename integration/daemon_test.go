@@ -2,11 +2,19 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/proxy"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/lamina-snapshotter/lamina"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -18,21 +26,39 @@ type daemon struct {
 	*process
 	dir     string
 	rootDir string
+	backend backend
 }
 
 // startDaemon starts bin/lamina with its root, its socket and its log in dir.
-func startDaemon(t *testing.T, dir string) *daemon {
+func startDaemon(t *testing.T, dir string, b backend) *daemon {
+	t.Helper()
+	return startDaemonWith(t, dir, b, b.toml())
+}
+
+// startDaemonWith is startDaemon with another configuration than that of one
+// snapshotter on the backend.
+func startDaemonWith(t *testing.T, dir string, b backend, toml string) *daemon {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{dir: dir, rootDir: filepath.Join(dir, "root")}
-	config := fmt.Sprintf("root = %q\naddress = %q\n\n[snapshotters.lamina]\n  backend = \"union\"\n", d.root(), d.socket())
+	d := &daemon{dir: dir, rootDir: filepath.Join(dir, "root"), backend: b}
+	config := fmt.Sprintf("root = %q\naddress = %q\n%s", d.root(), d.socket(), toml)
 	if err := os.WriteFile(d.config(), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d.process = d.serve(t)
 	return d
+}
+
+// connect returns containerd's client of one of the daemon's snapshotters.
+func (d *daemon) connect(name string) (snapshots.Snapshotter, func() error, error) {
+	conn, err := grpc.NewClient("unix://"+d.socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, nil, err
+	}
+	sn := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), name)
+	return sn, func() error { return errors.Join(sn.Close(), conn.Close()) }, nil
 }
 
 func (d *daemon) serve(t *testing.T) *process {
@@ -61,10 +87,14 @@ func (d *daemon) containerdConfig(version int) string {
 	return out
 }
 
-// layers returns the names of what lies in the union backend's directory
-// besides what it keeps for itself: a file of ownership and an empty directory.
+// layers returns the names of what lies in the backend's place besides what it
+// keeps for itself: in the union directory a file of ownership and an empty
+// directory, in a pool its first volume, the template.
 func (d *daemon) layers() []string {
 	d.t.Helper()
+	if d.backend.name == lamina.BackendThin {
+		return mustVolumes(d.t, d.root())[1:]
+	}
 	entries, err := os.ReadDir(filepath.Join(d.root(), "union"))
 	if err != nil {
 		d.t.Fatal(err)

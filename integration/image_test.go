@@ -49,20 +49,30 @@ func (n *node) readImageTree(snapshotter string) (tree map[string]file) {
 func TestTreeEquals(t *testing.T) {
 	forEachContainerd(t, func(t *testing.T, c containerd) {
 		t.Helper()
-		n := startNode(t, c)
+		n := startNode(t, c, union)
 		n.importImage(n.snapshotter, "debian.tar")
-		n.importImage("overlayfs", "debian.tar")
-		got := n.readImageTree(n.snapshotter)
-		want := n.readImageTree("overlayfs")
-		if len(want) < 1000 {
-			t.Fatalf("the image has %d files only", len(want))
-		}
-		for _, d := range differences(got, want) {
-			t.Error(d)
-		}
-		if got := got["/"+image.Big].content; got != image.BigSHA256 {
-			t.Errorf("/%s has SHA-256 %s, want %s", image.Big, got, image.BigSHA256)
-		}
-		t.Logf("%d files compared", len(want))
+		n.checkTree(n.readImageTree(n.snapshotter), n.readOverlayTree())
 	})
+}
+
+// readOverlayTree has containerd's own overlayfs unpack the image, and reads it.
+func (n *node) readOverlayTree() map[string]file {
+	n.t.Helper()
+	n.importImage("overlayfs", "debian.tar")
+	return n.readImageTree("overlayfs")
+}
+
+// checkTree compares two trees of the image.
+func (n *node) checkTree(got, want map[string]file) {
+	n.t.Helper()
+	if len(want) < 1000 {
+		n.t.Fatalf("the image has %d files only", len(want))
+	}
+	for _, d := range differences(got, want) {
+		n.t.Error(d)
+	}
+	if got := got["/"+image.Big].content; got != image.BigSHA256 {
+		n.t.Errorf("/%s has SHA-256 %s, want %s", image.Big, got, image.BigSHA256)
+	}
+	n.t.Logf("%d files compared", len(want))
 }

@@ -12,13 +12,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lamina-snapshotter/lamina/integration/guest"
 	"github.com/lamina-snapshotter/lamina/integration/image"
 )
 
-const (
-	restless = 20 // containers that start and stop all the time
-	lasting  = 4  // containers that run from the first kill to the last
-)
+// An unrest is how much goes on while a daemon is killed.
+type unrest struct {
+	kills    int
+	restless int           // containers that start and stop all the time
+	lasting  int           // containers that run from the first kill to the last
+	patience time.Duration // until a container must run after a kill
+}
 
 // TestKilledDaemon kills the daemon again and again while containers start and
 // stop. Each time the store must be sound as the kill left it, containers that
@@ -30,46 +34,52 @@ func TestKilledDaemon(t *testing.T) {
 		kills int
 	}{{containerd2, 50}, {containerdDebian, 10}} {
 		t.Run(test.name, func(t *testing.T) {
-			n := startNode(t, test.containerd)
+			n := startNode(t, test.containerd, union)
 			if n.daemon == nil {
 				t.Skip("kills Lamina, and another snapshotter is in its place")
 			}
-			killRepeatedly(t, n, test.kills)
+			killRepeatedly(t, n, unrest{kills: test.kills, restless: 20, lasting: 4, patience: 30 * time.Second})
 		})
 	}
 }
 
-func killRepeatedly(t *testing.T, n *node, kills int) {
+// TestThinKilledDaemon does the same with volumes, fewer times: a guest is slow.
+func TestThinKilledDaemon(t *testing.T) {
+	guest.Require(t)
+	killRepeatedly(t, startNode(t, containerd2, thinExt4), unrest{kills: 10, restless: 3, lasting: 2, patience: time.Minute})
+}
+
+func killRepeatedly(t *testing.T, n *node, u unrest) {
 	t.Helper()
 	n.importImage(n.snapshotter, "small.tar")
-	for i := range lasting {
+	for i := range u.lasting {
 		n.ctr("run", "--detach", image.SmallName, lastingID(i), "sh", "-c", "while :; do echo beat >>/beats; sleep 0.05; done")
 	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 
-	l := startLoad(t.Context(), n)
+	l := startLoad(t.Context(), n, u.restless)
 	defer l.stop()
-	beats := make([]int64, lasting)
-	for i := range kills {
+	beats := make([]int64, u.lasting)
+	for i := range u.kills {
 		time.Sleep(time.Duration(rng.IntN(1000)) * time.Millisecond)
 		l.disturb()
 		n.daemon.kill()
 		records := n.daemon.check()
 		n.daemon.restart()
-		if err := poll(30*time.Second, func() error { return n.runOnce(fmt.Sprintf("probe-%d", i)) }); err != nil {
+		if err := poll(u.patience, func() error { return n.runOnce(fmt.Sprintf("probe-%d", i)) }); err != nil {
 			t.Fatalf("after kill %d: %v", i, err)
 		}
 		l.calm()
-		n.checkLasting(i%lasting, beats)
+		n.checkLasting(i%u.lasting, beats)
 		if t.Failed() {
 			t.Fatalf("after kill %d, with %d snapshots in the store", i, records)
 		}
 	}
 	l.stop()
-	t.Logf("%d kills, %d containers ran to their end, %d met a kill", kills, l.good.Load(), l.excused.Load())
-	if good := l.good.Load(); good < int64(kills) {
+	t.Logf("%d kills, %d containers ran to their end, %d met a kill", u.kills, l.good.Load(), l.excused.Load())
+	if good := l.good.Load(); good < int64(u.kills) {
 		t.Errorf("only %d containers ran to their end", good)
 	}
 	for _, id := range n.words("containers", "ls", "--quiet") {
@@ -106,8 +116,8 @@ func (n *node) checkLasting(i int, beats []int64) {
 			running[row[0]] = row[1]
 		}
 	}
-	if len(running) != lasting {
-		n.t.Fatalf("%d of %d containers still run", len(running), lasting)
+	if len(running) != len(beats) {
+		n.t.Fatalf("%d of %d containers still run", len(running), len(beats))
 	}
 	// As the container sees it; what an exec prints, containerd 1.6 may lose.
 	st, err := os.Stat(filepath.Join("/proc", running[lastingID(i)], "root/beats"))
@@ -132,7 +142,7 @@ type load struct {
 	excused atomic.Int64
 }
 
-func startLoad(ctx context.Context, n *node) *load {
+func startLoad(ctx context.Context, n *node, restless int) *load {
 	ctx, cancel := context.WithCancel(ctx)
 	l := &load{n: n, cancel: cancel}
 	for i := range restless {

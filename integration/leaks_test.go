@@ -27,7 +27,7 @@ type leaks []string
 
 func (l leaks) String() string { return "\t" + strings.Join(l, "\n\t") }
 
-// findLeaks lists the processes, mounts and loop devices of the session in dir.
+// findLeaks lists the processes, mounts and devices of the session in dir.
 func findLeaks(dir string) (leaks, error) {
 	procs, err := processesOf(dir)
 	if err != nil {
@@ -43,6 +43,12 @@ func findLeaks(dir string) (leaks, error) {
 	}
 	for _, m := range mounts {
 		found = append(found, fmt.Sprintf("mount of %s on %s", m.FSType, m.Mountpoint))
+	}
+	for _, v := range volumesOf(dir) {
+		found = append(found, "device "+v.name)
+	}
+	for _, node := range strayNodes() {
+		found = append(found, "device node "+node)
 	}
 	for _, l := range loopsOf(dir) {
 		found = append(found, "loop device "+l)
@@ -126,18 +132,6 @@ func mountsOf(dir string) ([]*mountinfo.Info, error) {
 	return mounts, err
 }
 
-// loopsOf returns the loop devices over files in dir.
-func loopsOf(dir string) (found []string) {
-	backing, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	for _, name := range backing {
-		file, err := os.ReadFile(name)
-		if err == nil && strings.HasPrefix(string(file), dir+"/") {
-			found = append(found, strings.Split(name, "/")[3])
-		}
-	}
-	return found
-}
-
 // namespaceOf returns the containerd namespace of a session: a name that no
 // other containerd on this host uses, for runc keeps one directory for all.
 func namespaceOf(dir string) string { return filepath.Base(dir) }
@@ -162,15 +156,14 @@ func sweep(dir string) error {
 	if err != nil {
 		return err
 	}
+	resumeVolumes(dir) // or an unmount would wait for ever
 	var errs []error
 	for _, m := range mounts {
 		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); err != nil {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", m.Mountpoint, err))
 		}
 	}
-	for _, l := range loopsOf(dir) {
-		errs = append(errs, exec.Command("losetup", "--detach", "/dev/"+l).Run())
-	}
+	errs = append(errs, removeDevices(dir))
 	removeRuncState(namespaceOf(dir))
 	if err := errors.Join(errs...); err != nil {
 		return err // and leave dir: what is mounted there must not be deleted

@@ -16,7 +16,7 @@ func TestLinked(t *testing.T) {
 	n := &node{t: t, dir: dir, snapshotter: "lamina"}
 	n.start(containerd2, mustBuild(t, buildLinked), "")
 	// Where containerd tells a plugin to keep its things.
-	d := &daemon{process: n.containerd, dir: dir, rootDir: filepath.Join(dir, "root/io.containerd.internal.v1.lamina")}
+	d := &daemon{process: n.containerd, dir: dir, backend: union, rootDir: filepath.Join(dir, "root/io.containerd.internal.v1.lamina")}
 
 	n.importImage(n.snapshotter, "debian.tar")
 	if got := len(parentsIn(n.ctr("snapshots", "ls"))); got != debianLayers {

@@ -1,10 +1,14 @@
 package integration
 
 import (
+	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/lamina-snapshotter/lamina/integration/guest"
 )
 
 // session is the directory of this run of the tests. Read-only after TestMain.
@@ -15,10 +19,12 @@ var session string
 const rootVariable = "LAMINA_TEST_ROOT"
 
 func TestMain(m *testing.M) {
+	guest.Reenter()
 	if dir := os.Getenv(janitorVariable); dir != "" {
 		os.Exit(janitor(dir))
 	}
-	if os.Getuid() != 0 {
+	flag.Parse()
+	if os.Getuid() != 0 || flagValue("test.list") != "" {
 		os.Exit(m.Run()) // the tests skip, or fail, on their own
 	}
 	code, err := runSession(m)
@@ -48,13 +54,13 @@ func runSession(m *testing.M) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	code := m.Run()
-	leaks, err := findLeaks(dir)
-	if err == nil && len(leaks) > 0 {
-		err = fmt.Errorf("the tests left behind:\n%s", leaks)
+	code, err := runTests(m)
+	left, leaksErr := findLeaks(dir)
+	if len(left) > 0 {
+		leaksErr = fmt.Errorf("the tests left behind:\n%s", left)
 	}
 	stopJanitor()
-	return code, err
+	return code, errors.Join(err, leaksErr)
 }
 
 // requireRoot skips a test that needs root, or fails it if root is promised.

@@ -43,14 +43,14 @@ type node struct {
 //
 // LAMINA_TEST_SNAPSHOTTER=overlayfs puts a snapshotter of containerd's own in
 // Lamina's place: to tell a fault of Lamina from one of the test or the host.
-func startNode(t *testing.T, c containerd) *node {
+func startNode(t *testing.T, c containerd, b backend) *node {
 	t.Helper()
 	dir := mustTempDir(t)
 	n := &node{t: t, dir: dir, snapshotter: "lamina"}
 	if s := os.Getenv("LAMINA_TEST_SNAPSHOTTER"); s != "" {
 		n.snapshotter = s
 	} else {
-		n.daemon = startDaemon(t, filepath.Join(dir, "lamina"))
+		n.daemon = startDaemon(t, filepath.Join(dir, "lamina"), b)
 	}
 	var imports string
 	if n.daemon != nil {

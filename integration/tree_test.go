@@ -142,6 +142,29 @@ func differences(got, want map[string]file) (lines []string) {
 	return lines
 }
 
+// linksInTree returns the tree with the links counted that it has. An overlay
+// shows the count that the inode has in its layer, with links that are deleted
+// or changed in layers above.
+func linksInTree(tree map[string]file) map[string]file {
+	links := map[string]uint64{}
+	for _, f := range tree {
+		if f.sameAs != "" {
+			links[f.sameAs]++
+		}
+	}
+	counted := maps.Clone(tree)
+	for name, f := range counted {
+		if f.sameAs == "" {
+			continue
+		}
+		if f.nlink = links[f.sameAs]; f.nlink == 1 {
+			f.sameAs = ""
+		}
+		counted[name] = f
+	}
+	return counted
+}
+
 // TestTreesDiffer is for the comparison itself: it must see each kind of change.
 func TestTreesDiffer(t *testing.T) {
 	requireRoot(t)

@@ -204,12 +204,12 @@ func TestBlocked(t *testing.T) {
 func TestNeedsGuest(t *testing.T) {
 	for mode, want := range map[string]bool{"native": false, "uml": true, "qemu": true} {
 		t.Setenv(modeVariable, mode)
-		if got, err := needsGuest(); got != want || err != nil {
+		if got, err := Needed(); got != want || err != nil {
 			t.Errorf("%s: got %v, %v", mode, got, err)
 		}
 	}
 	t.Setenv(modeVariable, "vmware")
-	if _, err := needsGuest(); err == nil {
+	if _, err := Needed(); err == nil {
 		t.Error("an unknown mode is no error")
 	}
 }

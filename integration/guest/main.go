@@ -37,13 +37,16 @@ func Main(m *testing.M, o Options) int {
 	if !flag.Parsed() {
 		flag.Parse()
 	}
-	inGuest, err := needsGuest()
+	inGuest, err := Needed()
 	if err == nil && !inGuest {
 		return m.Run()
 	}
 	code := 0
 	if err == nil {
-		code, err = runTests(context.Background(), o)
+		if timeout, err := time.ParseDuration(flagValue("test.timeout")); err == nil && timeout > 0 {
+			o.Timeout = timeout
+		}
+		code, err = Tests(context.Background(), o, os.Args[1:])
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -52,7 +55,10 @@ func Main(m *testing.M, o Options) int {
 	return code
 }
 
-func needsGuest() (bool, error) {
+// Needed reports whether tests that require device mapper are to run in a
+// guest, for a TestMain that has others too. If not they run here; those that
+// cannot run at all then skip by [Require]. The flags are parsed.
+func Needed() (bool, error) {
 	switch mode := os.Getenv(modeVariable); mode {
 	case "native":
 		return false, nil
@@ -74,19 +80,22 @@ func needsGuest() (bool, error) {
 	return true, nil
 }
 
-// runTests runs this test binary in a guest.
-func runTests(ctx context.Context, o Options) (int, error) {
+// Tests runs this test binary in a guest, with these arguments, and returns its
+// exit code. A timeout in o is the -test.timeout among them: the tests have some
+// seconds more to say what ran. [Main] calls it for all tests of a package; who
+// calls it for some says in args which.
+func Tests(ctx context.Context, o Options, args []string) (int, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return 0, err
 	}
 	o.Writable = append(o.Writable, outputDirs()...)
-	if timeout, err := time.ParseDuration(flagValue("test.timeout")); err == nil && timeout > 0 {
-		o.Timeout = timeout + testMargin
+	if o.Timeout > 0 {
+		o.Timeout += testMargin
 	}
 	return Run(ctx, Program{
 		Path:   exe,
-		Args:   os.Args[1:],
+		Args:   args,
 		Env:    setenv(os.Environ(), modeVariable, "native"),
 		Stdout: os.Stdout,
 		Stderr: os.Stderr,
