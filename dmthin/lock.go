@@ -3,6 +3,7 @@ package dmthin
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"golang.org/x/sync/semaphore"
@@ -47,6 +48,19 @@ func (p *Pool) do(ctx context.Context, fn func() error, ids ...uint32) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%s: the kernel has not answered: %w", p.lockName(ids[0]), context.Cause(ctx))
 	}
+}
+
+// settle waits for the calls under way, also for those that were left behind: one that is just making a device would have
+// it after all others are gone, and could not take it away when its pool is.
+func (p *Pool) settle(ctx context.Context) error {
+	p.mu.Lock()
+	ids := slices.Collect(maps.Keys(p.locks))
+	p.mu.Unlock()
+	unlock, err := p.lockAll(ctx, ids)
+	if err == nil {
+		unlock()
+	}
+	return err
 }
 
 // lockAll waits for all of these volumes, in the order of their numbers, so that two who want the same do not wait for each

@@ -80,3 +80,24 @@ func TestLockNames(t *testing.T) {
 	require.Equal(t, "pool test-pool", p.lockName(poolLock))
 	require.Equal(t, "pool test-pool", p.lockName(metadataSnapLock))
 }
+
+// A call that was left behind is waited for before the pool stops.
+func TestSettle(t *testing.T) {
+	p := lockOnly()
+	require.NoError(t, p.settle(t.Context()))
+	given, giveUp := context.WithCancel(t.Context())
+	begun, end := make(chan struct{}), make(chan struct{})
+	go func() {
+		<-begun
+		giveUp()
+	}()
+	require.ErrorIs(t, p.do(given, func() error {
+		close(begun)
+		<-end
+		return nil
+	}, 1, 2), context.Canceled)
+	require.ErrorIs(t, p.settle(given), context.Canceled)
+	close(end)
+	require.NoError(t, p.settle(t.Context()))
+	require.Empty(t, p.locks)
+}

@@ -70,6 +70,9 @@ func (p *Pool) Claim(ctx context.Context, start uint64) error {
 // Stop takes the pool's device away, and those of volumes that nobody uses. One that is in use stays, with the pool, and
 // is found again by the next start; then stopped is false.
 func (p *Pool) Stop(ctx context.Context) (stopped bool, err error) {
+	if err := p.settle(ctx); err != nil {
+		return false, err
+	}
 	ids, err := p.Active()
 	if err != nil {
 		return false, err
