@@ -46,7 +46,7 @@ func TestKilledDaemon(t *testing.T) {
 // TestThinKilledDaemon does the same with volumes, fewer times: a guest is slow.
 func TestThinKilledDaemon(t *testing.T) {
 	guest.Require(t)
-	killRepeatedly(t, startNode(t, containerd2, thinExt4), unrest{kills: 10, restless: 3, lasting: 2, patience: time.Minute})
+	killRepeatedly(t, startNode(t, containerd2, thinExt4), unrest{kills: 10, restless: 2, lasting: 2, patience: time.Minute})
 }
 
 func killRepeatedly(t *testing.T, n *node, u unrest) {

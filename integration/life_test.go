@@ -46,7 +46,7 @@ func TestThinLife(t *testing.T) {
 		got := n.readImageTree(n.snapshotter)
 		n.checkTree(got, want)
 		n.checkTree(got, linksInTree(got)) // no link of a layer below counts
-		n.live(6)
+		n.live(5)
 	})
 }
 
