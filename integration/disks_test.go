@@ -1,0 +1,109 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/integration/guest"
+)
+
+// mustDisk returns a block device of that size in bytes over a file in dir.
+func mustDisk(t *testing.T, dir, name string, size int64) string {
+	t.Helper()
+	file := filepath.Join(dir, name)
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	require.NoError(t, os.Truncate(file, size))
+	out, err := command(background, nil, "losetup", "--find", "--show", file)
+	require.NoError(t, err)
+	disk := strings.TrimSpace(out)
+	t.Cleanup(func() {
+		_, err := command(background, nil, "losetup", "--detach", disk)
+		require.NoError(t, err)
+	})
+	return disk
+}
+
+// onDisks returns a configuration of a pool on block devices.
+func onDisks(root string, disks ...string) lamina.Config {
+	c := thinExt4.config(root)
+	c.Thin.Pool, c.Thin.Devices = "device", disks
+	return c
+}
+
+// withHost opens a Lamina, calls f with it and closes it.
+func withHost(t *testing.T, c lamina.Config, f func(h *host)) {
+	t.Helper()
+	opened, err := lamina.Open(t.Context(), c)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, opened.Close()) }()
+	sn, err := opened.Snapshotter(lamina.DefaultName)
+	require.NoError(t, err)
+	f(&host{sn, t})
+}
+
+// TestThinOnDisks keeps a pool on two block devices, whatever their order, and
+// refuses what is not the whole pool or not this store's.
+func TestThinOnDisks(t *testing.T) {
+	guest.Require(t)
+	dir := mustTempDir(t)
+	a, b := mustDisk(t, dir, "a", 512<<20), mustDisk(t, dir, "b", 1<<30)
+	root := filepath.Join(dir, "root")
+	withHost(t, onDisks(root, a, b), func(h *host) {
+		h.layer("base", "", []byte("base"))
+		h.prepare("active", "base", nil)
+		require.Len(t, volumesOf(dir), 4, "the pool, the two that it stands on, and the active one")
+	})
+	require.Empty(t, volumesOf(dir))
+	withHost(t, onDisks(root, b, a), func(h *host) { h.requireFile("active", "base", "base") })
+
+	refused := func(c lamina.Config, says string) {
+		t.Helper()
+		_, err := lamina.Open(t.Context(), c)
+		require.ErrorContains(t, err, says)
+		require.Empty(t, volumesOf(dir))
+	}
+	refused(onDisks(root, a), "2")
+	refused(onDisks(filepath.Join(dir, "other"), a, b), "belongs to the store")
+	refused(onDisks(root, a, filepath.Join(dir, "none")), "none")
+}
+
+// TestThinPoolCreate takes a device that is not blank only when it is forced to.
+func TestThinPoolCreate(t *testing.T) {
+	guest.Require(t)
+	dir := mustTempDir(t)
+	disk := mustDisk(t, dir, "disk", 1<<30)
+	_, err := command(background, nil, "mkfs.ext4", "-q", disk)
+	require.NoError(t, err)
+	config := filepath.Join(dir, "config.toml")
+	require.NoError(t, os.WriteFile(config, []byte("root = \""+dir+"/root\"\n[snapshotters.lamina]\nbackend = \"thin\"\n"+
+		"[thin]\npool = \"device\"\ndevices = [\""+disk+"\"]\n"), 0o600))
+	create := func(flags ...string) (string, error) {
+		return command(background, nil, append([]string{mustBuild(t, buildLamina), "pool", "create", "--config", config}, flags...)...)
+	}
+	_, err = create()
+	require.ErrorContains(t, err, "not blank")
+	require.ErrorContains(t, err, "ext4")
+
+	mnt := filepath.Join(dir, "mnt")
+	_, err = command(background, nil, "/bin/sh", "-ec", "mkdir "+mnt+" && mount "+disk+" "+mnt)
+	require.NoError(t, err)
+	_, err = create("--force")
+	require.Error(t, err, "it is mounted")
+	_, err = command(background, nil, "umount", mnt)
+	require.NoError(t, err)
+
+	_, err = create("--force")
+	require.NoError(t, err)
+	withHost(t, onDisks(filepath.Join(dir, "root"), disk), func(h *host) { h.layer("base", "", []byte("base")) })
+	_, err = create("--force")
+	require.NoError(t, err, "again, which changes nothing")
+	withHost(t, onDisks(filepath.Join(dir, "root"), disk), func(h *host) {
+		h.prepare("active", "base", nil)
+		h.requireFile("active", "base", "base")
+	})
+}
