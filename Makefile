@@ -34,7 +34,7 @@ test: root
 	integration/setup packages tools debian image
 	@$(MAKE) --no-print-directory build
 	$(say) 'testing all packages, with the race detector, as root'
-	LAMINA_TEST_ROOT=1 go test -race -count=1 -timeout 20m ./...
+	LAMINA_TEST_ROOT=1 go test -race -count=1 -timeout 25m ./...
 
 lint:
 	$(say) 'building the linter, if it is not there'
@@ -52,6 +52,8 @@ lint:
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./metadata ./overlayaufs ./integration
+	$(say) 'volumes, side by side with those of the devmapper snapshotter of containerd (needs root; some minutes)'
+	go test -run '^$$' -bench . -benchtime 10x -timeout 20m ./integration/peers
 
 guest: root
 	@go build -o bin/guest ./integration/guest/cmd/guest && bin/guest '$(CMD)'
