@@ -18,7 +18,7 @@ help:
 	@echo 'make demo    install what is missing, then run a Debian container on Lamina'
 	@echo 'make test    install what is missing, then run all tests (needs root; some ten minutes)'
 	@echo 'make lint    golangci-lint, go vet and the state of go.mod, over all modules'
-	@echo 'make bench   the benchmarks of the store, the snapshotter and the backends'
+	@echo 'make bench   the benchmarks, also beside those of containerd (some fifteen minutes)'
 	@echo "make guest CMD='...'  run a command in a guest kernel that has device mapper"
 	@echo 'make clean   remove bin and .cache'
 
@@ -50,10 +50,12 @@ lint:
 	go mod tidy -diff
 	set -e; for m in $(modules); do go -C $$m mod tidy -diff; done
 
-bench:
+bench: root
+	integration/setup packages udev
+	$(say) 'the store, the snapshotter and the backends'
 	go test -run '^$$' -bench . -benchmem ./metadata ./overlayaufs ./integration
-	$(say) 'volumes, side by side with those of the devmapper snapshotter of containerd (needs root; some minutes)'
-	go test -run '^$$' -bench . -benchtime 10x -timeout 20m ./integration/peers
+	$(say) 'the thin backend beside devmapper of containerd, in a guest if need be'
+	go test -run '^$$' -bench . -benchtime 10x -timeout 15m ./integration/peers
 
 guest: root
 	@go build -o bin/guest ./integration/guest/cmd/guest && bin/guest '$(CMD)'

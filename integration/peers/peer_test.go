@@ -29,7 +29,8 @@ const (
 // A peer is a snapshotter that is measured.
 type peer struct {
 	snapshots.Snapshotter
-	name string
+	name      string
+	needsUdev bool
 }
 
 func openLamina(b *testing.B) *peer {
@@ -70,7 +71,7 @@ func openDevmapper(b *testing.B) *peer {
 	})
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, sn.Close()) })
-	return &peer{Snapshotter: sn, name: "devmapper"}
+	return &peer{Snapshotter: sn, name: "devmapper", needsUdev: true}
 }
 
 // makeLoop returns a loop device over a new sparse file.
