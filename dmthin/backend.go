@@ -82,8 +82,8 @@ func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err err
 		return "", 0, err
 	}
 	uuid, err = b.place.owner(ctx)
-	if b.config.Force && (err != nil || uuid != b.config.Store) {
-		return "", 0, nil // what lies there is lost with the Claim
+	if b.config.Force && uuid != b.config.Store { // what lies there, be it an error, is lost with the Claim
+		return "", 0, nil
 	}
 	if err != nil || uuid == "" {
 		return "", 0, err
