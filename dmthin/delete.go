@@ -101,8 +101,9 @@ func (p *Pool) delete(id uint32) error {
 	if pending {
 		return fmt.Errorf("delete volume %d: it is in use: %w", id, unix.EBUSY)
 	}
-	if err := p.control.DeleteThin(p.name, id); err != nil && !errors.Is(err, unix.ENODATA) {
-		return err
+	err = p.change(func() error { return p.control.DeleteThin(p.name, id) })
+	if errors.Is(err, unix.ENODATA) {
+		return nil
 	}
-	return nil
+	return err
 }

@@ -2,7 +2,9 @@ package dmthin
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
@@ -54,14 +56,14 @@ func (p *Pool) Status(ctx context.Context) (dm.PoolStatus, error) {
 	return status, nil
 }
 
-// Claim sets the pool's transaction id, which is the count of the store's starts.
+// Claim sets the pool's transaction id, which is the count of the store's starts. At return it is durable.
 func (p *Pool) Claim(ctx context.Context, start uint64) error {
 	return p.do(ctx, func() error {
 		status, err := p.control.PoolStatus(p.name)
 		if err != nil || status.TransactionID == start {
 			return err
 		}
-		return p.control.SetTransactionID(p.name, status.TransactionID, start)
+		return p.change(func() error { return p.control.SetTransactionID(p.name, status.TransactionID, start) })
 	}, poolLock)
 }
 
@@ -84,7 +86,7 @@ func (p *Pool) Stop(ctx context.Context) (stopped bool, err error) {
 		return false, nil
 	}
 	err = p.do(ctx, func() error {
-		if err := p.control.Remove(p.name); err != nil {
+		if err := p.control.Remove(p.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return p.control.RemoveNode(p.name)

@@ -35,6 +35,7 @@ type testPool struct {
 	control        *dm.Control
 	metadata, data loop
 	under          dm.DevNum // a device between the pool and data, if there is one
+	underMetadata  dm.DevNum
 }
 
 func newPool(t *testing.T) *testPool {
@@ -98,6 +99,9 @@ func (p *testPool) settings(t *testing.T) poolSettings {
 	}
 	if !p.under.IsZero() {
 		s.data = p.under
+	}
+	if !p.underMetadata.IsZero() {
+		s.metadata = p.underMetadata
 	}
 	return s
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -115,9 +116,9 @@ func TestStartGrowsThePool(t *testing.T) {
 	require.Equal(t, "more", p.read(t, 1))
 }
 
-// A pool whose metadata are to be checked first does not grow: that is said each time, and a device that was made for it is
-// taken away again, so that it can be checked.
-func TestPoolThatCannotGrow(t *testing.T) {
+// A pool whose metadata are to be checked first is refused at each start, and taken away so that it can be checked, unless
+// somebody uses it.
+func TestPoolThatNeedsACheck(t *testing.T) {
 	p := newPool(t)
 	ctx := t.Context()
 	restart := func(flags uint32) {
@@ -131,24 +132,36 @@ func TestPoolThatCannotGrow(t *testing.T) {
 		binary.LittleEndian.PutUint32(b, checksum(b[:superblockSize], superblockSalt))
 		require.NoError(t, os.WriteFile(metadata, b, 0))
 	}
-	before := p.settings(t)
-	tGrow(t, p.data, filepath.Join(p.dir, "data"), 2*testData)
-	restart(1)
-	var err error
-	p.Pool, err = startPool(ctx, p.control, before)
-	require.NoError(t, err)
-	for range 2 {
+	refused := func() {
+		t.Helper()
 		_, err := startPool(ctx, p.control, p.settings(t))
-		require.ErrorContains(t, err, "it has 65536 blocks, not 131072 (it is ro, and needs a check: true)")
+		require.ErrorIs(t, err, errPoolState)
+		require.True(t, errdefs.IsUnavailable(err))
+		require.ErrorContains(t, err, p.name+` is in the state "ro" (needs a check: true)`)
 	}
+	require.NoError(t, p.Create(ctx, 1))
 	restart(1)
-	_, err = startPool(ctx, p.control, p.settings(t))
-	require.ErrorContains(t, err, "needs a check: true")
+	for range 2 {
+		refused()
+		_, err := p.control.Info(p.name)
+		require.ErrorIs(t, err, os.ErrNotExist)
+	}
+
+	// As another program would have started it, before it was used.
+	_, err := makeDevice(p.control, p.name, p.deviceUUID("pool"), false, p.settings(t).target())
+	require.NoError(t, err)
+	device, err := p.Activate(ctx, 1, testVolume, true)
+	require.NoError(t, err)
+	user, err := os.Open(device)
+	require.NoError(t, err)
+	tGrow(t, p.data, filepath.Join(p.dir, "data"), 2*testData)
+	refused()
+	_, err = p.control.Info(p.name)
+	require.NoError(t, err)
+	require.NoError(t, user.Close())
+	refused()
 	_, err = p.control.Info(p.name)
 	require.ErrorIs(t, err, os.ErrNotExist)
-
-	p.Pool, err = startPool(ctx, p.control, before)
-	require.NoError(t, err)
 	restart(0)
 	p.Pool, err = startPool(ctx, p.control, p.settings(t))
 	require.NoError(t, err)

@@ -60,14 +60,14 @@ func (p *Pool) replacing(ctx context.Context, id uint32, create func() error) er
 	if err := ctx.Err(); err != nil { // given up while the origin was suspended
 		return err
 	}
-	err := create()
+	err := p.change(create)
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	if err := p.delete(id); err != nil {
 		return fmt.Errorf("delete what a crash left at volume %d: %w", id, err)
 	}
-	return create()
+	return p.change(create)
 }
 
 // Activate gives volume id its device, of size bytes, and returns the device's path. An active one is kept if it is as
