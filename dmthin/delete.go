@@ -41,7 +41,7 @@ func (p *Pool) discard(ctx context.Context, id uint32, size uint64) error {
 	if err == nil && info.OpenCount > 0 {
 		return nil
 	}
-	end, err := p.activateMapped(id, size)
+	end, err := p.activateMapped(ctx, id, size)
 	if err != nil || end == 0 {
 		return err
 	}
@@ -55,9 +55,9 @@ func (p *Pool) discard(ctx context.Context, id uint32, size uint64) error {
 // activateMapped gives a volume that nobody uses a device that reaches to the end of its last mapped block, and returns
 // where that is. size is a guess. The pool does not know how long its volumes are, but what they have mapped: so any
 // device of one tells how long it should have been.
-func (p *Pool) activateMapped(id uint32, size uint64) (end uint64, err error) {
+func (p *Pool) activateMapped(ctx context.Context, id uint32, size uint64) (end uint64, err error) {
 	// Whole blocks, as a part of one is not discarded.
-	if err := p.activate(id, max(divideUp(size, p.block), 1)*p.block, false); err != nil {
+	if err := p.activate(ctx, id, max(divideUp(size, p.block), 1)*p.block, false); err != nil {
 		return 0, err
 	}
 	name := p.volumeName(id)

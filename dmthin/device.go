@@ -1,11 +1,13 @@
 package dmthin
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,8 +23,37 @@ func (p *Pool) volumeName(id uint32) string { return p.prefix + "-" + number(id)
 // volume returns the state of the device of volume id. One that is another's is an error.
 func (p *Pool) volume(id uint32) (dm.Info, error) { return p.own(p.volumeName(id), number(id)) }
 
-// activate gives volume id its device, as [Pool.Activate] says.
-func (p *Pool) activate(id uint32, size uint64, readOnly bool) error {
+// How long activate waits for a device that goes away, and how often it looks.
+const (
+	goingWait = time.Second
+	goingPoll = 2 * time.Millisecond
+)
+
+// errGoing is returned for a device that is going away, or may be: it is to be looked at again.
+var errGoing = errors.New("the device is going away")
+
+// activate gives volume id its device, as [Pool.Activate] says. It waits for one that goes away: what holds such a device
+// last is often nobody's use but a child that some goroutine has just forked, which holds all our open files until its exec.
+func (p *Pool) activate(ctx context.Context, id uint32, size uint64, readOnly bool) error {
+	ctx, cancel := context.WithTimeout(ctx, goingWait)
+	defer cancel()
+	tick := time.NewTicker(goingPoll)
+	defer tick.Stop()
+	for {
+		err := p.tryActivate(id, size, readOnly)
+		if !errors.Is(err, errGoing) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("activate volume %d: %w", id, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// tryActivate is activate once. A device whose removal was deferred may go between any two requests.
+func (p *Pool) tryActivate(id uint32, size uint64, readOnly bool) error {
 	name := p.volumeName(id)
 	info, err := p.volume(id)
 	switch {
@@ -33,23 +64,36 @@ func (p *Pool) activate(id uint32, size uint64, readOnly bool) error {
 	case !info.ActiveTable, info.ReadOnly != readOnly && info.OpenCount == 0:
 		// Half made by a process that died, or left by another use.
 		if err := p.control.Remove(name); err != nil {
-			return err
+			return going(err)
 		}
 		return p.makeVolume(id, size, readOnly)
 	case info.ReadOnly && !readOnly:
-		return fmt.Errorf("activate volume %d to be written: it is in use read-only: %w", id, unix.EBUSY)
+		err := fmt.Errorf("activate volume %d to be written: it is in use read-only: %w", id, unix.EBUSY)
+		if info.DeferredRemove {
+			return going(err)
+		}
+		return err
 	}
 	if info.DeferredRemove {
 		if err := p.control.CancelRemove(name); err != nil {
-			return err
+			return going(err)
 		}
 	}
 	if info.Suspended { // a process died between suspending and resuming it
 		if err := p.control.Resume(name); err != nil {
-			return err
+			return going(err)
 		}
 	}
 	return p.control.MakeNode(name, info.Dev)
+}
+
+// going adds errGoing to what the kernel says of a device that is gone (ENXIO), or that is being removed or was opened after
+// it was looked at (EBUSY).
+func going(err error) error {
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("%w: %w", errGoing, err)
+	}
+	return err
 }
 
 func (p *Pool) makeVolume(id uint32, size uint64, readOnly bool) error {
