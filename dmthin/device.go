@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -112,10 +111,28 @@ func (p *Pool) deactivate(id uint32) (pending bool, err error) {
 	if err == nil {
 		pending, err = p.control.RemoveDeferred(name)
 	}
-	if pending || err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return pending, err
 	}
-	return false, p.control.RemoveNode(name) // also of a device whose removal was deferred, and that has gone meanwhile
+	// Also if it goes later, as nobody would do it then, and the number that the node leads to may become another volume's.
+	// What is open or mounted does not need it.
+	return pending, p.control.RemoveNode(name)
+}
+
+// removeUnused takes the device of volume id away, unless it is in use: that is EBUSY, and it stays as it is.
+func (p *Pool) removeUnused(id uint32) error {
+	name := p.volumeName(id)
+	info, err := p.volume(id)
+	if err == nil && info.Suspended { // as in deactivate
+		err = p.control.Resume(name)
+	}
+	if err == nil {
+		err = p.control.Remove(name)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return p.control.RemoveNode(name)
 }
 
 // Active returns the volumes that have a device.
@@ -125,20 +142,16 @@ func (p *Pool) Active() (ids []uint32, err error) {
 		return nil, err
 	}
 	for _, d := range devices {
-		text, ok := strings.CutPrefix(d.Name, p.prefix+"-")
-		if !ok {
-			continue
-		}
-		id, err := strconv.ParseUint(text, 10, 24)
-		if err != nil || d.UUID != "" && d.UUID != p.deviceUUID(text) {
+		id, ok := p.volumeOf(d.Name)
+		if !ok || d.UUID != "" && d.UUID != p.deviceUUID(number(id)) {
 			continue // not a volume, or not ours
 		}
 		if d.UUID == "" { // it has none, or the kernel does not list it
-			if _, err := p.volume(uint32(id)); err != nil {
+			if _, err := p.volume(id); err != nil {
 				continue
 			}
 		}
-		ids = append(ids, uint32(id))
+		ids = append(ids, id)
 	}
 	return ids, nil
 }

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
 )
 
@@ -67,8 +69,8 @@ func (p *Pool) Claim(ctx context.Context, start uint64) error {
 	}, poolLock)
 }
 
-// Stop takes the pool's device away, and those of volumes that nobody uses. One that is in use stays, with the pool, and
-// is found again by the next start; then stopped is false.
+// Stop takes the pool's device away, and those of volumes that nobody uses. One that is in use stays, whatever its user does
+// meanwhile, with the pool, and is found again by the next start; then stopped is false.
 func (p *Pool) Stop(ctx context.Context) (stopped bool, err error) {
 	ids, err := p.Active()
 	if err != nil {
@@ -76,14 +78,14 @@ func (p *Pool) Stop(ctx context.Context) (stopped bool, err error) {
 	}
 	stopped = true
 	for _, id := range ids {
-		pending, err := p.Deactivate(ctx, id)
-		if err != nil {
+		err := p.do(ctx, func() error { return p.removeUnused(id) }, id)
+		if err != nil && !errors.Is(err, unix.EBUSY) {
 			return false, err
 		}
-		stopped = stopped && !pending
+		stopped = stopped && err == nil
 	}
-	if !stopped {
-		return false, nil
+	if err := p.removeStaleNodes(ctx); err != nil || !stopped {
+		return false, err
 	}
 	err = p.do(ctx, func() error {
 		if err := p.control.Remove(p.name); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -51,6 +51,9 @@ func startPool(ctx context.Context, control *dm.Control, s poolSettings) (*Pool,
 	if s.uuid != "" {
 		err = p.do(ctx, func() error { return p.start(ctx, s) }, poolLock)
 	}
+	if err == nil {
+		err = p.removeStaleNodes(ctx)
+	}
 	if errors.Is(err, errPoolState) { // the metadata are to be repaired, and meanwhile in nobody's use
 		_, failed := p.Stop(ctx)
 		err = errors.Join(err, failed)
