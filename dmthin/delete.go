@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
@@ -17,14 +18,18 @@ const discardPiece = 1 << 30
 
 // Delete deletes volume id: its device, the blocks that are its own, and its id. One that is not there is no error; one
 // that is in use is EBUSY, and its device goes away at the last close. If discard, the freed blocks are discarded in what
-// the pool lies on, so that a sparse file shrinks: the kernel does not do so by itself when a volume is deleted. size is
-// that of the volume in bytes; 0 says that it is not known, which costs a little time.
+// the pool lies on, so that a sparse file shrinks: the kernel does not do so by itself when a volume is deleted. A discard
+// that fails is logged, and the volume deleted. size is that of the volume in bytes; 0 says that it is not known, which
+// costs a little time.
 func (p *Pool) Delete(ctx context.Context, id uint32, size uint64, discard bool) error {
 	return p.do(ctx, func() error {
 		if discard {
 			err := p.discard(ctx, id, size)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
-				return err
+				log.G(ctx).WithError(err).Warnf("volume %d is deleted, but not all of its space is given back to what the pool lies on", id)
 			}
 		}
 		return p.delete(id)
