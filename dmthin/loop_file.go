@@ -103,3 +103,22 @@ func allocated(f *os.File) (uint64, error) {
 	}
 	return uint64(st.Blocks) * sector, nil
 }
+
+// firstData returns where the first data of a file lie, or -1 if it is one hole. A file system that knows no holes says that
+// a file is data from its start on (generic_file_llseek_size in fs/read_write.c), or refuses to answer.
+func firstData(f *os.File) (int64, error) {
+	at, err := unix.Seek(int(f.Fd()), 0, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return -1, nil
+	case err != nil && !errors.Is(err, unix.EINVAL):
+		return 0, &os.PathError{Op: "seek data", Path: f.Name(), Err: err}
+	case at > 0:
+		return at, nil
+	}
+	used, err := allocated(f)
+	if used == 0 {
+		return -1, err
+	}
+	return 0, err
+}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+	"github.com/lamina-snapshotter/lamina/integration/guest"
 )
 
 func mustAllocated(t *testing.T, path string) uint64 {
@@ -60,6 +61,32 @@ func TestWriteZeroes(t *testing.T) {
 	require.Len(t, content, size)
 	require.Equal(t, "kept", string(content[:4]))
 	require.True(t, blank(content[4:]))
+}
+
+// A file that was never written is one hole, also where the file system does not tell holes.
+func TestFirstData(t *testing.T) {
+	guest.Require(t)
+	dir := t.TempDir()
+	require.NoError(t, unix.Mount("none", dir, "ramfs", 0, "")) // which has no blocks either
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
+	for path, want := range map[string]int64{
+		filepath.Join(dir, "new"):             -1,
+		filepath.Join(t.TempDir(), "new"):     -1,
+		filepath.Join(t.TempDir(), "written"): 0,
+		filepath.Join(t.TempDir(), "later"):   mebibyte,
+	} {
+		require.NoError(t, makeSparse(path, 4*mebibyte))
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		require.NoError(t, err)
+		if want >= 0 {
+			_, err := f.WriteAt([]byte("x"), want)
+			require.NoError(t, err)
+		}
+		at, err := firstData(f)
+		require.NoError(t, err, path)
+		require.Equal(t, want, at, path)
+		require.NoError(t, f.Close())
+	}
 }
 
 // A pool outlives that the file system it lies on is full: only writes of data fail.

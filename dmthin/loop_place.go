@@ -102,12 +102,9 @@ func (p *loopPlace) checkNew() error {
 		return err
 	}
 	defer data.Close() //nolint:errcheck // nothing was written through it
-	at, err := unix.Seek(int(data.Fd()), 0, unix.SEEK_DATA)
-	switch {
-	case errors.Is(err, unix.ENXIO): // one hole
-		return nil
-	case err != nil:
-		return &os.PathError{Op: "seek data", Path: data.Name(), Err: err}
+	at, err := firstData(data)
+	if err != nil || at < 0 {
+		return err
 	}
 	return foreign(data.Name(), fmt.Sprintf("data, at byte %d", at))
 }
