@@ -32,7 +32,7 @@ func mountDetached(fs filesystem, device string, options []string) (*detachedMou
 }
 
 // openRoot returns the root directory of the file system on a device, which is mounted as long as that is open. If it is
-// mounted already, it is the same file system, with the options of the other mount; EBUSY says that that one is read-only.
+// mounted already, it is the same file system, with the options of the other mount; EBUSY says that the other is read-only.
 func openRoot(fs filesystem, device string, options []string) (*os.File, error) {
 	fd, err := unix.Fsopen(fs.String(), unix.FSOPEN_CLOEXEC)
 	switch {

@@ -76,7 +76,9 @@ func TestHungDisk(t *testing.T) {
 	}))
 	for what, call := range map[string]func(context.Context) error{ // whether they need the disk is the kernel's affair
 		"status": func(ctx context.Context) error { _, err := p.Status(ctx); return err },
-		"mapped": func(ctx context.Context) error { _, err := p.Mapped(ctx, 2); return err },
+		"mapped": func(ctx context.Context) error {
+			return p.do(ctx, func() error { _, err := p.mapped(2); return err }, 2)
+		},
 		"create": func(ctx context.Context) error { return p.Create(ctx, 7) },
 		"snap":   func(ctx context.Context) error { return p.Snapshot(ctx, 8, 2) },
 		"stop":   func(ctx context.Context) error { _, err := p.Stop(ctx); return err },

@@ -149,7 +149,7 @@ func TestVolumesAreCopies(t *testing.T) {
 	require.Equal(t, "copy", p.read(t, 2))
 	require.Equal(t, "base", p.read(t, 1))
 
-	mapped, err := p.Mapped(ctx, 2)
+	mapped, err := p.mapped(2)
 	require.NoError(t, err)
 	require.EqualValues(t, testBlock, mapped)
 	active, err := p.Active()

@@ -161,18 +161,7 @@ func (p *Pool) flush(ctx context.Context, id uint32) error {
 	return errors.Join(device.Sync(), device.Close())
 }
 
-// Mapped returns how many bytes of the active volume id have blocks, be they its own or shared.
-func (p *Pool) Mapped(ctx context.Context, id uint32) (bytes uint64, err error) {
-	var mapped uint64
-	if err := p.do(ctx, func() (err error) {
-		mapped, err = p.mapped(id)
-		return err
-	}, id); err != nil {
-		return 0, err
-	}
-	return mapped, nil
-}
-
+// mapped returns how many bytes of the active volume id have blocks, be they its own or shared.
 func (p *Pool) mapped(id uint32) (bytes uint64, err error) {
 	status, err := p.control.ThinStatus(p.volumeName(id))
 	return status.MappedSectors * sector, err
