@@ -116,6 +116,22 @@ func TestStartGrowsThePool(t *testing.T) {
 	require.Equal(t, "more", p.read(t, 1))
 }
 
+// So does one whose metadata device alone has grown.
+func TestStartGrowsTheMetadata(t *testing.T) {
+	p := newPool(t)
+	before, err := p.Status(t.Context())
+	require.NoError(t, err)
+	tGrow(t, p.metadata, filepath.Join(p.dir, "metadata"), 64*mebibyte)
+	require.Less(t, before.MetadataTotal*metadataBlock, uint64(64*mebibyte))
+	for range 2 {
+		pool, err := startPool(t.Context(), p.control, p.settings(t))
+		require.NoError(t, err)
+		status, err := pool.Status(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, 64*mebibyte/metadataBlock, status.MetadataTotal)
+	}
+}
+
 // A pool whose metadata are to be checked first is refused at each start, and taken away so that it can be checked, unless
 // somebody uses it.
 func TestPoolThatNeedsACheck(t *testing.T) {
