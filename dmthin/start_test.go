@@ -76,6 +76,37 @@ func TestStartResumesVolumes(t *testing.T) {
 	}
 }
 
+// A volume in use outlives the daemon, though its user opens it again meanwhile, as a container that is restarted does.
+func TestStopLeavesWhatIsInUse(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	for id := range uint32(2) {
+		require.NoError(t, p.Create(ctx, id))
+		p.write(t, id, "kept")
+	}
+	user, err := os.Open(p.Path(1))
+	require.NoError(t, err)
+	require.NoError(t, p.control.Suspend(p.volumeName(1), 0))
+	stopped, err := p.Stop(ctx)
+	require.NoError(t, err)
+	require.False(t, stopped)
+	require.NoError(t, user.Close())
+
+	active, err := p.Active()
+	require.NoError(t, err)
+	require.Equal(t, []uint32{1}, active)
+	info, err := p.volume(1)
+	require.NoError(t, err)
+	require.False(t, info.DeferredRemove)
+	require.False(t, info.Suspended)
+	user, err = os.Open(p.Path(1))
+	require.NoError(t, err)
+	require.NoError(t, user.Close())
+	require.NoError(t, p.control.Close())
+	p.start(t)
+	require.Equal(t, "kept", p.read(t, 1))
+}
+
 // A running pool whose data device has grown meanwhile grows with it, and keeps what it has; its other settings change.
 func TestStartGrowsThePool(t *testing.T) {
 	p := newPool(t)
