@@ -49,14 +49,30 @@ func openDevice(path string) (_ *blockDevice, err error) {
 	} else if readOnly != 0 {
 		return nil, fmt.Errorf("%s is read-only", path)
 	}
-	size, err := file.file.Seek(0, io.SeekEnd)
+	size, err := deviceLength(file.file)
 	if err != nil {
 		return nil, err
 	}
 	return &blockDevice{
 		path: path, dev: dm.DevNum{Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev)},
-		size: uint64(size), file: file,
+		size: size, file: file,
 	}, nil
+}
+
+// deviceSize returns the length of a block device in bytes, whatever name it is called by.
+func deviceSize(path string) (uint64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	size, err := deviceLength(f)
+	return size, errors.Join(err, f.Close())
+}
+
+// deviceLength is deviceSize of a device that is open.
+func deviceLength(f *os.File) (uint64, error) {
+	end, err := f.Seek(0, io.SeekEnd)
+	return uint64(end), err
 }
 
 // look reads what lies on the device. A header that is damaged, or of a later version, is an error. But one that is

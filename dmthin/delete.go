@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
@@ -17,14 +18,18 @@ const discardPiece = 1 << 30
 
 // Delete deletes volume id: its device, the blocks that are its own, and its id. One that is not there is no error; one
 // that is in use is EBUSY, and its device goes away at the last close. If discard, the freed blocks are discarded in what
-// the pool lies on, so that a sparse file shrinks: the kernel does not do so by itself when a volume is deleted. size is
-// that of the volume in bytes; 0 says that it is not known, which costs a little time.
+// the pool lies on, so that a sparse file shrinks: the kernel does not do so by itself when a volume is deleted. A discard
+// that fails is logged, and the volume deleted. size is that of the volume in bytes; 0 says that it is not known, which
+// costs a little time.
 func (p *Pool) Delete(ctx context.Context, id uint32, size uint64, discard bool) error {
 	return p.do(ctx, func() error {
 		if discard {
 			err := p.discard(ctx, id, size)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
-				return err
+				log.G(ctx).WithError(err).Warnf("volume %d is deleted, but not all of its space is given back to what the pool lies on", id)
 			}
 		}
 		return p.delete(id)
@@ -41,7 +46,7 @@ func (p *Pool) discard(ctx context.Context, id uint32, size uint64) error {
 	if err == nil && info.OpenCount > 0 {
 		return nil
 	}
-	end, err := p.activateMapped(id, size)
+	end, err := p.activateMapped(ctx, id, size)
 	if err != nil || end == 0 {
 		return err
 	}
@@ -55,9 +60,9 @@ func (p *Pool) discard(ctx context.Context, id uint32, size uint64) error {
 // activateMapped gives a volume that nobody uses a device that reaches to the end of its last mapped block, and returns
 // where that is. size is a guess. The pool does not know how long its volumes are, but what they have mapped: so any
 // device of one tells how long it should have been.
-func (p *Pool) activateMapped(id uint32, size uint64) (end uint64, err error) {
+func (p *Pool) activateMapped(ctx context.Context, id uint32, size uint64) (end uint64, err error) {
 	// Whole blocks, as a part of one is not discarded.
-	if err := p.activate(id, max(divideUp(size, p.block), 1)*p.block, false); err != nil {
+	if err := p.activate(ctx, id, max(divideUp(size, p.block), 1)*p.block, false); err != nil {
 		return 0, err
 	}
 	name := p.volumeName(id)
@@ -101,8 +106,9 @@ func (p *Pool) delete(id uint32) error {
 	if pending {
 		return fmt.Errorf("delete volume %d: it is in use: %w", id, unix.EBUSY)
 	}
-	if err := p.control.DeleteThin(p.name, id); err != nil && !errors.Is(err, unix.ENODATA) {
-		return err
+	err = p.change(func() error { return p.control.DeleteThin(p.name, id) })
+	if errors.Is(err, unix.ENODATA) {
+		return nil
 	}
-	return nil
+	return err
 }

@@ -127,6 +127,23 @@ func TestDeleteWithoutBlocks(t *testing.T) {
 	require.Empty(t, p.mustVolumes(t))
 }
 
+// A volume whose blocks cannot be discarded is deleted all the same, unless it is in use.
+func TestDeleteWithoutDiscard(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	require.NoError(t, p.Create(ctx, 1))
+	p.fill(t, 1, testVolume, 1, 0, mebibyte)
+	user := p.pending(t, false)
+	p.dev = p.data.dev // no pool: the volume gets no device
+	require.ErrorIs(t, p.Delete(ctx, 1, testVolume, true), unix.EBUSY)
+	require.NoError(t, user.Close())
+	_, err := p.Deactivate(ctx, 1)
+	require.NoError(t, err)
+	require.Error(t, p.discard(ctx, 1, testVolume))
+	require.NoError(t, p.Delete(ctx, 1, testVolume, true))
+	require.Empty(t, p.mustVolumes(t))
+}
+
 // A discard that is given up leaves the volume, and is done by the next delete.
 func TestDiscardObeysContext(t *testing.T) {
 	p := newPool(t)
@@ -136,6 +153,7 @@ func TestDiscardObeysContext(t *testing.T) {
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
 	require.ErrorIs(t, p.discard(ended, 1, testVolume), context.Canceled)
+	require.ErrorIs(t, p.Delete(ended, 1, testVolume, true), context.Canceled)
 	require.Len(t, p.mustVolumes(t), 1)
 	require.NoError(t, p.Delete(ctx, 1, 0, true))
 	p.shrinksTo(t, 0)

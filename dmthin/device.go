@@ -1,11 +1,12 @@
 package dmthin
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
-	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,8 +22,37 @@ func (p *Pool) volumeName(id uint32) string { return p.prefix + "-" + number(id)
 // volume returns the state of the device of volume id. One that is another's is an error.
 func (p *Pool) volume(id uint32) (dm.Info, error) { return p.own(p.volumeName(id), number(id)) }
 
-// activate gives volume id its device, as [Pool.Activate] says.
-func (p *Pool) activate(id uint32, size uint64, readOnly bool) error {
+// How long activate waits for a device that goes away, and how often it looks.
+const (
+	goingWait = time.Second
+	goingPoll = 2 * time.Millisecond
+)
+
+// errGoing is returned for a device that is going away, or may be: it is to be looked at again.
+var errGoing = errors.New("the device is going away")
+
+// activate gives volume id its device, as [Pool.Activate] says. It waits for one that goes away: what holds such a device
+// last is often nobody's use but a child that some goroutine has just forked, which holds all our open files until its exec.
+func (p *Pool) activate(ctx context.Context, id uint32, size uint64, readOnly bool) error {
+	ctx, cancel := context.WithTimeout(ctx, goingWait)
+	defer cancel()
+	tick := time.NewTicker(goingPoll)
+	defer tick.Stop()
+	for {
+		err := p.tryActivate(id, size, readOnly)
+		if !errors.Is(err, errGoing) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("activate volume %d: %w", id, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// tryActivate is activate once. A device whose removal was deferred may go between any two requests.
+func (p *Pool) tryActivate(id uint32, size uint64, readOnly bool) error {
 	name := p.volumeName(id)
 	info, err := p.volume(id)
 	switch {
@@ -33,23 +63,36 @@ func (p *Pool) activate(id uint32, size uint64, readOnly bool) error {
 	case !info.ActiveTable, info.ReadOnly != readOnly && info.OpenCount == 0:
 		// Half made by a process that died, or left by another use.
 		if err := p.control.Remove(name); err != nil {
-			return err
+			return going(err)
 		}
 		return p.makeVolume(id, size, readOnly)
 	case info.ReadOnly && !readOnly:
-		return fmt.Errorf("activate volume %d to be written: it is in use read-only: %w", id, unix.EBUSY)
+		err := fmt.Errorf("activate volume %d to be written: it is in use read-only: %w", id, unix.EBUSY)
+		if info.DeferredRemove {
+			return going(err)
+		}
+		return err
 	}
 	if info.DeferredRemove {
 		if err := p.control.CancelRemove(name); err != nil {
-			return err
+			return going(err)
 		}
 	}
 	if info.Suspended { // a process died between suspending and resuming it
 		if err := p.control.Resume(name); err != nil {
-			return err
+			return going(err)
 		}
 	}
 	return p.control.MakeNode(name, info.Dev)
+}
+
+// going adds errGoing to what the kernel says of a device that is gone (ENXIO), or that is being removed or was opened after
+// it was looked at (EBUSY).
+func going(err error) error {
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("%w: %w", errGoing, err)
+	}
+	return err
 }
 
 func (p *Pool) makeVolume(id uint32, size uint64, readOnly bool) error {
@@ -68,10 +111,28 @@ func (p *Pool) deactivate(id uint32) (pending bool, err error) {
 	if err == nil {
 		pending, err = p.control.RemoveDeferred(name)
 	}
-	if pending || err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return pending, err
 	}
-	return false, p.control.RemoveNode(name) // also of a device whose removal was deferred, and that has gone meanwhile
+	// Also if it goes later, as nobody would do it then, and the number that the node leads to may become another volume's.
+	// What is open or mounted does not need it.
+	return pending, p.control.RemoveNode(name)
+}
+
+// removeUnused takes the device of volume id away, unless it is in use: that is EBUSY, and it stays as it is.
+func (p *Pool) removeUnused(id uint32) error {
+	name := p.volumeName(id)
+	info, err := p.volume(id)
+	if err == nil && info.Suspended { // as in deactivate
+		err = p.control.Resume(name)
+	}
+	if err == nil {
+		err = p.control.Remove(name)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return p.control.RemoveNode(name)
 }
 
 // Active returns the volumes that have a device.
@@ -81,20 +142,16 @@ func (p *Pool) Active() (ids []uint32, err error) {
 		return nil, err
 	}
 	for _, d := range devices {
-		text, ok := strings.CutPrefix(d.Name, p.prefix+"-")
-		if !ok {
-			continue
-		}
-		id, err := strconv.ParseUint(text, 10, 24)
-		if err != nil || d.UUID != "" && d.UUID != p.deviceUUID(text) {
+		id, ok := p.volumeOf(d.Name)
+		if !ok || d.UUID != "" && d.UUID != p.deviceUUID(number(id)) {
 			continue // not a volume, or not ours
 		}
 		if d.UUID == "" { // it has none, or the kernel does not list it
-			if _, err := p.volume(uint32(id)); err != nil {
+			if _, err := p.volume(id); err != nil {
 				continue
 			}
 		}
-		ids = append(ids, uint32(id))
+		ids = append(ids, id)
 	}
 	return ids, nil
 }

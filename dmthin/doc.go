@@ -11,8 +11,8 @@
 //
 // # Crash model
 //
-// The pool commits after each message, so a volume that was made is there after a power cut, and one that was deleted is
-// gone. What no record names is garbage, and is deleted when its id is given again: [Pool.Create] and [Pool.Snapshot]
+// The pool commits after each message, and is seen to have done so, so a volume that was made is there after a power cut,
+// and one that was deleted is gone. What no record names is garbage, and is deleted when its id is given again: [Pool.Create] and [Pool.Snapshot]
 // delete what lies at the id. The pool's transaction id is the start of the store that last claimed it, so a pool that is
 // not this store's, or has seen a later start, can be told before anything is changed.
 //

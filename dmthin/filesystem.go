@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -97,21 +96,16 @@ const fsHeadSize = 4096
 // that were read before it was mounted, by an earlier probe, are stale until nobody has the device open; hence direct I/O.
 // ext4 keeps its superblock in that page cache, and a direct read writes it out first.
 func readHead(device string) ([]byte, error) {
-	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_DIRECT, 0)
+	f, err := openDirect(device, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // nothing was written through it
-	page, err := unix.Mmap(-1, 0, fsHeadSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-	if err != nil {
-		return nil, os.NewSyscallError("mmap", err)
-	}
-	defer unix.Munmap(page) //nolint:errcheck // it is a page of ours
-	n, err := f.ReadAt(page, 0)
-	if err != nil {
+	head := make([]byte, fsHeadSize)
+	if n, err := f.ReadAt(head, 0); err != nil {
 		return nil, fmt.Errorf("%w after %d bytes", err, n)
 	}
-	return bytes.Clone(page), nil
+	return head, nil
 }
 
 func blank(b []byte) bool { return bytes.Count(b, []byte{0}) == len(b) }
@@ -186,7 +180,7 @@ func grow(ctx context.Context, device string) error {
 	if err != nil {
 		return err
 	}
-	size, err := blockDeviceSize(device)
+	size, err := deviceSize(device)
 	if err != nil {
 		return err
 	}
@@ -202,14 +196,4 @@ func grow(ctx context.Context, device string) error {
 		return fmt.Errorf("grow %s: %w", device, err)
 	}
 	return errors.Join(fs.resize(m.root, state, blocks), m.close(ctx))
-}
-
-// blockDeviceSize returns the length of a device in bytes, whatever name it is called by.
-func blockDeviceSize(device string) (uint64, error) {
-	f, err := os.Open(device)
-	if err != nil {
-		return 0, err
-	}
-	end, err := f.Seek(0, io.SeekEnd)
-	return uint64(end), errors.Join(err, f.Close())
 }

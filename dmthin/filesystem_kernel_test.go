@@ -99,9 +99,9 @@ func TestFormat(t *testing.T) {
 			found, err := probe(device)
 			require.NoError(t, err)
 			require.Equal(t, fs, found)
-			mapped, err := p.Mapped(t.Context(), 1)
+			mapped, err := p.mapped(1)
 			require.NoError(t, err)
-			limit := map[string]uint64{"ext4": 2 * mib, "xfs": 66 * mib}[fs.String()]
+			limit := map[string]uint64{"ext4": 2 * mebibyte, "xfs": 66 * mebibyte}[fs.String()]
 			require.Less(t, mapped, limit)
 			require.ErrorContains(t, format(t.Context(), device, fs), "holds something already")
 			check(t, device, fs)
@@ -116,7 +116,7 @@ func TestFormat(t *testing.T) {
 			st := info.Sys().(*syscall.Stat_t)
 			require.Zero(t, st.Uid+st.Gid)
 			unmount()
-			again, err := p.Mapped(t.Context(), 1)
+			again, err := p.mapped(1)
 			require.NoError(t, err)
 			require.Equal(t, mapped, again, "after a mount")
 		})
@@ -140,7 +140,7 @@ func TestProbeOfNone(t *testing.T) {
 func TestFormatFails(t *testing.T) {
 	p := newPool(t)
 	require.NoError(t, p.Create(t.Context(), 1))
-	device := p.activated(t, 1, 1*mib, false)
+	device := p.activated(t, 1, 1*mebibyte, false)
 	require.ErrorContains(t, format(t.Context(), device, xfs{}), "mkfs.xfs: exit status 1: size")
 }
 
@@ -162,12 +162,12 @@ func TestGrow(t *testing.T) {
 			}
 			for _, size := range sizes {
 				device = p.activated(t, 1, size, false)
-				was, err := p.Mapped(t.Context(), 1)
+				was, err := p.mapped(1)
 				require.NoError(t, err)
 				start := time.Now()
 				require.NoError(t, grow(t.Context(), device))
 				took := time.Since(start)
-				mapped, err := p.Mapped(t.Context(), 1)
+				mapped, err := p.mapped(1)
 				require.NoError(t, err)
 				t.Logf("to %d GiB in %v, %d KiB mapped, %d before", size/gib, took, mapped/1024, was/1024)
 				require.Less(t, mapped-was, size>>10, "inode tables would be 16 times as much")

@@ -18,18 +18,25 @@ func newSlowPool(t *testing.T) (p *testPool, slow string) {
 	t.Helper()
 	slow = "lamina-slow" + fmt.Sprint(os.Getpid())
 	p = newPoolOn(t, func(p *testPool) {
-		control, err := dm.Open()
-		require.NoError(t, err)
-		info, err := control.Create(slow, "")
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, errors.Join(control.Remove(slow), control.Close())) })
-		target := dm.Target{Length: testData / sector, Type: "linear", Params: p.data.dev.String() + " 0"}
-		require.NoError(t, control.Load(slow, false, target))
-		require.NoError(t, control.Resume(slow))
-		p.under = info.Dev
+		p.under = tLinear(t, slow, p.data)
 	})
 	t.Cleanup(func() { require.NoError(t, p.control.Resume(slow)) }) // before the pool stops
 	return p, slow
+}
+
+// tLinear makes a device that is the same as a loop device, until the end of the test.
+func tLinear(t *testing.T, name string, l loop) dm.DevNum {
+	t.Helper()
+	control, err := dm.Open()
+	require.NoError(t, err)
+	size, err := deviceSize(l.path)
+	require.NoError(t, err)
+	info, err := makeDevice(control, name, "", false, dm.Linear{Dev: l.dev}.Target(0, size/sector))
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, errors.Join(control.Remove(name), control.RemoveNode(name), control.Close()))
+	})
+	return info.Dev
 }
 
 // A disk that hangs makes calls wait as long as their contexts say, and no longer; and calls that need no disk not at all.
@@ -69,7 +76,9 @@ func TestHungDisk(t *testing.T) {
 	}))
 	for what, call := range map[string]func(context.Context) error{ // whether they need the disk is the kernel's affair
 		"status": func(ctx context.Context) error { _, err := p.Status(ctx); return err },
-		"mapped": func(ctx context.Context) error { _, err := p.Mapped(ctx, 2); return err },
+		"mapped": func(ctx context.Context) error {
+			return p.do(ctx, func() error { _, err := p.mapped(2); return err }, 2)
+		},
 		"create": func(ctx context.Context) error { return p.Create(ctx, 7) },
 		"snap":   func(ctx context.Context) error { return p.Snapshot(ctx, 8, 2) },
 		"stop":   func(ctx context.Context) error { _, err := p.Stop(ctx); return err },

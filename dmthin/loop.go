@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -197,15 +196,4 @@ func (l loop) detach() error {
 		return &os.PathError{Op: "detach loop", Path: l.path, Err: err}
 	}
 	return nil
-}
-
-// deviceSize returns the length of a block device in bytes.
-func deviceSize(path string) (uint64, error) {
-	name := filepath.Base(path)
-	text, err := os.ReadFile(filepath.Join("/sys/class/block", name, "size"))
-	if err != nil {
-		return 0, err
-	}
-	sectors, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
-	return sectors * sector, err
 }

@@ -13,8 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A loopPlace is a directory with a pool in two sparse files on loop devices, data and metadata, and a file that says
-// which store they belong to, owner. That one is written last: with it the others are there.
+// A loopPlace is a directory with a pool in two files on loop devices, data and metadata, and a file that says which store
+// they belong to, owner. That one is written last: with it the others are there.
+//
+// The data file is sparse, the metadata file never: were its file system full, the kernel could not write metadata, and the
+// pool would be read-only until somebody checks it. A write of data that fails is an error of one write.
 //
 // Sizes are in bytes. The data file grows when it is attached, if the configuration and the file system allow it; it is
 // never made shorter.
@@ -99,12 +102,9 @@ func (p *loopPlace) checkNew() error {
 		return err
 	}
 	defer data.Close() //nolint:errcheck // nothing was written through it
-	at, err := unix.Seek(int(data.Fd()), 0, unix.SEEK_DATA)
-	switch {
-	case errors.Is(err, unix.ENXIO): // one hole
-		return nil
-	case err != nil:
-		return &os.PathError{Op: "seek data", Path: data.Name(), Err: err}
+	at, err := firstData(data)
+	if err != nil || at < 0 {
+		return err
 	}
 	return foreign(data.Name(), fmt.Sprintf("data, at byte %d", at))
 }
@@ -136,19 +136,23 @@ func (p *loopPlace) make(ctx context.Context, uuid string) error {
 // makeFiles makes the files. A power cut leaves some of them, empty, and no owner file: that is written when the others
 // are on the disk.
 func (p *loopPlace) makeFiles(uuid string) error {
-	size, err := p.allowed(0)
-	if err != nil {
-		return err
-	}
-	if size < minData {
-		return fmt.Errorf("the pool in %s would have %d MiB, and needs %d: its size is configured as %d MiB, and it may take %g of the free space of its file system",
-			p.dir, size/mebibyte, minData/mebibyte, p.dataSize/mebibyte, p.share)
-	}
 	metadata, err := p.metadataWanted()
 	if err != nil {
 		return err
 	}
-	if err := makeSparse(p.metadataFile(), metadata); err != nil {
+	used, err := allocated(p.lock)
+	if err != nil {
+		return err
+	}
+	size, err := p.allowed(0, metadata-min(metadata, used))
+	if err != nil {
+		return err
+	}
+	if size < minData {
+		return fmt.Errorf("the pool in %s would have %d MiB, and needs %d: its size is configured as %d MiB, and beside %d MiB of metadata it may take %g of the free space of its file system",
+			p.dir, size/mebibyte, minData/mebibyte, p.dataSize/mebibyte, metadata/mebibyte, p.share)
+	}
+	if err := makeAllocated(p.metadataFile(), metadata); err != nil {
 		return err
 	}
 	if err := makeSparse(p.dataFile(), size); err != nil {
@@ -167,31 +171,20 @@ func (p *loopPlace) metadataWanted() (uint64, error) {
 	return metadataLength(p.metadataSize, max(p.dataSize, p.maxSize), p.blockSize)
 }
 
-// allowed returns how long the data file may be, when it takes up used bytes of the file system already.
-func (p *loopPlace) allowed(used uint64) (uint64, error) {
+// allowed returns how long the data file may be, when it takes up used bytes of the file system already, and the metadata
+// file will take so many more.
+func (p *loopPlace) allowed(used, metadata uint64) (uint64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(p.dir, &st); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: p.dir, Err: err}
 	}
 	free := st.Bavail * uint64(st.Frsize)
+	free -= min(free, metadata)
 	size := min(p.dataSize, uint64(p.share*float64(free+used)))
 	if p.maxSize > 0 {
 		size = min(size, p.maxSize)
 	}
 	return size / mebibyte * mebibyte, nil
-}
-
-// makeSparse makes a file of that length, durably but for its name. What is there is known to be empty.
-func makeSparse(path string, size uint64) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	err = errors.Join(f.Chmod(0o600), f.Truncate(int64(size)))
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
 }
 
 func (p *loopPlace) attach(ctx context.Context, _ string) (_ poolDevices, err error) {
@@ -226,29 +219,10 @@ func (p *loopPlace) extend() error {
 	if err != nil {
 		return err
 	}
-	if err := lengthen(p.metadataFile(), func(uint64) (uint64, error) { return metadata, nil }); err != nil {
+	if err := extendAllocated(p.metadataFile(), metadata); err != nil {
 		return err
 	}
-	return lengthen(p.dataFile(), p.allowed)
-}
-
-// lengthen makes a file as long as wanted says, given what the file takes up; a longer one stays. It is an error if the
-// file is not there: an empty one in its place would be a pool without its data.
-func lengthen(path string, wanted func(used uint64) (uint64, error)) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // it is synced
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return &os.PathError{Op: "stat", Path: path, Err: err}
-	}
-	size, err := wanted(uint64(st.Blocks) * sector)
-	if err != nil || size <= uint64(st.Size) {
-		return err
-	}
-	return errors.Join(f.Truncate(int64(size)), f.Sync())
+	return extendSparse(p.dataFile(), func(used uint64) (uint64, error) { return p.allowed(used, 0) })
 }
 
 func (p *loopPlace) detach(context.Context) error {

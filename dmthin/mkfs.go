@@ -38,7 +38,7 @@ func format(ctx context.Context, device string, fs filesystem) error {
 	if !blank(head) {
 		return fmt.Errorf("format %s: it holds something already", device)
 	}
-	size, err := blockDeviceSize(device)
+	size, err := deviceSize(device)
 	if err != nil {
 		return err
 	}
@@ -104,8 +104,6 @@ func findProgram(name string) (string, error) {
 }
 
 const (
-	mib = 1 << 20
-
 	ext4Block      = 4096
 	minExt4Journal = 4 // MiB; the least that mke2fs takes with such blocks
 	maxExt4Journal = 32
@@ -125,7 +123,7 @@ const (
 //
 // The features are those of Linux 3.18 and later. mke2fs takes stride and stripe width from the device: a block of the pool.
 func (ext4) command(device string, size uint64) mkfs {
-	journal := min(max(size/32/mib, minExt4Journal), maxExt4Journal)
+	journal := min(max(size/32/mebibyte, minExt4Journal), maxExt4Journal)
 	resize := max(2*size, ext4Reserve) / ext4Block
 	return mkfs{
 		program: "mke2fs", pkg: "e2fsprogs",

@@ -2,8 +2,12 @@ package dmthin
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
 )
@@ -56,19 +60,19 @@ func (p *Pool) Status(ctx context.Context) (dm.PoolStatus, error) {
 	return status, nil
 }
 
-// Claim sets the pool's transaction id, which is the count of the store's starts.
+// Claim sets the pool's transaction id, which is the count of the store's starts. At return it is durable.
 func (p *Pool) Claim(ctx context.Context, start uint64) error {
 	return p.do(ctx, func() error {
 		status, err := p.control.PoolStatus(p.name)
 		if err != nil || status.TransactionID == start {
 			return err
 		}
-		return p.control.SetTransactionID(p.name, status.TransactionID, start)
+		return p.change(func() error { return p.control.SetTransactionID(p.name, status.TransactionID, start) })
 	}, poolLock)
 }
 
-// Stop takes the pool's device away, and those of volumes that nobody uses. One that is in use stays, with the pool, and
-// is found again by the next start; then stopped is false.
+// Stop takes the pool's device away, and those of volumes that nobody uses. One that is in use stays, whatever its user does
+// meanwhile, with the pool, and is found again by the next start; then stopped is false.
 func (p *Pool) Stop(ctx context.Context) (stopped bool, err error) {
 	if err := p.settle(ctx); err != nil {
 		return false, err
@@ -79,17 +83,17 @@ func (p *Pool) Stop(ctx context.Context) (stopped bool, err error) {
 	}
 	stopped = true
 	for _, id := range ids {
-		pending, err := p.Deactivate(ctx, id)
-		if err != nil {
+		err := p.do(ctx, func() error { return p.removeUnused(id) }, id)
+		if err != nil && !errors.Is(err, unix.EBUSY) {
 			return false, err
 		}
-		stopped = stopped && !pending
+		stopped = stopped && err == nil
 	}
-	if !stopped {
-		return false, nil
+	if err := p.removeStaleNodes(ctx); err != nil || !stopped {
+		return false, err
 	}
 	err = p.do(ctx, func() error {
-		if err := p.control.Remove(p.name); err != nil {
+		if err := p.control.Remove(p.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return p.control.RemoveNode(p.name)

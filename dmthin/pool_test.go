@@ -35,6 +35,7 @@ type testPool struct {
 	control        *dm.Control
 	metadata, data loop
 	under          dm.DevNum // a device between the pool and data, if there is one
+	underMetadata  dm.DevNum
 }
 
 func newPool(t *testing.T) *testPool {
@@ -99,6 +100,9 @@ func (p *testPool) settings(t *testing.T) poolSettings {
 	if !p.under.IsZero() {
 		s.data = p.under
 	}
+	if !p.underMetadata.IsZero() {
+		s.metadata = p.underMetadata
+	}
 	return s
 }
 
@@ -145,7 +149,7 @@ func TestVolumesAreCopies(t *testing.T) {
 	require.Equal(t, "copy", p.read(t, 2))
 	require.Equal(t, "base", p.read(t, 1))
 
-	mapped, err := p.Mapped(ctx, 2)
+	mapped, err := p.mapped(2)
 	require.NoError(t, err)
 	require.EqualValues(t, testBlock, mapped)
 	active, err := p.Active()

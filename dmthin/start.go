@@ -40,7 +40,8 @@ func (s poolSettings) target() dm.Target {
 
 // startPool returns the pool of these settings: the device that there is, if it is of the same devices and blocks, or a new
 // one. A device of its name that is another's is an error and stays as it is. A device that a crash left half made is made
-// again. A running pool that is smaller than its data device grows, and gets the other settings too.
+// again. A running pool that is smaller than its devices grows, and gets the other settings too. One that takes no changes is
+// errPoolState, and is taken away unless it is in use.
 func startPool(ctx context.Context, control *dm.Control, s poolSettings) (*Pool, error) {
 	p := &Pool{
 		control: control, name: s.prefix + "-pool", prefix: s.prefix, uuid: s.uuid, block: s.block,
@@ -49,6 +50,13 @@ func startPool(ctx context.Context, control *dm.Control, s poolSettings) (*Pool,
 	err := errors.New("the store has no uuid")
 	if s.uuid != "" {
 		err = p.do(ctx, func() error { return p.start(ctx, s) }, poolLock)
+	}
+	if err == nil {
+		err = p.removeStaleNodes(ctx)
+	}
+	if errors.Is(err, errPoolState) { // the metadata are to be repaired, and meanwhile in nobody's use
+		_, failed := p.Stop(ctx)
+		err = errors.Join(err, failed)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("start the pool %s: %w", p.name, err)
@@ -82,7 +90,7 @@ func (p *Pool) make(ctx context.Context, s poolSettings) (dm.Info, error) {
 	if err != nil {
 		return info, err
 	}
-	if err := p.checkSize(s); err != nil {
+	if err := p.check(s); err != nil {
 		return info, errors.Join(err, p.control.Remove(p.name), p.control.RemoveNode(p.name))
 	}
 	return info, nil
@@ -98,18 +106,31 @@ func (p *Pool) adopt(info dm.Info, s poolSettings) error {
 	if len(targets) != 1 || targets[0].Type != want.Type || !sameDevices(targets[0].Params, want.Params) {
 		return fmt.Errorf("another device of that name is there: it has the table %v, this pool %q", targets, want.Params)
 	}
+	longer, err := p.metadataIsLonger(s)
+	if err != nil {
+		return err
+	}
 	switch has := targets[0]; {
 	case has.Length > want.Length:
 		return fmt.Errorf("it runs with %d sectors and its data device has only %d", has.Length, want.Length)
-	case has != want:
+	case has != want || longer:
 		err = p.reload(has, want)
 	case info.Suspended: // a process died between suspending and resuming it
 		err = p.control.Resume(p.name)
 	}
-	if err == nil {
-		err = p.checkSize(s)
+	// Also after an error, whose reason may be the state.
+	return errors.Join(err, p.check(s), p.resumeVolumes())
+}
+
+// metadataIsLonger reports whether the metadata device has room that the running pool does not know of: the kernel looks
+// when it resumes (maybe_resize_metadata_dev in drivers/md/dm-thin.c). Of a pool that has failed it is not known.
+func (p *Pool) metadataIsLonger(s poolSettings) (bool, error) {
+	status, err := p.control.PoolStatus(p.name)
+	if err != nil || status.Mode == dm.PoolFailed || status.Mode == dm.PoolError {
+		return false, err
 	}
-	return errors.Join(err, p.resumeVolumes())
+	size, err := deviceSize(s.metadataPath)
+	return status.MetadataTotal < min(size, maxMetadata)/metadataBlock, err
 }
 
 // sameDevices compares the metadata device, the data device and the block size of two thin-pool tables.
@@ -135,16 +156,15 @@ func (p *Pool) reload(has, want dm.Target) error {
 	return nil
 }
 
-// checkSize checks that the pool is as large as its table. The kernel makes it so when it resumes, or logs why it does not
-// and says nothing (maybe_resize_data_dev in drivers/md/dm-thin.c). Of a pool that has failed the size is not known.
-func (p *Pool) checkSize(s poolSettings) error {
-	status, err := p.control.PoolStatus(p.name)
-	if err != nil || status.Mode == dm.PoolFailed || status.Mode == dm.PoolError {
+// check checks that the pool can be written and is as large as its table. The kernel makes it so when it resumes, or logs
+// why it does not and says nothing (maybe_resize_data_dev in drivers/md/dm-thin.c).
+func (p *Pool) check(s poolSettings) error {
+	status, err := p.checkState()
+	if err != nil {
 		return err
 	}
 	if blocks := s.size / s.block; status.DataTotal < blocks {
-		return fmt.Errorf("the kernel did not make it larger: it has %d blocks, not %d (it is %v, and needs a check: %t)",
-			status.DataTotal, blocks, status.Mode, status.NeedsCheck)
+		return fmt.Errorf("the kernel did not make it larger: it has %d blocks, not %d", status.DataTotal, blocks)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -75,6 +76,37 @@ func TestStartResumesVolumes(t *testing.T) {
 	}
 }
 
+// A volume in use outlives the daemon, though its user opens it again meanwhile, as a container that is restarted does.
+func TestStopLeavesWhatIsInUse(t *testing.T) {
+	p := newPool(t)
+	ctx := t.Context()
+	for id := range uint32(2) {
+		require.NoError(t, p.Create(ctx, id))
+		p.write(t, id, "kept")
+	}
+	user, err := os.Open(p.Path(1))
+	require.NoError(t, err)
+	require.NoError(t, p.control.Suspend(p.volumeName(1), 0))
+	stopped, err := p.Stop(ctx)
+	require.NoError(t, err)
+	require.False(t, stopped)
+	require.NoError(t, user.Close())
+
+	active, err := p.Active()
+	require.NoError(t, err)
+	require.Equal(t, []uint32{1}, active)
+	info, err := p.volume(1)
+	require.NoError(t, err)
+	require.False(t, info.DeferredRemove)
+	require.False(t, info.Suspended)
+	user, err = os.Open(p.Path(1))
+	require.NoError(t, err)
+	require.NoError(t, user.Close())
+	require.NoError(t, p.control.Close())
+	p.start(t)
+	require.Equal(t, "kept", p.read(t, 1))
+}
+
 // A running pool whose data device has grown meanwhile grows with it, and keeps what it has; its other settings change.
 func TestStartGrowsThePool(t *testing.T) {
 	p := newPool(t)
@@ -115,9 +147,25 @@ func TestStartGrowsThePool(t *testing.T) {
 	require.Equal(t, "more", p.read(t, 1))
 }
 
-// A pool whose metadata are to be checked first does not grow: that is said each time, and a device that was made for it is
-// taken away again, so that it can be checked.
-func TestPoolThatCannotGrow(t *testing.T) {
+// So does one whose metadata device alone has grown.
+func TestStartGrowsTheMetadata(t *testing.T) {
+	p := newPool(t)
+	before, err := p.Status(t.Context())
+	require.NoError(t, err)
+	tGrow(t, p.metadata, filepath.Join(p.dir, "metadata"), 64*mebibyte)
+	require.Less(t, before.MetadataTotal*metadataBlock, uint64(64*mebibyte))
+	for range 2 {
+		pool, err := startPool(t.Context(), p.control, p.settings(t))
+		require.NoError(t, err)
+		status, err := pool.Status(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, 64*mebibyte/metadataBlock, status.MetadataTotal)
+	}
+}
+
+// A pool whose metadata are to be checked first is refused at each start, and taken away so that it can be checked, unless
+// somebody uses it.
+func TestPoolThatNeedsACheck(t *testing.T) {
 	p := newPool(t)
 	ctx := t.Context()
 	restart := func(flags uint32) {
@@ -131,24 +179,36 @@ func TestPoolThatCannotGrow(t *testing.T) {
 		binary.LittleEndian.PutUint32(b, checksum(b[:superblockSize], superblockSalt))
 		require.NoError(t, os.WriteFile(metadata, b, 0))
 	}
-	before := p.settings(t)
-	tGrow(t, p.data, filepath.Join(p.dir, "data"), 2*testData)
-	restart(1)
-	var err error
-	p.Pool, err = startPool(ctx, p.control, before)
-	require.NoError(t, err)
-	for range 2 {
+	refused := func() {
+		t.Helper()
 		_, err := startPool(ctx, p.control, p.settings(t))
-		require.ErrorContains(t, err, "it has 65536 blocks, not 131072 (it is ro, and needs a check: true)")
+		require.ErrorIs(t, err, errPoolState)
+		require.True(t, errdefs.IsUnavailable(err))
+		require.ErrorContains(t, err, p.name+` is in the state "ro" (needs a check: true)`)
 	}
+	require.NoError(t, p.Create(ctx, 1))
 	restart(1)
-	_, err = startPool(ctx, p.control, p.settings(t))
-	require.ErrorContains(t, err, "needs a check: true")
+	for range 2 {
+		refused()
+		_, err := p.control.Info(p.name)
+		require.ErrorIs(t, err, os.ErrNotExist)
+	}
+
+	// As another program would have started it, before it was used.
+	_, err := makeDevice(p.control, p.name, p.deviceUUID("pool"), false, p.settings(t).target())
+	require.NoError(t, err)
+	device, err := p.Activate(ctx, 1, testVolume, true)
+	require.NoError(t, err)
+	user, err := os.Open(device)
+	require.NoError(t, err)
+	tGrow(t, p.data, filepath.Join(p.dir, "data"), 2*testData)
+	refused()
+	_, err = p.control.Info(p.name)
+	require.NoError(t, err)
+	require.NoError(t, user.Close())
+	refused()
 	_, err = p.control.Info(p.name)
 	require.ErrorIs(t, err, os.ErrNotExist)
-
-	p.Pool, err = startPool(ctx, p.control, before)
-	require.NoError(t, err)
 	restart(0)
 	p.Pool, err = startPool(ctx, p.control, p.settings(t))
 	require.NoError(t, err)

@@ -37,22 +37,42 @@ func (p *Pool) Snapshot(ctx context.Context, id, origin uint32) error {
 }
 
 func (p *Pool) snapshot(ctx context.Context, id, origin uint32) (err error) {
-	name := p.volumeName(origin)
-	info, err := p.volume(origin)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	resume, err := p.suspend(origin)
+	if err != nil {
 		return err
 	}
-	if err == nil && info.ActiveTable {
-		flags := dm.SuspendFlags(0)
-		if info.ReadOnly {
-			flags = dm.NoFlush | dm.SkipLockFS
-		}
-		if err := p.control.Suspend(name, flags); err != nil {
-			return errors.Join(err, p.control.Resume(name))
-		}
-		defer func() { err = errors.Join(err, p.control.Resume(name)) }()
-	}
+	defer func() { err = errors.Join(err, resume()) }()
 	return p.replacing(ctx, id, func() error { return p.control.CreateSnap(p.name, id, origin) })
+}
+
+// suspend suspends a volume if it is active, until resume. If its removal was deferred it may go at any moment, as whoever
+// has it open can close it: then it is not active any more, which is no error.
+func (p *Pool) suspend(id uint32) (resume func() error, err error) {
+	name := p.volumeName(id)
+	info, err := p.volume(id)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.ActiveTable {
+		return func() error { return nil }, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	flags := dm.SuspendFlags(0)
+	if info.ReadOnly {
+		flags = dm.NoFlush | dm.SkipLockFS
+	}
+	resume = func() error { return unlessGone(p.control.Resume(name)) }
+	if err := unlessGone(p.control.Suspend(name, flags)); err != nil {
+		return nil, errors.Join(err, resume())
+	}
+	return resume, nil
+}
+
+// unlessGone returns nil for the error of a device that is gone.
+func unlessGone(err error) error {
+	if errors.Is(err, unix.ENXIO) {
+		return nil
+	}
+	return err
 }
 
 // replacing makes a volume, and if one lies at its id already, deletes that and makes it once more.
@@ -60,20 +80,21 @@ func (p *Pool) replacing(ctx context.Context, id uint32, create func() error) er
 	if err := ctx.Err(); err != nil { // given up while the origin was suspended
 		return err
 	}
-	err := create()
+	err := p.change(create)
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	if err := p.delete(id); err != nil {
 		return fmt.Errorf("delete what a crash left at volume %d: %w", id, err)
 	}
-	return create()
+	return p.change(create)
 }
 
 // Activate gives volume id its device, of size bytes, and returns the device's path. An active one is kept if it is as
-// writable as asked for, or if it is in use; otherwise it is made again.
+// writable as asked for, or if it is in use; otherwise it is made again. One that is to be written and in use read-only is
+// EBUSY: at once, or if it goes at its last close, after a second.
 func (p *Pool) Activate(ctx context.Context, id uint32, size uint64, readOnly bool) (path string, err error) {
-	if err := p.do(ctx, func() error { return p.activate(id, size, readOnly) }, id); err != nil {
+	if err := p.do(ctx, func() error { return p.activate(ctx, id, size, readOnly) }, id); err != nil {
 		return "", err
 	}
 	return p.Path(id), nil
@@ -100,7 +121,7 @@ func (p *Pool) Use(ctx context.Context, id uint32, size uint64, readOnly bool, f
 			return err
 		}
 		if err != nil || !info.ActiveTable || info.DeferredRemove {
-			if err := p.activate(id, size, readOnly); err != nil {
+			if err := p.activate(ctx, id, size, readOnly); err != nil {
 				return err
 			}
 			defer func() {
@@ -140,18 +161,7 @@ func (p *Pool) flush(ctx context.Context, id uint32) error {
 	return errors.Join(device.Sync(), device.Close())
 }
 
-// Mapped returns how many bytes of the active volume id have blocks, be they its own or shared.
-func (p *Pool) Mapped(ctx context.Context, id uint32) (bytes uint64, err error) {
-	var mapped uint64
-	if err := p.do(ctx, func() (err error) {
-		mapped, err = p.mapped(id)
-		return err
-	}, id); err != nil {
-		return 0, err
-	}
-	return mapped, nil
-}
-
+// mapped returns how many bytes of the active volume id have blocks, be they its own or shared.
 func (p *Pool) mapped(id uint32) (bytes uint64, err error) {
 	status, err := p.control.ThinStatus(p.volumeName(id))
 	return status.MappedSectors * sector, err

@@ -13,7 +13,7 @@ import (
 // among them or not. The kernel has no request for that, so they are read from the metadata themselves, through a metadata
 // snapshot: it stays as it is while the pool goes on.
 //
-// A pool whose metadata are read-only can take no snapshot: that is EOPNOTSUPP.
+// A pool whose metadata are read-only can take no snapshot: that is errPoolState.
 func (p *Pool) Volumes(ctx context.Context) ([]volumeDetails, error) {
 	var volumes []volumeDetails
 	if err := p.do(ctx, func() (err error) {
@@ -48,12 +48,13 @@ func (p *Pool) volumes(ctx context.Context) (volumes []volumeDetails, err error)
 // reserveMetadataSnap takes the pool's one metadata snapshot; the kernel commits first. One that is there was left by a
 // process of ours that died, as the pool is ours alone and the caller has the lock: it is released.
 func (p *Pool) reserveMetadataSnap() error {
-	err := p.control.ReserveMetadataSnap(p.name)
+	reserve := func() error { return p.control.ReserveMetadataSnap(p.name) }
+	err := p.change(reserve)
 	if !errors.Is(err, unix.EBUSY) {
 		return err
 	}
 	if err := p.control.ReleaseMetadataSnap(p.name); err != nil {
 		return err
 	}
-	return p.control.ReserveMetadataSnap(p.name)
+	return p.change(reserve)
 }

@@ -35,8 +35,10 @@ func (c *Control) message(op, name string, sector uint64, text string) (string, 
 
 // CreateThin makes an empty volume in a pool. EEXIST says that the pool has the id already.
 //
-// A pool commits its metadata before it answers a message that changes it, so what CreateThin, CreateSnap, DeleteThin and
-// SetTransactionID have done is durable when they return. EOPNOTSUPP says that the pool is read-only or has failed.
+// A pool commits its metadata before it answers a message that changes it, but does not say whether it could
+// (pool_message in drivers/md/dm-thin.c): if not, nothing of it stays, and the pool is read-only or has failed. So what
+// CreateThin, CreateSnap, DeleteThin and SetTransactionID have done is durable if [Control.PoolStatus] then shows a pool
+// that can be written and needs no check. EOPNOTSUPP says that it could not be written before.
 func (c *Control) CreateThin(pool string, id uint32) error {
 	return c.poolMessage(pool, fmt.Sprintf("create thin %d", id), "create_thin", uint64(id))
 }

@@ -1,0 +1,56 @@
+package dmthin
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+)
+
+// removeStaleNodes removes the nodes of volumes that have no device: a process that was killed left them. A link that
+// leads somewhere is left to udevd, which may be about to remove it.
+func (p *Pool) removeStaleNodes(ctx context.Context) error {
+	nodes, err := filepath.Glob(dm.Node(p.prefix) + "-*")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, node := range nodes {
+		id, ok := p.volumeOf(filepath.Base(node))
+		if ok && stale(node) {
+			errs = append(errs, p.do(ctx, func() error { return p.removeStaleNode(id) }, id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// stale reports whether a node may be of no device any more: a link that leads nowhere, or no link.
+func stale(node string) bool {
+	info, err := os.Lstat(node)
+	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		return err == nil
+	}
+	_, err = os.Stat(node)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+func (p *Pool) removeStaleNode(id uint32) error {
+	if _, err := p.control.Info(p.volumeName(id)); !errors.Is(err, unix.ENXIO) {
+		return err
+	}
+	return p.control.RemoveNode(p.volumeName(id))
+}
+
+// volumeOf returns the volume that a device has the name of.
+func (p *Pool) volumeOf(device string) (id uint32, ok bool) {
+	text, ok := strings.CutPrefix(device, p.prefix+"-")
+	n, err := strconv.ParseUint(text, 10, 24)
+	return uint32(n), ok && err == nil && number(uint32(n)) == text
+}
