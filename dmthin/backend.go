@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -50,7 +49,7 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the thin backend needs device mapper in the kernel: %w", err)
 	}
-	if err := errors.Join(os.MkdirAll(c.Root, 0o700), resumeAll(control, c.Store)); err != nil {
+	if err := errors.Join(os.MkdirAll(c.Root, 0o700), resumeAll(control, prefix(c.Store), c.Store)); err != nil {
 		return nil, errors.Join(err, control.Close())
 	}
 	b := &Backend{config: c, control: control, place: c.place(control)}
@@ -247,27 +246,6 @@ func (b *Backend) stopPool(ctx context.Context) error {
 		return nil
 	}
 	return b.place.detach(ctx)
-}
-
-// resumeAll resumes the devices of a store that are suspended.
-func resumeAll(control *dm.Control, uuid string) error {
-	devices, err := control.List()
-	if err != nil || uuid == "" {
-		return err
-	}
-	for _, d := range devices {
-		if !strings.HasPrefix(d.Name, prefix(uuid)+"-") {
-			continue
-		}
-		info, err := control.Info(d.Name)
-		if err == nil && info.Suspended && info.ActiveTable && strings.HasPrefix(info.UUID, deviceUUID(uuid, "")) {
-			err = control.Resume(d.Name)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // it may have gone meanwhile
-			return err
-		}
-	}
-	return nil
 }
 
 // volumeID returns the id of a content as the kernel takes it.

@@ -75,7 +75,7 @@ func (p *Pool) start(ctx context.Context, s poolSettings) error {
 			info, err = p.make(ctx, s)
 		}
 	default:
-		err = p.adopt(info, s)
+		err = p.adopt(s)
 	}
 	p.dev = info.Dev
 	return err
@@ -97,7 +97,10 @@ func (p *Pool) make(ctx context.Context, s poolSettings) (dm.Info, error) {
 }
 
 // adopt takes a running pool over, if it is the one that would be made.
-func (p *Pool) adopt(info dm.Info, s poolSettings) error {
+func (p *Pool) adopt(s poolSettings) error {
+	if err := resumeAll(p.control, p.prefix, p.uuid); err != nil {
+		return err
+	}
 	targets, err := p.control.Table(p.name)
 	if err != nil {
 		return err
@@ -115,11 +118,9 @@ func (p *Pool) adopt(info dm.Info, s poolSettings) error {
 		return fmt.Errorf("it runs with %d sectors and its data device has only %d", has.Length, want.Length)
 	case has != want || longer:
 		err = p.reload(has, want)
-	case info.Suspended: // a process died between suspending and resuming it
-		err = p.control.Resume(p.name)
 	}
 	// Also after an error, whose reason may be the state.
-	return errors.Join(err, p.check(s), p.resumeVolumes())
+	return errors.Join(err, p.check(s))
 }
 
 // metadataIsLonger reports whether the metadata device has room that the running pool does not know of: the kernel looks
@@ -169,18 +170,30 @@ func (p *Pool) check(s poolSettings) error {
 	return nil
 }
 
-// resumeVolumes resumes the volumes that a process left suspended when it died, or whoever uses one would hang for ever.
-// Nobody else knows the pool yet, so it takes no locks.
-func (p *Pool) resumeVolumes() error {
-	ids, err := p.Active()
-	for _, id := range ids {
-		info, failed := p.volume(id)
-		if failed == nil && info.Suspended {
-			failed = p.control.Resume(p.volumeName(id))
-		}
-		if !errors.Is(failed, fs.ErrNotExist) { // one whose removal was deferred may have gone
-			err = errors.Join(err, failed)
+// resumeAll resumes the devices of a store, its pool and volumes, that a process left suspended when it died: whoever uses
+// one would hang for ever. It changes nothing on disk.
+//
+// The pool is the first: the kernel suspends the volumes with it, and to resume one of them waits for the pool
+// (dm_internal_suspend_noflush in drivers/md/dm.c).
+func resumeAll(control *dm.Control, prefix, uuid string) error {
+	devices, err := control.List()
+	if err != nil || uuid == "" {
+		return err
+	}
+	names := []string{prefix + "-pool"}
+	for _, d := range devices {
+		if strings.HasPrefix(d.Name, prefix+"-") {
+			names = append(names, d.Name)
 		}
 	}
-	return err
+	for _, name := range names {
+		info, err := control.Info(name)
+		if err == nil && info.Suspended && info.ActiveTable && strings.HasPrefix(info.UUID, deviceUUID(uuid, "")) {
+			err = control.Resume(name)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // one whose removal was deferred may have gone
+			return err
+		}
+	}
+	return nil
 }
