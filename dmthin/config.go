@@ -52,7 +52,7 @@ type Config struct {
 	// Force lets pool "device" take devices that hold something else, which is lost.
 	Force bool `toml:"-"`
 
-	// Pool is "loop", two sparse files under Root, or "device", block devices.
+	// Pool is "loop", two files under Root, or "device", block devices.
 	Pool string `toml:"pool"`
 
 	// DataSize is how large the data file of a pool "loop" is, 100GiB by default. A value that is raised later makes the
