@@ -15,5 +15,5 @@ func ExampleConfig_Validate() {
 	fmt.Println(c.Validate())
 	// Output:
 	// root: "lamina" is not an absolute path
-	// snapshotters.fast.backend: "zfs" is none of: union
+	// snapshotters.fast.backend: "zfs" is none of: union, thin
 }

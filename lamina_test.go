@@ -69,6 +69,7 @@ func TestValidateNamesTheKey(t *testing.T) {
 		},
 		"union.driver": func(c *Config) { c.Union.Driver = "zfs" },
 		"union.sync":   func(c *Config) { c.Union.Sync = "maybe" },
+		"thin.fs":      func(c *Config) { c.Thin.FS = "zfs" },
 	} {
 		c := DefaultConfig()
 		change(&c)

@@ -1,6 +1,7 @@
 package lamina
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -19,7 +20,7 @@ import (
 type PluginConfig struct {
 	// Root is empty for the directory that containerd gives the plugin, under its own root.
 	Root string `toml:"root"`
-	// Backend is "union" or "thin".
+	// Backend is "union", which "" is too, or "thin".
 	Backend string `toml:"backend"`
 	// Union holds the options of the union backend.
 	Union overlayaufs.Config `toml:"union"`
@@ -60,7 +61,7 @@ func initHost(ic *plugin.InitContext) (any, error) {
 		c.Root = pc.Root
 	}
 	c.Union, c.Thin = pc.Union, pc.Thin
-	c.Snapshotters = map[string]SnapshotterConfig{DefaultName: {Backend: pc.Backend}}
+	c.Snapshotters = map[string]SnapshotterConfig{DefaultName: {Backend: cmp.Or(pc.Backend, BackendUnion)}}
 	h, err := Open(ic.Context, c)
 	if err != nil {
 		return nil, err // not h: a nil *Host in an any is not nil

@@ -105,7 +105,11 @@ func (c Config) withDefaults() Config {
 }
 
 // DefaultConfig returns the configuration with each default in its place.
-func DefaultConfig() Config { return Config{}.withDefaults() }
+func DefaultConfig() Config {
+	c := Config{}.withDefaults()
+	c.Devices = []string{} // as it is when it was written to a file and read again
+	return c
+}
 
 // Validate returns an error that names every setting with an impossible value. It looks at the values alone, not at this
 // machine.

@@ -26,6 +26,9 @@ func TestReadSettings(t *testing.T) {
 		{"address", `address = "/a"`, func(s *settings) { s.Address = "/a" }},
 		{"log", "[log]\nformat = \"json\"", func(s *settings) { s.Log.Format = "json" }},
 		{"union", "[union]\nsync = \"off\"", func(s *settings) { s.Union.Sync = "off" }},
+		{"thin", "[thin]\ndata_size = \"1TiB\"\nhost_share = 1\nfs = \"xfs\"", func(s *settings) {
+			s.Thin.DataSize, s.Thin.HostShare, s.Thin.FS = 1<<40, 1, "xfs"
+		}},
 		{"other name", "[snapshotters.other]", func(s *settings) {
 			s.Snapshotters = map[string]lamina.SnapshotterConfig{"other": {Backend: "union"}}
 		}},
