@@ -72,7 +72,7 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ 
 	if err != nil {
 		return nil, err
 	}
-	kind, err := b.kind(chain[0].ID, device)
+	kind, err := b.kind(ctx, volume, chain[0])
 	if err != nil {
 		return nil, err
 	}
@@ -94,11 +94,10 @@ func (b *Backend) freeze(ctx context.Context, c Content) error {
 	if err != nil {
 		return err
 	}
-	device, err := b.pool.Activate(ctx, volume, c.Size, false)
-	if err != nil {
+	if _, err := b.pool.Activate(ctx, volume, c.Size, false); err != nil {
 		return err
 	}
-	err = replay(ctx, device)
+	err = b.replay(ctx, volume, c.Size)
 	mounted := errors.Is(err, unix.EBUSY) // it has replayed the journal itself, and may still be written
 	if err != nil && !mounted {
 		return err

@@ -18,8 +18,8 @@ import (
 // the others and nothing on the rest are what a power cut leaves of a make.
 //
 // A device must be blank to become part of a place. With force make overwrites what lies there, be it the pool of another
-// store, but no device that is in use. For owner force goes only as far as what is not ours: whose pool lies there, and what
-// is wrong with it, is for the user to read first. With force make may be called although owner returned an error.
+// store, but no device that is in use, and so may be called although owner returned an error: owner tells whose pool lies
+// there and what is wrong with it all the same.
 type devicePlace struct {
 	control      *dm.Control
 	paths        []string

@@ -25,16 +25,25 @@ type facts struct {
 	clean  bool       // frozen, and with an empty journal
 }
 
-// kind returns the file system of a content, whose device is given.
-func (b *Backend) kind(id uint64, device string) (filesystem, error) {
-	if known := b.known(id); known.kind != nil {
+// kind returns the file system of a content, which is volume.
+func (b *Backend) kind(ctx context.Context, volume uint32, c Content) (filesystem, error) {
+	if known := b.known(c.ID); known.kind != nil {
 		return known.kind, nil
 	}
-	kind, err := probe(device)
-	if err == nil {
-		b.note(id, func(f *facts) { f.kind = kind })
+	var kind filesystem
+	if err := b.pool.Use(ctx, volume, c.Size, true, func(device string) (err error) {
+		kind, err = probe(device)
+		return err
+	}); err != nil {
+		return nil, err
 	}
-	return kind, err
+	b.note(c.ID, func(f *facts) { f.kind = kind })
+	return kind, nil
+}
+
+// replay replays the journal of a volume that is active, to be written. EBUSY says that it is mounted.
+func (b *Backend) replay(ctx context.Context, volume uint32, size uint64) error {
+	return b.pool.Use(ctx, volume, size, false, func(device string) error { return replay(ctx, device) })
 }
 
 func (m *memory) known(id uint64) facts {
@@ -90,9 +99,16 @@ func (m *memory) forget(id uint64) {
 // committed, and then the power went: who shows it passes over the journal. One that is still mounted is left as it is.
 func (b *Backend) clean(ctx context.Context, c Content, volume uint32) error {
 	for {
-		_, err, _ := b.cleaning.Do(number(volume), func() (any, error) {
+		cleaned := b.cleaning.DoChan(number(volume), func() (any, error) {
 			return nil, b.cleanOnce(ctx, c, volume)
 		})
+		var err error
+		select {
+		case result := <-cleaned:
+			err = result.Err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		if err == nil || ctx.Err() != nil || !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		} // otherwise it was somebody else's context that ended
@@ -103,13 +119,13 @@ func (b *Backend) cleanOnce(ctx context.Context, c Content, volume uint32) error
 	if b.known(c.ID).clean {
 		return nil
 	}
-	device, err := b.pool.Activate(ctx, volume, c.Size, false)
+	_, err := b.pool.Activate(ctx, volume, c.Size, false)
 	shown := errors.Is(err, unix.EBUSY) // so it was clean
 	if err != nil && !shown {
 		return err
 	}
 	if !shown {
-		err = replay(ctx, device)
+		err = b.replay(ctx, volume, c.Size)
 		if errors.Is(err, unix.EBUSY) { // it is mounted, to be written
 			return nil
 		}

@@ -54,11 +54,9 @@ func (b *Backend) MakeTemplate(ctx context.Context, id uint64, name string) (siz
 	if err := b.pool.Create(ctx, volume); err != nil {
 		return 0, err
 	}
-	device, err := b.pool.Activate(ctx, volume, size, false)
-	if err != nil {
-		return 0, err
-	}
-	if err := format(ctx, device, kind); err != nil {
+	if err := b.pool.Use(ctx, volume, size, false, func(device string) error {
+		return format(ctx, device, kind)
+	}); err != nil {
 		return 0, err
 	}
 	return size, b.freeze(ctx, Content{ID: id, Size: size})

@@ -28,7 +28,8 @@ func (p *Pool) Create(ctx context.Context, id uint32) error {
 //
 // An origin that is active is suspended meanwhile: the kernel does not insist on that, but a block that the origin writes
 // would be shared otherwise (Documentation/admin-guide/device-mapper/thin-provisioning.rst, "Creating a new snapshot").
-// It is active read-only, for views, so there is nothing to flush.
+// One that is active for views is read-only, so there is nothing to flush; one that was committed while it was mounted is
+// flushed, and its file system frozen for the moment.
 func (p *Pool) Snapshot(ctx context.Context, id, origin uint32) error {
 	if id == origin { // its origin would be deleted as what lies at the id
 		return fmt.Errorf("make volume %d a copy of itself: %w", id, unix.EINVAL)

@@ -51,6 +51,11 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 			return nil, err
 		}
 		defer done()
+		defer func() {
+			if err != nil {
+				s.set.settler.later(sn.ParentID) // nobody may need the template
+			}
+		}()
 	}
 	sn.ID = s.set.store.ReserveID()
 	undo := func() { s.set.settler.later(sn.ParentID) } // a view has no content, but shows one

@@ -51,12 +51,11 @@ func Open(ctx context.Context, c Config) (*Set, error) {
 			return nil, fmt.Errorf("compare the %s contents with the store: %w", medium, err)
 		}
 	}
-	if err := s.ensureTemplates(ctx); err != nil {
-		return nil, err
-	}
+	serve := ctx
 	ctx = context.WithoutCancel(ctx)
 	s.reaper = startReaper(ctx, c.Store, c.Backends)
 	s.settler = startSettler(ctx, s)
+	s.ensureTemplates(serve)
 	s.close = sync.OnceValue(func() error { return s.shutDown(ctx) })
 	return s, nil
 }

@@ -2,7 +2,9 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -27,14 +29,15 @@ type settler struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 
-	mu    sync.Mutex
-	queue []metadata.ID
+	mu       sync.Mutex
+	queue    []metadata.ID
+	retrying map[metadata.ID]bool
 }
 
 // startSettler starts the settler, which runs until ctx ends or it is closed, with all contents.
 func startSettler(ctx context.Context, set *Set) *settler {
 	ctx, cancel := context.WithCancel(ctx)
-	st := &settler{set: set, retry: settleRetry, kick: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	st := &settler{set: set, retrying: map[metadata.ID]bool{}, retry: settleRetry, kick: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
 	go st.run(ctx)
 	return st
 }
@@ -92,7 +95,8 @@ func (st *settler) all(ctx context.Context) {
 	}
 }
 
-// one settles a content, in bounded time: a device that hangs must not keep the others. What fails is tried again later.
+// one settles a content, in bounded time: a device that hangs must not keep the others. What fails is tried again later,
+// unless it is that the content is missing.
 func (st *settler) one(ctx context.Context, id metadata.ID) {
 	bounded, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
@@ -100,9 +104,26 @@ func (st *settler) one(ctx context.Context, id metadata.ID) {
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	log.G(ctx).WithError(err).WithFields(log.Fields{"id": id, "retry": st.retry}).
-		Warn("what the kernel has of a content is not what it should have")
-	time.AfterFunc(st.retry, func() { st.later(id) })
+	log.G(ctx).WithError(err).WithField("id", id).Warn("what the kernel has of a content is not what it should have")
+	if !errors.Is(err, fs.ErrNotExist) {
+		st.again(id)
+	}
+}
+
+// again has a content settled once more after a while.
+func (st *settler) again(id metadata.ID) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.retrying[id] {
+		return
+	}
+	st.retrying[id] = true
+	time.AfterFunc(st.retry, func() {
+		st.mu.Lock()
+		delete(st.retrying, id)
+		st.mu.Unlock()
+		st.later(id)
+	})
 }
 
 // close stops the settler and waits until it has stopped.

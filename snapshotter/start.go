@@ -124,9 +124,21 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 		}
 	}
 	for _, link := range missing {
-		s.reportMissing(ctx, link)
+		if !s.dropMissingTemplate(ctx, link) {
+			s.reportMissing(ctx, link)
+		}
 	}
 	return nil
+}
+
+// dropMissingTemplate removes the record of a template whose content is missing, so that it is made again. No client could.
+func (s *Set) dropMissingTemplate(ctx context.Context, link metadata.Link) bool {
+	sn, _, err := s.store.ChainOf(link.ID)
+	if err != nil || sn.Name != metadata.Templates {
+		return false
+	}
+	_, err = s.store.Remove(ctx, metadata.Templates, sn.Key)
+	return err == nil // otherwise a base is upon it
 }
 
 // takenByView reports whether n is the id of a snapshot without a content of its own. What lies at it is garbage that a

@@ -3,7 +3,6 @@ package snapshotter
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
@@ -85,22 +84,22 @@ func (s *Set) ensureTemplate(ctx context.Context, b Backend, t Templater, medium
 	return nil
 }
 
-// ensureTemplates makes the templates of bases without labels, so that no base waits for one.
-func (s *Set) ensureTemplates(ctx context.Context) error {
+// ensureTemplates makes the templates of bases without labels, so that no base waits for one. One that cannot be made now,
+// as in a pool that is full, is made for the first base; what is there already can be used and removed meanwhile.
+func (s *Set) ensureTemplates(ctx context.Context) {
 	for medium, b := range s.backends {
 		t, ok := b.(Templater)
 		if !ok {
 			continue
 		}
 		name, err := t.Template(nil)
-		if err != nil {
-			return err
+		if err == nil {
+			err = s.ensureTemplate(ctx, b, t, medium, name)
 		}
-		if err := s.ensureTemplate(ctx, b, t, medium, name); err != nil {
-			return fmt.Errorf("template %s: %w", name, err)
+		if err != nil {
+			log.G(ctx).WithError(err).WithField("template", name).Error("the template of base layers could not be made")
 		}
 	}
-	return nil
 }
 
 // dropTemplate removes a template, whose lock the caller has, if it is neither that of bases without labels nor in use: one
