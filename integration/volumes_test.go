@@ -55,6 +55,35 @@ func TestThinHundredPrepares(t *testing.T) {
 	})
 }
 
+// TestThinStartsNoProcess takes a snapshot through its life: no process is started
+// on the way, once there is a template.
+func TestThinStartsNoProcess(t *testing.T) {
+	forEachThin(t, "", func(t *testing.T, b backend) {
+		t.Helper()
+		h, _ := openHost(t, b, filepath.Join(mustTempDir(t), "root"))
+		before := mustReaped(t)
+		h.layer("base", "", []byte("x"))
+		h.prepare("active", "base", nil)
+		_, err := h.View(t.Context(), "view", "base")
+		require.NoError(t, err)
+		for _, key := range []string{"active", "base", "view"} {
+			_, err := h.Usage(t.Context(), key)
+			require.NoError(t, err)
+		}
+		h.remove("active", "view", "base")
+		require.Equal(t, before, mustReaped(t))
+	})
+}
+
+// mustReaped returns what children of this process that have ended have used: more
+// after each.
+func mustReaped(t *testing.T) unix.Rusage {
+	t.Helper()
+	var used unix.Rusage
+	require.NoError(t, unix.Getrusage(unix.RUSAGE_CHILDREN, &used))
+	return used
+}
+
 // TestThinLargerVolumes raises the size of volumes: what is prepared on older
 // layers then has a larger file system.
 func TestThinLargerVolumes(t *testing.T) {

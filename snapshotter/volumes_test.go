@@ -97,9 +97,14 @@ type volumeHost struct {
 
 func mustOpenVolumes(t *testing.T, root, template string) *volumeHost {
 	t.Helper()
+	return mustServe(t, root, &volumes{usual: template})
+}
+
+func mustServe(t *testing.T, root string, v *volumes) *volumeHost {
+	t.Helper()
 	store, err := metadata.Open(filepath.Join(root, "lamina.db"), metadata.Options{})
 	require.NoError(t, err)
-	v := &volumes{Dirs: backendtest.NewDirs(filepath.Join(root, "dirs")), usual: template, running: map[uint64]bool{}}
+	v.Dirs, v.running = backendtest.NewDirs(filepath.Join(root, "dirs")), map[uint64]bool{}
 	set, err := snapshotter.Open(t.Context(), snapshotter.Config{
 		Store: store, Backends: map[metadata.Medium]snapshotter.Backend{metadata.Volume: v},
 	})
@@ -224,6 +229,40 @@ func TestTemplateFails(t *testing.T) {
 	_, err = h.Prepare(t.Context(), "a", "", size("large"))
 	require.NoError(t, err)
 	require.Equal(t, []string{"usual", "large", "large"}, h.volumes.made)
+}
+
+// A start goes on without its template: in a pool that is full what is there must be removable.
+func TestStartWithoutTemplate(t *testing.T) {
+	h := mustServe(t, t.TempDir(), &volumes{usual: "usual", fail: errors.New("full")})
+	require.Empty(t, h.contents(t))
+	h.layer(t, "a", "")
+	require.Equal(t, []string{"usual", "usual"}, h.volumes.made)
+}
+
+// A template that a repair of the pool has lost is made again, unless a base is upon it.
+func TestLostTemplate(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	lost := h.device(t, metadata.Templates, "usual")
+	require.NoError(t, h.set.Close())
+	require.NoError(t, os.RemoveAll(filepath.Join(h.root, "dirs", fmt.Sprint(lost))))
+	h = mustOpenVolumes(t, h.root, "usual")
+	require.Equal(t, []string{"usual"}, h.volumes.made)
+	h.layer(t, "a", "")
+	h.mustCheck(t)
+}
+
+// A base that fails leaves no template that nobody uses.
+func TestFailedBaseLeavesNoTemplate(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	h.dirs.Before = func(_ context.Context, step string, _ uint64) error {
+		if step == "mounts" {
+			return errors.New("no mount")
+		}
+		return nil
+	}
+	_, err := h.Prepare(t.Context(), "a", "", snapshots.WithLabels(map[string]string{"size": "large"}))
+	require.ErrorContains(t, err, "no mount")
+	h.wantTemplates(t, "usual")
 }
 
 // What a view shows runs as long as there is one; after a start runs what snapshots need, and nothing else.
