@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/containerd/log"
 	"github.com/urfave/cli/v3"
 
 	"github.com/lamina-snapshotter/lamina"
@@ -32,15 +31,11 @@ func newPoolCreate() *cli.Command {
 		Flags: append(settingsFlags(),
 			&cli.BoolFlag{Name: "force", Usage: "take devices that are not blank, and lose what is on them"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
-			s, err := loadSettings(c)
+			ctx, s, err := loadLogged(ctx, c)
 			if err != nil {
 				return err
 			}
-			logger, err := newLogger(c.Root().ErrWriter, s.Log)
-			if err != nil {
-				return err
-			}
-			return createPool(log.WithLogger(ctx, logger), s.Config, c.Bool("force"))
+			return createPool(ctx, s.Config, c.Bool("force"))
 		},
 	}
 }

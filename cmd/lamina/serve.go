@@ -20,15 +20,11 @@ func newServe() *cli.Command {
 			"A second signal ends it at once.\n\n" + exitCodes,
 		Flags: settingsFlags(),
 		Action: func(ctx context.Context, c *cli.Command) error {
-			s, err := loadSettings(c)
+			ctx, s, err := loadLogged(ctx, c)
 			if err != nil {
 				return err
 			}
-			logger, err := newLogger(c.Root().ErrWriter, s.Log)
-			if err != nil {
-				return err
-			}
-			return serve(log.WithLogger(ctx, logger), s)
+			return serve(ctx, s)
 		},
 	}
 }
