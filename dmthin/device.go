@@ -103,13 +103,23 @@ func (p *Pool) makeVolume(id uint32, size uint64, readOnly bool) error {
 
 // deactivate takes the device of volume id away, as [Pool.Deactivate] says.
 func (p *Pool) deactivate(id uint32) (pending bool, err error) {
+	return p.takeAway(id, p.control.RemoveDeferred)
+}
+
+// removeUnused takes the device of volume id away, unless it is in use: that is EBUSY, and it stays as it is.
+func (p *Pool) removeUnused(id uint32) error {
+	_, err := p.takeAway(id, func(name string) (bool, error) { return false, p.control.Remove(name) })
+	return err
+}
+
+func (p *Pool) takeAway(id uint32, remove func(name string) (pending bool, err error)) (pending bool, err error) {
 	name := p.volumeName(id)
 	info, err := p.volume(id)
 	if err == nil && info.Suspended { // what holds it open could otherwise not finish its I/O and close it
 		err = p.control.Resume(name)
 	}
 	if err == nil {
-		pending, err = p.control.RemoveDeferred(name)
+		pending, err = remove(name)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return pending, err
@@ -117,22 +127,6 @@ func (p *Pool) deactivate(id uint32) (pending bool, err error) {
 	// Also if it goes later, as nobody would do it then, and the number that the node leads to may become another volume's.
 	// What is open or mounted does not need it.
 	return pending, p.control.RemoveNode(name)
-}
-
-// removeUnused takes the device of volume id away, unless it is in use: that is EBUSY, and it stays as it is.
-func (p *Pool) removeUnused(id uint32) error {
-	name := p.volumeName(id)
-	info, err := p.volume(id)
-	if err == nil && info.Suspended { // as in deactivate
-		err = p.control.Resume(name)
-	}
-	if err == nil {
-		err = p.control.Remove(name)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return p.control.RemoveNode(name)
 }
 
 // Active returns the volumes that have a device.
