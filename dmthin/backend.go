@@ -49,7 +49,11 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the thin backend needs device mapper in the kernel: %w", err)
 	}
-	if err := errors.Join(os.MkdirAll(c.Root, 0o700), resumeAll(control, prefix(c.Store), c.Store)); err != nil {
+	err = os.MkdirAll(c.Root, 0o700)
+	if err == nil {
+		err = bounded(ctx, "resume devices", func() error { return resumeAll(control, prefix(c.Store), c.Store) })
+	}
+	if err != nil {
 		return nil, errors.Join(err, control.Close())
 	}
 	b := &Backend{config: c, control: control, place: c.place(control)}
@@ -87,7 +91,7 @@ func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err err
 	if err != nil || uuid == "" {
 		return "", 0, err
 	}
-	start, err = b.transaction(uuid)
+	start, err = b.transaction(ctx, uuid)
 	if errors.Is(err, errNoPool) {
 		return "", 0, nil
 	}
@@ -95,12 +99,18 @@ func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err err
 }
 
 // transaction returns the transaction id of the pool, whether it runs or not.
-func (b *Backend) transaction(uuid string) (uint64, error) {
+func (b *Backend) transaction(ctx context.Context, uuid string) (uint64, error) {
 	name := prefix(uuid) + "-pool"
 	info, err := b.control.Info(name)
 	if err == nil && info.ActiveTable && info.UUID == deviceUUID(uuid, "pool") {
-		status, err := b.control.PoolStatus(name)
-		return status.TransactionID, err
+		var status dm.PoolStatus
+		if err := bounded(ctx, name, func() (err error) {
+			status, err = b.control.PoolStatus(name)
+			return err
+		}); err != nil {
+			return 0, err
+		}
+		return status.TransactionID, nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err

@@ -21,6 +21,8 @@ const discardPiece = 1 << 30
 // the pool lies on, so that a sparse file shrinks: the kernel does not do so by itself when a volume is deleted. A discard
 // that fails is logged, and the volume deleted. size is that of the volume in bytes; 0 says that it is not known, which
 // costs a little time.
+//
+// A power cut leaves the volume, with a part of its blocks or none: nobody reads it any more, and the next Delete goes on.
 func (p *Pool) Delete(ctx context.Context, id uint32, size uint64, discard bool) error {
 	return p.do(ctx, func() error {
 		if discard {

@@ -36,17 +36,22 @@ func (p *Pool) do(ctx context.Context, fn func() error, ids ...uint32) error {
 	if err != nil {
 		return err
 	}
+	return bounded(ctx, p.lockName(ids[0]), func() error {
+		defer unlock() // before bounded returns, so that its caller finds the volumes free
+		return fn()
+	})
+}
+
+// bounded runs fn, which works on what, in a goroutine of its own, and leaves it behind if ctx ends before it. What fn sets
+// may be read only if bounded returns nil.
+func bounded(ctx context.Context, what string, fn func() error) error {
 	done := make(chan error, 1)
-	go func() {
-		err := fn()
-		unlock() // first, so that who waits for done finds the volumes free
-		done <- err
-	}()
+	go func() { done <- fn() }()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("%s: the kernel has not answered: %w", p.lockName(ids[0]), context.Cause(ctx))
+		return fmt.Errorf("%s: the kernel has not answered: %w", what, context.Cause(ctx))
 	}
 }
 

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 )
+
+// cleanTime bounds the replay of a journal before a content is shown.
+const cleanTime = time.Minute
 
 // memory is what was found out about contents, so that it is found out once: it takes a read of the volume, and of one that
 // has no device the device as well. Nothing of it is needed: after a restart it is found out again.
@@ -98,20 +102,17 @@ func (m *memory) forget(id uint64) {
 // clean replays the journal of a frozen content before it is shown for the first time, if it was not unmounted when it was
 // committed, and then the power went: who shows it passes over the journal. One that is still mounted is left as it is.
 func (b *Backend) clean(ctx context.Context, c Content, volume uint32) error {
-	for {
-		cleaned := b.cleaning.DoChan(number(volume), func() (any, error) {
-			return nil, b.cleanOnce(ctx, c, volume)
-		})
-		var err error
-		select {
-		case result := <-cleaned:
-			err = result.Err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if err == nil || ctx.Err() != nil || !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
-			return err
-		} // otherwise it was somebody else's context that ended
+	cleaned := b.cleaning.DoChan(number(volume), func() (any, error) {
+		// It is for all who wait, so it does not end with the context of the one who was first.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
+		defer cancel()
+		return nil, b.cleanOnce(ctx, c, volume)
+	})
+	select {
+	case result := <-cleaned:
+		return result.Err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
