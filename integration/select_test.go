@@ -66,7 +66,7 @@ const longest = "TestThinConformance"
 // runInGuests runs the tests named thin, and none of the others.
 func runInGuests(thin, others []string, skip string, start time.Time) (int, error) {
 	rest := slices.DeleteFunc(slices.Clone(thin), func(name string) bool { return name == longest })
-	if err := leaveTime(start); err != nil {
+	if err := errors.Join(guest.Prebuild(), leaveTime(start)); err != nil {
 		return 0, err
 	}
 	if len(rest) == len(thin) || len(rest) == 0 {

@@ -85,6 +85,9 @@ func Needed() (bool, error) {
 // seconds more to say what ran. [Main] calls it for all tests of a package; who
 // calls it for some says in args which.
 func Tests(ctx context.Context, o Options, args []string) (int, error) {
+	if err := Prebuild(); err != nil {
+		return 0, err
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return 0, err
