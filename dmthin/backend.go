@@ -27,7 +27,8 @@ type Backend struct {
 	config  Config
 	control *dm.Control
 	place   place
-	pool    *Pool // nil until the first Claim
+	pool    *Pool  // nil until the first Claim
+	watch   *watch // of the pool
 
 	memory
 
@@ -142,6 +143,7 @@ func (b *Backend) Claim(ctx context.Context, uuid string, start uint64) error {
 			return err
 		}
 		b.pool = pool
+		b.watch = b.startWatch(ctx)
 	}
 	return b.pool.Claim(ctx, start)
 }
@@ -183,7 +185,7 @@ func (b *Backend) startOn(ctx context.Context, uuid string, devices poolDevices)
 	pool, err := startPool(ctx, b.control, poolSettings{
 		prefix: prefix(uuid), uuid: uuid,
 		metadata: devices.metadata, data: devices.data, metadataPath: devices.metadataPath,
-		size: devices.size / block * block, block: block,
+		size: devices.size / block * block, block: block, lowWater: lowWater(devices.size),
 		discard: b.config.Discard == on, zeroing: b.config.Zeroing == on,
 	})
 	if err != nil {
@@ -247,6 +249,7 @@ func (b *Backend) stopPool(ctx context.Context) error {
 	if b.pool == nil {
 		return nil
 	}
+	b.watch.stop(ctx)
 	stopped, err := b.pool.Stop(ctx)
 	if err != nil {
 		return err
