@@ -99,7 +99,8 @@ func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err err
 	return uuid, start, err
 }
 
-// transaction returns the transaction id of the pool, whether it runs or not.
+// transaction returns the transaction id of the pool, whether it runs or not. One that has failed does not tell, and writes no
+// metadata either.
 func (b *Backend) transaction(ctx context.Context, uuid string) (uint64, error) {
 	name := prefix(uuid) + "-pool"
 	info, err := b.control.Info(name)
@@ -111,7 +112,9 @@ func (b *Backend) transaction(ctx context.Context, uuid string) (uint64, error) 
 		}); err != nil {
 			return 0, err
 		}
-		return status.TransactionID, nil
+		if status.Mode != dm.PoolFailed && status.Mode != dm.PoolError {
+			return status.TransactionID, nil
+		}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
@@ -127,6 +130,9 @@ func (b *Backend) superblock() (superblock, error) {
 		return superblock{}, err
 	}
 	sb, err := readSuperblock(m)
+	if errors.Is(err, errDamaged) || errors.Is(err, errForeign) {
+		err = fmt.Errorf("the metadata of the pool: %w: %w: %s", err, errPoolState, repairAdvice)
+	}
 	return sb, errors.Join(err, m.Close())
 }
 

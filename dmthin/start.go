@@ -89,6 +89,9 @@ func (p *Pool) make(ctx context.Context, s poolSettings) (dm.Info, error) {
 		return dm.Info{}, err
 	}
 	info, err := makeDevice(p.control, p.name, p.deviceUUID("pool"), false, s.target())
+	if unreadable(err) {
+		err = fmt.Errorf("the metadata cannot be read: %w: %w: %s", err, errPoolState, repairAdvice)
+	}
 	if err != nil {
 		return info, err
 	}

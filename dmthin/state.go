@@ -19,6 +19,14 @@ var (
 	errMetadataFull = fmt.Errorf("the metadata of the pool are full: remove images or containers, or make room for them: %w", errdefs.ErrResourceExhausted)
 )
 
+const repairAdvice = "stop lamina, run `lamina doctor --repair`, and start lamina again"
+
+// unreadable reports whether the kernel could not read the metadata of a pool that it was to start: the checksum of a block is
+// wrong, or it is another block (dm-btree-spine.c), or it has not what should be there.
+func unreadable(err error) bool {
+	return errors.Is(err, unix.EILSEQ) || errors.Is(err, unix.ENOTBLK) || errors.Is(err, unix.EIO) || errors.Is(err, unix.ENODATA)
+}
+
 // checkState returns the pool's status, and errPoolState if it is read-only or has failed, or will be so after the next
 // resume, or errMetadataFull. One without free blocks of data takes changes.
 func (p *Pool) checkState() (dm.PoolStatus, error) {
@@ -33,8 +41,7 @@ func (p *Pool) checkState() (dm.PoolStatus, error) {
 	if metadataFull(status) {
 		return status, fmt.Errorf("%s: %w", p.name, errMetadataFull)
 	}
-	return status, fmt.Errorf("%s is in the state %q (needs a check: %t): stop lamina, run `lamina doctor --repair`, "+
-		"and start lamina again: %w", p.name, status.Mode, status.NeedsCheck, errPoolState)
+	return status, fmt.Errorf("%s is in the state %q (needs a check: %t): %s: %w", p.name, status.Mode, status.NeedsCheck, repairAdvice, errPoolState)
 }
 
 // change sends the pool a message that changes its metadata. When it returns nil the change is durable.
