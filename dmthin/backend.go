@@ -27,7 +27,8 @@ type Backend struct {
 	config  Config
 	control *dm.Control
 	place   place
-	pool    *Pool // nil until the first Claim
+	pool    *Pool  // nil until the first Claim
+	watch   *watch // of the pool
 
 	memory
 
@@ -98,7 +99,8 @@ func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err err
 	return uuid, start, err
 }
 
-// transaction returns the transaction id of the pool, whether it runs or not.
+// transaction returns the transaction id of the pool, whether it runs or not. One that has failed does not tell, and writes no
+// metadata either.
 func (b *Backend) transaction(ctx context.Context, uuid string) (uint64, error) {
 	name := prefix(uuid) + "-pool"
 	info, err := b.control.Info(name)
@@ -110,7 +112,9 @@ func (b *Backend) transaction(ctx context.Context, uuid string) (uint64, error) 
 		}); err != nil {
 			return 0, err
 		}
-		return status.TransactionID, nil
+		if status.Mode != dm.PoolFailed && status.Mode != dm.PoolError {
+			return status.TransactionID, nil
+		}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
@@ -126,6 +130,9 @@ func (b *Backend) superblock() (superblock, error) {
 		return superblock{}, err
 	}
 	sb, err := readSuperblock(m)
+	if errors.Is(err, errDamaged) || errors.Is(err, errForeign) {
+		err = fmt.Errorf("the metadata of the pool: %w: %w: %s", err, errPoolState, repairAdvice)
+	}
 	return sb, errors.Join(err, m.Close())
 }
 
@@ -142,6 +149,7 @@ func (b *Backend) Claim(ctx context.Context, uuid string, start uint64) error {
 			return err
 		}
 		b.pool = pool
+		b.watch = b.startWatch(ctx)
 	}
 	return b.pool.Claim(ctx, start)
 }
@@ -183,7 +191,7 @@ func (b *Backend) startOn(ctx context.Context, uuid string, devices poolDevices)
 	pool, err := startPool(ctx, b.control, poolSettings{
 		prefix: prefix(uuid), uuid: uuid,
 		metadata: devices.metadata, data: devices.data, metadataPath: devices.metadataPath,
-		size: devices.size / block * block, block: block,
+		size: devices.size / block * block, block: block, lowWater: lowWater(devices.size),
 		discard: b.config.Discard == on, zeroing: b.config.Zeroing == on,
 	})
 	if err != nil {
@@ -247,6 +255,7 @@ func (b *Backend) stopPool(ctx context.Context) error {
 	if b.pool == nil {
 		return nil
 	}
+	b.watch.stop(ctx)
 	stopped, err := b.pool.Stop(ctx)
 	if err != nil {
 		return err

@@ -31,6 +31,9 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, labels m
 	if err != nil {
 		return 0, err
 	}
+	if err := b.admit(ctx); err != nil {
+		return 0, err
+	}
 	size = max(want, chain[0].Size)
 	b.forget(id)
 	if err := b.pool.Snapshot(ctx, volume, origin); err != nil {

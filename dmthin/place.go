@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"time"
 
@@ -40,6 +41,14 @@ type place interface {
 	// names of the dm devices that it needs begin with the prefix, which is the pool's own.
 	attach(ctx context.Context, prefix string) (poolDevices, error)
 
+	// grow makes the data and the metadata of an attached place as long as asked for in bytes, or as near to that as limits
+	// lets it, and returns the devices, as attach does. What is as long already stays. The pool may run; it learns of its
+	// devices' new sizes when it is reloaded. A power cut leaves devices that are longer than the pool knows.
+	grow(ctx context.Context, data, metadata uint64) (poolDevices, error)
+
+	// limits returns how far grow can go now. It takes no time worth mentioning.
+	limits() (limits, error)
+
 	// detach takes away what attach found or made; the pool is stopped. Nothing to take away is no error.
 	detach(ctx context.Context) error
 
@@ -56,6 +65,20 @@ type poolDevices struct {
 	size           uint64 // bytes of data; more than at the last start if the place has grown
 	metadataPath   string // the node of the metadata device
 }
+
+// limits are what a place can still be made to hold, in bytes. They change with what else is on the host's file system.
+type limits struct {
+	data     uint64 // as long as the data can become
+	metadata uint64 // as long as the metadata can become
+
+	// free is how much can be written before what the place lies on is full, if it may be less than what the data have
+	// left; otherwise it is noLimit.
+	free uint64
+
+	why string // the data cannot become longer, and what to do, as a part of a sentence
+}
+
+const noLimit = math.MaxUint64
 
 // A metadataReader reads the metadata of a pool, from its first byte on.
 type metadataReader interface {

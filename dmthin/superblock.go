@@ -29,6 +29,9 @@ var (
 	// errNoPool is returned when a metadata device is all zero at its start: the kernel would make a new pool on it.
 	errNoPool = errors.New("there is no pool yet")
 
+	// errDamaged is returned when a superblock is not what was written once.
+	errDamaged = errors.New("the pool's superblock is damaged")
+
 	// errForeign is returned when a metadata device begins with something that is no superblock of a thin pool.
 	errForeign = errors.New("it holds something that is no thin pool")
 )
@@ -59,7 +62,7 @@ func parseSuperblock(b []byte) (superblock, error) {
 		return superblock{}, errForeign
 	}
 	if want, got := binary.LittleEndian.Uint32(b[offsetChecksum:]), checksum(b, superblockSalt); got != want {
-		return superblock{}, fmt.Errorf("the pool's superblock is damaged: checksum %08x, not %08x", got, want)
+		return superblock{}, fmt.Errorf("%w: checksum %08x, not %08x", errDamaged, got, want)
 	}
 	if v := binary.LittleEndian.Uint32(b[offsetVersion:]); v == 0 || v > maxVersion {
 		return superblock{}, fmt.Errorf("the pool's metadata have version %d, and this program knows 1 to %d", v, maxVersion)

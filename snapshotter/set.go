@@ -27,6 +27,7 @@ type Config struct {
 type Set struct {
 	store    *metadata.Store
 	backends map[metadata.Medium]Backend
+	broken   map[metadata.Medium]error // those that could not be started, and why; what they have stays as it is
 	reaper   *reaper
 	settler  *settler
 	locks    lockTable
@@ -39,15 +40,17 @@ type Set struct {
 }
 
 // Open takes the places of the backends over for a new start of the store. It refuses, before it changes anything, a
-// place that belongs to another store or to a later state of this one. Then it puts what no record names into the trash,
-// makes the templates that are missing, and starts to empty the trash. After an error the store and the backends are still the caller's to close.
+// place that belongs to another store or to a later state of this one. A backend that cannot be claimed as it is
+// errdefs.ErrUnavailable, to be repaired first, does not keep the others from their work: its snapshots answer with that error.
+// Then Open puts what no record names into the trash, makes the templates that are missing, and starts to empty the trash.
+// After an error the store and the backends are still the caller's to close.
 func Open(ctx context.Context, c Config) (*Set, error) {
-	s := &Set{store: c.Store, backends: c.Backends}
+	s := &Set{store: c.Store, backends: c.Backends, broken: map[metadata.Medium]error{}}
 	if err := s.claim(ctx); err != nil {
 		return nil, err
 	}
 	for medium, backend := range s.backends {
-		if err := s.sweep(ctx, medium, backend); err != nil {
+		if err := s.sweep(ctx, medium, backend); err != nil && !s.setAside(ctx, medium, err) {
 			return nil, fmt.Errorf("compare the %s contents with the store: %w", medium, err)
 		}
 	}
@@ -62,7 +65,7 @@ func Open(ctx context.Context, c Config) (*Set, error) {
 
 // Snapshotter returns a snapshotter of that name, which puts new base layers into the backend of that medium.
 func (s *Set) Snapshotter(name string, medium metadata.Medium) (*Snapshotter, error) {
-	if _, err := s.backend(medium); err != nil {
+	if _, err := s.backend(medium); err != nil && s.broken[medium] == nil {
 		return nil, fmt.Errorf("snapshotter %q: %w", name, err)
 	}
 	sn := &Snapshotter{set: s, name: name, medium: medium, gate: newGate()}
@@ -77,6 +80,9 @@ func (s *Set) Snapshotter(name string, medium metadata.Medium) (*Snapshotter, er
 
 func (s *Set) backend(medium metadata.Medium) (Backend, error) {
 	b, ok := s.backends[medium]
+	if err := s.broken[medium]; err != nil {
+		return nil, fmt.Errorf("the %s contents cannot be used: %w", medium, err)
+	}
 	if !ok {
 		return nil, fmt.Errorf("the content is a %s: %w", medium, errPlacement)
 	}
@@ -110,7 +116,7 @@ func (s *Set) shutDown(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	errs = append(errs, s.countStart(ctx))
+	errs = append(errs, s.countStart(ctx, spareUnavailable))
 	for _, b := range s.backends {
 		errs = append(errs, b.Close())
 	}

@@ -2,9 +2,11 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/lamina-snapshotter/lamina/metadata"
@@ -23,22 +25,50 @@ func (s *Set) claim(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.countStart(ctx)
+	return s.countStart(ctx, s.setAside)
+}
+
+// spareUnavailable is for a stop: a place that is not claimed then has seen an older start, which is accepted.
+func spareUnavailable(ctx context.Context, medium metadata.Medium, err error) bool {
+	if !errdefs.IsUnavailable(err) {
+		return false
+	}
+	log.G(ctx).WithError(err).Warnf("the place of the %s contents could not be claimed at the stop", medium)
+	return true
+}
+
+// setAside takes a backend out of service that is unavailable, and reports whether it is. Nobody calls it any more, so it is
+// closed: it is to be repaired. Its place is claimed by the first start after that. But a place whose owner cannot be told ends
+// the start: were starts counted nevertheless, a store from an old copy would come to match it.
+func (s *Set) setAside(ctx context.Context, medium metadata.Medium, err error) bool {
+	if !errdefs.IsUnavailable(err) {
+		return false
+	}
+	s.broken[medium] = err
+	b := s.backends[medium]
+	delete(s.backends, medium)
+	err = errors.Join(err, b.Close())
+	log.G(ctx).WithError(err).Errorf("the %s contents cannot be used; their snapshots answer with this error", medium)
+	return true
 }
 
 // countStart counts a start and claims the places with it. A stop in order does so too: so a copy of the store that was
 // taken while it ran is older than its places once it has stopped, and is refused when it is put back.
-func (s *Set) countStart(ctx context.Context) error {
+//
+// A backend that cannot be claimed is an error, unless spare says that it is none.
+func (s *Set) countStart(ctx context.Context, spare func(context.Context, metadata.Medium, error) bool) error {
 	start, err := s.store.Start(ctx)
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for medium, backend := range s.backends {
-		if err := backend.Claim(ctx, s.store.UUID(), start); err != nil {
-			return fmt.Errorf("claim the place of the %s contents: %w", medium, err)
+		err := backend.Claim(ctx, s.store.UUID(), start)
+		if err != nil && !spare(ctx, medium, err) {
+			errs = append(errs, fmt.Errorf("claim the place of the %s contents: %w", medium, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (s *Set) checkOwner(ctx context.Context, medium metadata.Medium, b Backend, starts uint64) error {
