@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // poolSettings are what a pool device is made of.
@@ -147,7 +148,9 @@ func (p *Pool) reload(has, want dm.Target) error {
 	if err := p.control.Load(p.name, false, want); err != nil {
 		return err
 	}
+	failpoint.Hit("thin.pool-loaded")
 	err := p.control.Suspend(p.name, dm.NoFlush)
+	failpoint.Hit("thin.pool-suspended")
 	if err == nil {
 		err = p.control.Resume(p.name)
 	}

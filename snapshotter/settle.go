@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -67,6 +68,7 @@ func (st *settler) take() []metadata.ID {
 func (st *settler) run(ctx context.Context) {
 	defer close(st.done)
 	st.all(ctx)
+	failpoint.Hit("start.settled")
 	for {
 		select {
 		case <-ctx.Done():
@@ -177,8 +179,12 @@ func (s *Set) settle(ctx context.Context, id metadata.ID) error {
 	}
 	active := sn.Kind == snapshots.KindActive
 	if !active && !viewed {
-		return r.Release(ctx, contents[0].ID)
+		failpoint.Hit("settle.release")
+		err = r.Release(ctx, contents[0].ID)
+	} else {
+		failpoint.Hit("settle.show")
+		_, err = b.Mounts(ctx, contents, active, sn.Labels)
 	}
-	_, err = b.Mounts(ctx, contents, active, sn.Labels)
+	failpoint.Hit("settle.settled")
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -23,6 +24,7 @@ func (s *Set) claim(ctx context.Context) error {
 			return err
 		}
 	}
+	failpoint.Hit("start.checked")
 	return s.countStart(ctx)
 }
 
@@ -33,10 +35,12 @@ func (s *Set) countStart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("start.counted")
 	for medium, backend := range s.backends {
 		if err := backend.Claim(ctx, s.store.UUID(), start); err != nil {
 			return fmt.Errorf("claim the place of the %s contents: %w", medium, err)
 		}
+		failpoint.Hit("start.claimed")
 	}
 	return nil
 }
@@ -110,6 +114,7 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 			return err
 		}
 		if !taken {
+			failpoint.Hit("sweep.orphan")
 			orphans = append(orphans, n)
 			continue
 		}
@@ -122,6 +127,7 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 		if err := s.store.Adopt(ctx, medium, orphans); err != nil {
 			return err
 		}
+		failpoint.Hit("sweep.adopted")
 	}
 	for _, link := range missing {
 		if !s.dropMissingTemplate(ctx, link) {
