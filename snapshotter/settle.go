@@ -103,6 +103,7 @@ func (st *settler) one(ctx context.Context, id metadata.ID) {
 	bounded, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	err := st.set.settle(bounded, id)
+	failpoint.Hit("settle.settled")
 	if err == nil || ctx.Err() != nil {
 		return
 	}
@@ -180,11 +181,9 @@ func (s *Set) settle(ctx context.Context, id metadata.ID) error {
 	active := sn.Kind == snapshots.KindActive
 	if !active && !viewed {
 		failpoint.Hit("settle.release")
-		err = r.Release(ctx, contents[0].ID)
-	} else {
-		failpoint.Hit("settle.show")
-		_, err = b.Mounts(ctx, contents, active, sn.Labels)
+		return r.Release(ctx, contents[0].ID)
 	}
-	failpoint.Hit("settle.settled")
+	failpoint.Hit("settle.show")
+	_, err = b.Mounts(ctx, contents, active, sn.Labels)
 	return err
 }
