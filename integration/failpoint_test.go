@@ -27,15 +27,16 @@ import (
 // is left that the store does not know.
 func TestFailpoints(t *testing.T) {
 	requireRoot(t)
-	m := matrix{newRig(t, union, union.toml())}
+	began, m := time.Now(), matrix{newRig(t, union, union.toml())}
 	m.run(t)
+	m.report(t, began)
 	m.requireAll(t, "thin.", "loop.", "disk.", "template.", "settle.show", "settle.release")
 }
 
 // TestThinFailpoints does the same with volumes.
 func TestThinFailpoints(t *testing.T) {
 	guest.Require(t)
-	m := matrix{newRig(t, thinExt4, growing(1))}
+	began, m := time.Now(), matrix{newRig(t, thinExt4, growing(1))}
 	m.run(t)
 	m.starts(t, "grow", func(n int) { require.NoError(t, m.configure(growing(2+n))) }, "thin.pool-")
 	m.starts(t, "reboot", func(int) { m.reboot() }, "loop.", "thin.device-", "settle.")
@@ -43,7 +44,7 @@ func TestThinFailpoints(t *testing.T) {
 	m.stop()
 
 	x := matrix{newRig(t, thinXFS, thinXFS.toml())}
-	x.died = m.died
+	x.died, x.kills, x.began, x.startTime = m.died, m.kills, m.began, m.startTime
 	x.start()
 	x.h.layer("base", "", []byte("base"))
 	for _, s := range x.steps() {
@@ -52,6 +53,7 @@ func TestThinFailpoints(t *testing.T) {
 		}
 	}
 	x.stop()
+	x.report(t, began)
 	x.requireAll(t, "union.")
 }
 
@@ -65,18 +67,22 @@ type matrix struct{ *rig }
 
 func (m matrix) run(t *testing.T) {
 	t.Helper()
-	began := time.Now()
 	m.first(t)
 	m.start()
 	m.h.layer("base", "", []byte("base"))
 	for _, s := range m.steps() {
-		if !s.thin || m.backend.name == thinExt4.name {
+		if s.on == "" || s.on == m.backend.name {
 			m.step(t, s)
 		}
 	}
 	m.starts(t, "start", func(int) {})
 	m.stops(t)
-	t.Logf("%d points, %d kills, %d starts of %v, %v", len(m.died), m.kills, m.began,
+}
+
+// report prints the figures.
+func (m matrix) report(t *testing.T, began time.Time) {
+	t.Helper()
+	t.Logf("failpoints: %d points, %d kills, %d starts of %v, %v", len(m.died), m.kills, m.began,
 		(m.startTime / time.Duration(m.began)).Round(time.Millisecond), time.Since(began).Round(time.Second))
 }
 
@@ -86,7 +92,7 @@ func (m matrix) requireAll(t *testing.T, except ...string) {
 	t.Helper()
 	for _, name := range pointsInCode(t) {
 		excepted := slices.ContainsFunc(except, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
-		if !excepted && !m.died[name] {
+		if !excepted && m.died[name] == 0 {
 			t.Errorf("no step of this test comes by the point %s", name)
 		}
 	}
@@ -127,25 +133,36 @@ func (m matrix) listing() map[string]string {
 // step kills the daemon at each point of a step.
 func (m matrix) step(t *testing.T, s crashStep) {
 	t.Helper()
+	m.kill()
+	m.start()
 	s.before(m)
 	before := m.listing()
 	m.clear()
 	require.NoError(t, s.run(t.Context()), s.name)
-	after, points := m.listing(), crashPoints(m.passed())
+	after, points := m.listing(), m.crashPoints(m.passed())
 	s.finish(m)
 	require.NotEqual(t, before, after, "%s changes nothing", s.name)
 	require.NotEmpty(t, points, s.name)
 	m.reset()
 	for _, p := range points {
 		s.before(m)
-		require.NoError(t, m.dieIn(p.String(), s.run), "%s, %s", s.name, p)
+		err := m.dieIn(p.String(), s.run)
+		if errors.Is(err, errNotReached) { // it does less when it remembers something
+			s.finish(m)
+			m.reset()
+			m.kill()
+			m.start()
+			s.before(m)
+			err = m.dieIn(p.String(), s.run)
+		}
+		require.NoError(t, err, "%s, %s", s.name, p)
 		m.recover(t, s, before, after)
-		s.finish(m)
 		if t.Failed() {
 			t.Fatalf("%s, %s", s.name, p)
 		}
 		m.reset()
 	}
+	m.requireNoLeak(t)
 	t.Logf("%s: killed at %v", s.name, points)
 }
 
@@ -166,6 +183,7 @@ func (m matrix) recover(t *testing.T, s crashStep, before, after map[string]stri
 		t.Errorf("there is %v: neither what was before, %v, nor what was to be, %v", now, before, after)
 	}
 	require.Equal(t, after, m.listing(), "after the retry")
+	s.finish(m)
 	for key, files := range s.shows {
 		require.NoError(t, m.shows(key, files), key)
 	}
@@ -195,12 +213,23 @@ func (m matrix) shows(key string, files []string) error {
 	return errors.Join(compare(ctx, mounts, want), m.h.Remove(ctx, "look"), m.reach("settle.settled"))
 }
 
-// reset removes all but the snapshot base, and checks that nothing is left. What
-// that has the daemon do in the background has ended.
+// reset removes all but the snapshot base. What that has the daemon do in the
+// background has ended, and nothing is left. Of volumes that is looked at once a
+// step: it takes a few programs, and what is left of one stays.
 func (m matrix) reset() {
 	m.t.Helper()
 	m.remove("base")
-	m.requireNoLeak(m.t)
+	if m.backend.name != thinExt4.name {
+		m.requireNoLeak(m.t)
+		return
+	}
+	require.NoError(m.t, poll(reachTimeout, func() error {
+		k, err := readStore(m.dir, m.root())
+		if err == nil && len(k.trash) > 0 {
+			err = fmt.Errorf("the trash has %v", k.trash)
+		}
+		return errors.Join(err, m.checkDevices(k))
+	}))
 }
 
 // remove removes all snapshots but those, the children first.
@@ -236,7 +265,7 @@ func (m matrix) first(t *testing.T) {
 	t.Helper()
 	toml := m.toml
 	m.start()
-	points := crashPoints(m.passed())
+	points := m.crashPoints(m.passed())
 	m.end(t)
 	for _, p := range points {
 		m.again(t, toml, p)
@@ -252,7 +281,15 @@ func (m matrix) again(t *testing.T, toml string, p crashPoint) {
 	require.NoError(t, m.dieStarting(p.String()), "first start")
 	m.start()
 	m.h.layer("base", "", []byte("base"))
-	m.end(t)
+	require.NoError(t, m.shows("base", []string{"base"}), p)
+	m.remove()
+	m.stop()
+	k, err := readStore(m.dir, m.root())
+	require.NoError(t, err)
+	require.Empty(t, k.trash, p)
+	require.Empty(t, kernelDevices(ourDevices+k.uuid[:8]), p)
+	require.Empty(t, loopsOf(m.root()), p)
+	require.NoError(t, os.RemoveAll(m.root()))
 	if t.Failed() {
 		t.Fatalf("first start, %s", p)
 	}
@@ -286,7 +323,7 @@ func (m matrix) starts(t *testing.T, name string, change func(n int), matter ...
 	require.NoError(t, m.dieIn("create.made", orphan))
 	change(0)
 	m.start()
-	points := crashPoints(slices.DeleteFunc(m.passed(), func(name string) bool {
+	points := m.crashPoints(slices.DeleteFunc(m.passed(), func(name string) bool {
 		return len(matter) > 0 && !slices.ContainsFunc(matter, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 	}))
 	require.NotEmpty(t, points, name)
@@ -300,11 +337,11 @@ func (m matrix) starts(t *testing.T, name string, change func(n int), matter ...
 		require.Equal(t, want, m.listing(), p)
 		require.NoError(t, m.shows("kept", []string{"base", "kept"}), p)
 		require.NoError(t, m.shows("shown", []string{"base"}), p)
-		m.requireNoLeak(t)
 		if t.Failed() {
 			t.Fatalf("%s, %s", name, p)
 		}
 	}
+	m.requireNoLeak(t)
 	t.Logf("%s: killed at %v", name, points)
 	m.reset()
 }
@@ -316,7 +353,7 @@ func (m matrix) stops(t *testing.T) {
 	want := m.listing()
 	m.clear()
 	m.stop()
-	points := crashPoints(m.passed())
+	points := m.crashPoints(m.passed())
 	m.start()
 	for _, p := range points {
 		m.arm(p.String())
@@ -324,11 +361,11 @@ func (m matrix) stops(t *testing.T) {
 		require.NoError(t, m.dies(p.String()), "stop")
 		m.start()
 		require.Equal(t, want, m.listing(), p)
-		m.requireNoLeak(t)
 		if t.Failed() {
 			t.Fatalf("stop, %s", p)
 		}
 	}
+	m.requireNoLeak(t)
 	t.Logf("stop: killed at %v", points)
 	m.reset()
 }
@@ -362,7 +399,7 @@ func (m matrix) disks(t *testing.T) {
 	}
 	fresh()
 	m.start()
-	points := crashPoints(slices.DeleteFunc(m.passed(), func(name string) bool {
+	points := m.crashPoints(slices.DeleteFunc(m.passed(), func(name string) bool {
 		return !strings.HasPrefix(name, "disk.") && !strings.HasPrefix(name, "thin.device-")
 	}))
 	m.stop()

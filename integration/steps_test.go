@@ -9,13 +9,15 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lamina-snapshotter/lamina"
 )
 
 // A crashStep is a step of a snapshot's life in which the daemon is killed. It
 // begins with a snapshot base, of one file. A file holds its own name.
 type crashStep struct {
 	name    string
-	thin    bool                        // it is another one for volumes only
+	on      string                      // the backend that it is another one for, or ""
 	xfs     bool                        // and differs with xfs
 	before  func(matrix)                // makes what the step needs
 	run     func(context.Context) error // the step, with what it causes in the background
@@ -70,13 +72,13 @@ func (m matrix) makeSteps() []crashStep {
 	exists := errdefs.IsAlreadyExists
 	onBase := map[string][]string{"new": {"base"}}
 	return []crashStep{
-		{name: "prepare a base", run: prepare("", map[string]string{"containerd.io/gc.x": "y"}), refused: exists, shows: map[string][]string{"new": {}}},
-		{name: "prepare on a layer", run: prepare("base", nil), refused: exists, shows: onBase},
-		{name: "prepare on a layer that is shown", thin: true, before: shown, run: prepare("base", nil), refused: exists, shows: onBase},
-		{name: "prepare a larger one", thin: true, xfs: true, run: prepare("base", sizeLabel), refused: exists, shows: onBase},
-		{name: "prepare a base of another size", thin: true, run: prepare("", sizeLabel), refused: exists},
+		{name: "prepare a base", on: lamina.BackendUnion, run: prepare("", map[string]string{"containerd.io/gc.x": "y"}), refused: exists, shows: map[string][]string{"new": {}}},
+		{name: "prepare on a layer", on: lamina.BackendUnion, run: prepare("base", nil), refused: exists, shows: onBase},
+		{name: "prepare on a layer that is shown", on: lamina.BackendThin, before: shown, run: prepare("base", nil), refused: exists, shows: onBase},
+		{name: "prepare a larger one", on: lamina.BackendThin, xfs: true, run: prepare("base", sizeLabel), refused: exists, shows: onBase},
+		{name: "prepare a base of another size", on: lamina.BackendThin, run: prepare("", sizeLabel), refused: exists},
 		{name: "view a layer", run: view("base"), refused: exists, shows: onBase},
-		{name: "view nothing", run: view(""), refused: exists},
+		{name: "view nothing", on: lamina.BackendUnion, run: view(""), refused: exists},
 	}
 }
 
@@ -95,7 +97,7 @@ func (m matrix) commitSteps(active func(matrix)) []crashStep {
 	return []crashStep{
 		{name: "commit", xfs: true, before: active, run: commit, refused: refused, shows: shows},
 		{name: "commit what is mounted", before: mounted, run: commit, refused: refused, shows: shows, finish: func(matrix) { release() }},
-		{name: "update", before: active, run: func(ctx context.Context) error {
+		{name: "update", on: lamina.BackendUnion, before: active, run: func(ctx context.Context) error {
 			_, err := m.h.Update(ctx, snapshots.Info{Name: "new", Labels: map[string]string{"a": "b"}})
 			return err
 		}, refused: func(error) bool { return false }, shows: map[string][]string{"new": {"base", "new"}}},
@@ -126,6 +128,6 @@ func (m matrix) removeSteps(active func(matrix)) []crashStep {
 		{name: "remove an active snapshot", before: active, run: remove("new", ""), refused: gone},
 		{name: "remove a layer", before: layer, run: remove("layer", ""), refused: gone},
 		{name: "remove a view", before: view, run: remove("new", "settle.settled"), refused: gone},
-		{name: "remove the last one upon a template", thin: true, before: other, run: remove("new", "template.dropped"), refused: gone},
+		{name: "remove the last one upon a template", on: lamina.BackendThin, before: other, run: remove("new", "template.dropped"), refused: gone},
 	}
 }
