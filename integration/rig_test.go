@@ -198,8 +198,9 @@ func (r *rig) crashPoints(passed []string) (points []crashPoint) {
 	for _, name := range passed {
 		count[name]++
 		n := count[name]
-		often := slices.Contains(strings.Fields(common), name) && r.died[name] >= commonTimes
-		if torture() && n == 2 || !(often && !torture()) && (n == 1 || n == total[name]) {
+		often := r.backend.name == thinExt4.name && !torture() &&
+			slices.Contains(strings.Fields(common), name) && r.died[name] >= commonTimes
+		if !often && (n == 1 || n == total[name] || n == 2 && torture()) {
 			points = append(points, crashPoint{name, n})
 		}
 	}
