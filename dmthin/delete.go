@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // discardPiece is how many bytes of a volume are discarded before the context is looked at again.
@@ -106,6 +107,7 @@ func discardTo(ctx context.Context, device *os.File, end uint64) error {
 
 // delete deletes a volume without a discard.
 func (p *Pool) delete(ctx context.Context, id uint32) error {
+	failpoint.Hit("thin.delete")
 	pending, err := p.deactivate(id)
 	if err != nil {
 		return err

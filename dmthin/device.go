@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // The functions here make and remove the device of a volume, with its lock held.
@@ -149,6 +150,7 @@ func (p *Pool) takeAway(id uint32, remove func(name string) (pending bool, err e
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return pending, err
 	}
+	failpoint.Hit("thin.device-removed")
 	// Also if it goes later, as nobody would do it then, and the number that the node leads to may become another volume's.
 	// What is open or mounted does not need it.
 	return pending, p.control.RemoveNode(name)

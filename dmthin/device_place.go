@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // A devicePlace is block devices that the user names, in any order, each with a [header]. The pool's metadata lie on the
@@ -148,11 +149,13 @@ func (p *devicePlace) write(uuid string) (err error) {
 		if err := d.wipe(files[i]); err != nil {
 			return err
 		}
+		failpoint.Hit("disk.wiped")
 	}
 	for i, b := range slices.Backward(headers) { // the first one's is last
 		if _, err := files[i].WriteAt(b, 0); err != nil {
 			return err
 		}
+		failpoint.Hit("disk.header-written")
 		if err := files[i].file.Sync(); err != nil {
 			return err
 		}

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // A filesystem is what a volume is formatted with. It holds no state; each has a file of its own.
@@ -163,6 +165,7 @@ func replay(ctx context.Context, device string) error {
 	if err != nil {
 		return fmt.Errorf("replay the journal of %s: %w", device, err)
 	}
+	failpoint.Hit("thin.replay-mounted")
 	return m.close(ctx)
 }
 
@@ -195,5 +198,8 @@ func grow(ctx context.Context, device string) error {
 	if err != nil {
 		return fmt.Errorf("grow %s: %w", device, err)
 	}
-	return errors.Join(fs.resize(m.root, state, blocks), m.close(ctx))
+	failpoint.Hit("thin.grow-mounted")
+	err = fs.resize(m.root, state, blocks)
+	failpoint.Hit("thin.grow-resized")
+	return errors.Join(err, m.close(ctx))
 }

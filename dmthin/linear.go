@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // ensureDevice returns the dm device of that name and table: the one that there is, or a new one. One with another table
@@ -51,11 +52,14 @@ func makeDevice(control *dm.Control, name, uuid string, readOnly bool, targets .
 	if err != nil {
 		return info, err
 	}
+	failpoint.Hit("thin.device-created")
 	err = control.Load(name, readOnly, targets...)
 	if err == nil {
+		failpoint.Hit("thin.device-loaded")
 		err = control.Resume(name)
 	}
 	if err == nil {
+		failpoint.Hit("thin.device-resumed")
 		err = control.MakeNode(name, info.Dev)
 	}
 	if err != nil {

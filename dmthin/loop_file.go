@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // The functions here make and lengthen the files of a [loopPlace]. An existing file is only ever lengthened when a pool may
@@ -27,6 +29,7 @@ func makeFile(path string, size uint64, setSize func(f *os.File, size int64) err
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("loop.file-created")
 	err = errors.Join(f.Chmod(0o600), setSize(f, int64(size)))
 	if err == nil {
 		err = f.Sync()

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // A loopPlace is a directory with a pool in two files on loop devices, data and metadata, and a file that says which store
@@ -155,6 +157,7 @@ func (p *loopPlace) makeFiles(uuid string) error {
 	if err := makeAllocated(p.metadataFile(), metadata); err != nil {
 		return err
 	}
+	failpoint.Hit("loop.metadata-made")
 	if err := makeSparse(p.dataFile(), size); err != nil {
 		return err
 	}
@@ -211,6 +214,7 @@ func (p *loopPlace) attach(ctx context.Context, _ string) (_ poolDevices, err er
 			return poolDevices{}, err
 		}
 		p.loops = append(p.loops, l)
+		failpoint.Hit("loop.attached")
 		if err := l.resize(); err != nil {
 			return poolDevices{}, err
 		}
@@ -237,6 +241,7 @@ func (p *loopPlace) detach(context.Context) error {
 	var errs []error
 	for _, l := range p.loops {
 		errs = append(errs, l.detach())
+		failpoint.Hit("loop.detached")
 	}
 	err := errors.Join(errs...)
 	if err == nil {

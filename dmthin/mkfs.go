@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // formatVersion changes with the options below. It is part of a template's name, so that volumes are not made of one that
@@ -45,6 +47,7 @@ func format(ctx context.Context, device string, fs filesystem) error {
 	if err := fs.command(device, size).run(ctx); err != nil {
 		return fmt.Errorf("format %s: %w", device, err)
 	}
+	failpoint.Hit("thin.formatted")
 	// To mount it also shows that this kernel can: mkfs may be newer than the kernel, and so may its defaults.
 	m, err := mountDetached(fs, device, fs.ownMount(false))
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // maxOwnerSize is more than any owner file of ours takes, in bytes.
@@ -78,9 +80,11 @@ func writeOwnerFile(path, uuid string) error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return errors.Join(err, os.Remove(temp))
 	}
+	failpoint.Hit("loop.owner-written")
 	if err := os.Rename(temp, path); err != nil {
 		return err
 	}
+	failpoint.Hit("loop.owner-renamed")
 	return syncDir(filepath.Dir(path))
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // A Pool is a thin pool that the kernel has in use. Its methods may be called from several goroutines at once; those on
@@ -100,6 +101,7 @@ func (p *Pool) Stop(ctx context.Context) (stopped bool, err error) {
 		if err := p.control.Remove(p.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+		failpoint.Hit("thin.pool-removed")
 		return p.control.RemoveNode(p.name)
 	}, poolLock)
 	return err == nil, err

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // poolSettings are what a pool device is made of.
@@ -166,7 +167,9 @@ func (p *Pool) reload(has, want dm.Target) error {
 	}
 	p.reloads.Add(1)
 	defer p.reloads.Add(1)
+	failpoint.Hit("thin.pool-loaded")
 	err := p.control.Suspend(p.name, dm.NoFlush)
+	failpoint.Hit("thin.pool-suspended")
 	if err == nil {
 		err = p.control.Resume(p.name)
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 var (
@@ -50,7 +51,9 @@ func (p *Pool) checkState() (dm.PoolStatus, error) {
 // then it drops all that was not committed and makes the pool read-only, for which nothing but a resume after a repair
 // makes up; so a pool that can be written after the message has committed it.
 func (p *Pool) change(message func() error) error {
+	failpoint.Hit("thin.send")
 	err := message()
+	failpoint.Hit("thin.sent")
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EBUSY) {
 		return err // it was understood, and changed nothing
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // Path returns where the device of an active volume is found.
@@ -43,6 +44,7 @@ func (p *Pool) snapshot(ctx context.Context, id, origin uint32) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, resume()) }()
+	failpoint.Hit("thin.origin-suspended")
 	return p.replacing(ctx, id, func() error { return p.control.CreateSnap(p.name, id, origin) })
 }
 
@@ -147,7 +149,9 @@ func (p *Pool) flush(ctx context.Context, id uint32) error {
 		return err
 	}
 	if info.OpenCount > 0 {
-		if err := errors.Join(p.control.Suspend(name, 0), p.control.Resume(name)); err != nil {
+		err := p.control.Suspend(name, 0)
+		failpoint.Hit("thin.flush-suspended")
+		if err := errors.Join(err, p.control.Resume(name)); err != nil {
 			return err
 		}
 	}

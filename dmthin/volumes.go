@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // Volumes returns all volumes that the pool has, active or not, by ascending id; what is made or deleted meanwhile may be
@@ -29,6 +31,7 @@ func (p *Pool) volumes(ctx context.Context) (volumes []volumeDetails, err error)
 	if err := p.reserveMetadataSnap(); err != nil {
 		return nil, err
 	}
+	failpoint.Hit("thin.list-reserved")
 	defer func() { err = errors.Join(err, p.control.ReleaseMetadataSnap(p.name)) }()
 	status, err := p.control.PoolStatus(p.name)
 	if err != nil {

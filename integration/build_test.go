@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -12,7 +13,23 @@ import (
 var (
 	buildLamina = sync.OnceValues(func() (string, error) { return build("..", "./cmd/lamina") })
 	buildLinked = sync.OnceValues(func() (string, error) { return build("containerd", "./linked") })
+	// buildMortal builds the daemon that dies at the points of internal/failpoint.
+	buildMortal = sync.OnceValues(func() (string, error) {
+		if programs := os.Getenv(programsVariable); programs != "" {
+			return filepath.Join(programs, mortal), nil
+		}
+		return buildMortalInto(session)
+	})
 )
+
+// mortal is the name of that program.
+const mortal = "lamina-failpoint"
+
+// buildMortalInto does without the race detector: the other builds of the daemon
+// have it, and this one starts hundreds of times.
+func buildMortalInto(programs string) (string, error) {
+	return buildInto(filepath.Join(programs, mortal), "..", "./cmd/lamina", false, "-tags", "failpoint")
+}
 
 // build builds a package of the module in dir and returns the program's path.
 // It has the race detector if the tests have. In a guest it is there already.
@@ -20,22 +37,22 @@ func build(dir, pkg string) (string, error) {
 	if programs := os.Getenv(programsVariable); programs != "" {
 		return filepath.Join(programs, filepath.Base(pkg)), nil
 	}
-	return buildInto(session, dir, pkg, raceEnabled)
+	return buildInto(filepath.Join(session, filepath.Base(pkg)), dir, pkg, raceEnabled)
 }
 
 // buildPlain builds what the tests in a guest need, where no race detector runs.
 func buildPlain(programs string) error {
-	_, err := buildInto(programs, "..", "./cmd/lamina", false)
-	return err
+	_, err := buildInto(filepath.Join(programs, "lamina"), "..", "./cmd/lamina", false)
+	_, mortalErr := buildMortalInto(programs)
+	return errors.Join(err, mortalErr)
 }
 
-func buildInto(programs, dir, pkg string, race bool) (string, error) {
-	program := filepath.Join(programs, filepath.Base(pkg))
+func buildInto(program, dir, pkg string, race bool, flags ...string) (string, error) {
 	env, args := []string{"CGO_ENABLED=0"}, []string{"go", "build", "-C", dir, "-buildvcs=false", "-trimpath"}
 	if race {
 		env, args = []string{"CGO_ENABLED=1"}, append(args, "-race")
 	}
-	args = append(args, "-ldflags", "-X main.version=test", "-o", program, pkg)
+	args = append(append(args, flags...), "-ldflags", "-X main.version=test", "-o", program, pkg)
 	_, err := command(background, env, args...)
 	return program, err
 }

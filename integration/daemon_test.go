@@ -27,6 +27,9 @@ type daemon struct {
 	dir     string
 	rootDir string
 	backend backend
+	build   func() (string, error) // which program it is
+	env     []string
+	toml    string // of the configuration, but root and address
 }
 
 // startDaemon starts bin/lamina with its root, its socket and its log in dir.
@@ -39,16 +42,29 @@ func startDaemon(t *testing.T, dir string, b backend) *daemon {
 // snapshotter on the backend.
 func startDaemonWith(t *testing.T, dir string, b backend, toml string) *daemon {
 	t.Helper()
+	d := newDaemon(t, dir, b, toml)
+	d.process = d.serve(t)
+	return d
+}
+
+// newDaemon is startDaemonWith that does not start it.
+func newDaemon(t *testing.T, dir string, b backend, toml string) *daemon {
+	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{dir: dir, rootDir: filepath.Join(dir, "root"), backend: b}
-	config := fmt.Sprintf("root = %q\naddress = %q\n%s", d.root(), d.socket(), toml)
-	if err := os.WriteFile(d.config(), []byte(config), 0o600); err != nil {
+	d := &daemon{dir: dir, rootDir: filepath.Join(dir, "root"), backend: b, build: buildLamina}
+	if err := d.configure(toml); err != nil {
 		t.Fatal(err)
 	}
-	d.process = d.serve(t)
 	return d
+}
+
+// configure writes the configuration of a daemon that does not run.
+func (d *daemon) configure(toml string) error {
+	d.toml = toml
+	config := fmt.Sprintf("root = %q\naddress = %q\n%s", d.root(), d.socket(), toml)
+	return os.WriteFile(d.config(), []byte(config), 0o600)
 }
 
 // connect returns containerd's client of one of the daemon's snapshotters.
@@ -63,7 +79,17 @@ func (d *daemon) connect(name string) (snapshots.Snapshotter, func() error, erro
 
 func (d *daemon) serve(t *testing.T) *process {
 	t.Helper()
-	return startProcess(t, d.dir, "lamina", nil, mustBuild(t, buildLamina), "serve", "--config", d.config())
+	p := d.launch(t)
+	if err := p.awaitReady(); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// launch starts the program and does not wait.
+func (d *daemon) launch(t *testing.T) *process {
+	t.Helper()
+	return launchProcess(t, d.dir, "lamina", d.env, mustBuild(t, d.build), "serve", "--config", d.config())
 }
 
 // restart starts the daemon again, after a stop or a kill.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -30,6 +31,8 @@ type process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 	err  error         // how it ended, once done
+
+	notify *net.UnixConn // where it says that it is ready
 }
 
 // starter runs functions on one thread that lives as long as the tests. The
@@ -50,6 +53,16 @@ var starter = sync.OnceValue(func() chan<- func() {
 // it is ready. Its output goes to <dir>/<name>.log, which is shown if the test
 // fails.
 func startProcess(t *testing.T, dir, name string, env []string, argv ...string) *process {
+	t.Helper()
+	p := launchProcess(t, dir, name, env, argv...)
+	if err := p.awaitReady(); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// launchProcess is startProcess that does not wait.
+func launchProcess(t *testing.T, dir, name string, env []string, argv ...string) *process {
 	t.Helper()
 	p := &process{t: t, name: name, log: filepath.Join(dir, name+".log"), done: make(chan struct{})}
 	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -78,14 +91,14 @@ func startProcess(t *testing.T, dir, name string, env []string, argv ...string) 
 		close(p.done)
 		_ = notify.Close()
 	}()
+	p.notify = notify
 	t.Cleanup(p.kill)
-	p.awaitReady(notify)
 	return p
 }
 
-func (p *process) awaitReady(notify *net.UnixConn) {
-	p.t.Helper()
-	ready := make(chan struct{})
+// awaitReady is to be called once. The error is that it has ended, or is late.
+func (p *process) awaitReady() error {
+	notify, ready := p.notify, make(chan struct{})
 	// Reads on after that: a daemon also notifies that it stops.
 	go func() {
 		buf := make([]byte, 4096)
@@ -102,10 +115,11 @@ func (p *process) awaitReady(notify *net.UnixConn) {
 	}()
 	select {
 	case <-ready:
+		return nil
 	case <-p.done:
-		p.t.Fatalf("%s ended before it was ready: %v\n%s", p.name, p.err, p.tail())
+		return fmt.Errorf("%s ended before it was ready: %v\n%s", p.name, p.err, p.tail())
 	case <-time.After(readyTimeout):
-		p.t.Fatalf("%s is not ready within %s\n%s", p.name, readyTimeout, p.tail())
+		return fmt.Errorf("%s is not ready within %s\n%s", p.name, readyTimeout, p.tail())
 	}
 }
 

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -133,26 +134,43 @@ func thinLS(metadata string, options ...string) ([]string, error) {
 	return strings.Fields(out), err
 }
 
-// mustVolumes returns the volumes of the running pool in root. It must not start
-// meanwhile, for that takes a snapshot of the metadata too.
+// mustVolumes returns the volumes of the running pool in root.
 func mustVolumes(t *testing.T, root string) []string {
 	t.Helper()
-	for _, v := range volumesOf(root) {
-		if !strings.HasSuffix(v.name, "-pool") {
-			continue
-		}
-		_, err := dmsetup("message", v.name, "0", "reserve_metadata_snap")
-		require.NoError(t, err)
-		defer func() {
-			_, err := dmsetup("message", v.name, "0", "release_metadata_snap")
-			require.NoError(t, err)
-		}()
-		for _, loop := range loopsOf(root) {
-			if ids, err := thinLS("/dev/"+loop, "--metadata-snap"); err == nil {
-				return ids // the other device holds the data
-			}
+	ids, err := volumesIn(root)
+	require.NoError(t, err)
+	return ids
+}
+
+// volumesIn is mustVolumes that may fail. The pool must not start meanwhile, for
+// that takes a snapshot of the metadata too.
+func volumesIn(root string) (ids []string, err error) {
+	loops := loopsOf(root)
+	pool := poolOn(loops)
+	if pool == "" {
+		return nil, fmt.Errorf("no pool runs in %s", root)
+	}
+	if _, err := dmsetup("message", pool, "0", "reserve_metadata_snap"); err != nil {
+		return nil, err
+	}
+	for _, loop := range loops { // the other device holds the data
+		if ids, err = thinLS("/dev/"+loop, "--metadata-snap"); err == nil {
+			break
 		}
 	}
-	t.Fatalf("no pool runs in %s", root)
-	return nil
+	_, releaseErr := dmsetup("message", pool, "0", "release_metadata_snap")
+	return ids, errors.Join(err, releaseErr)
+}
+
+// poolOn returns the name of the pool that stands on one of these devices, or "".
+func poolOn(loops []string) string {
+	for _, d := range kernelDevices(ourDevices) {
+		if !strings.HasSuffix(d.name, "-pool") {
+			continue
+		}
+		if slices.ContainsFunc(devicesBelow(d.kernel), func(below string) bool { return slices.Contains(loops, below) }) {
+			return ourDevices + d.name
+		}
+	}
+	return ""
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // A batcher commits writes in groups. The first writer to find nobody at work becomes the leader: it runs what has
@@ -168,9 +170,11 @@ func (b *batcher) try(group []*write) (spoiler, txid int, err error) {
 	if t.writes == 0 {
 		return -1, txid, btx.Rollback()
 	}
+	failpoint.Hit("store.commit")
 	if err := b.commitTx(btx); err != nil {
 		return -1, txid, fmt.Errorf("commit: %w", err)
 	}
+	failpoint.Hit("store.committed")
 	return -1, txid, nil
 }
 

@@ -15,6 +15,8 @@ import (
 	"github.com/google/uuid"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // schemaVersion is the version of the layout in the package comment.
@@ -226,13 +228,16 @@ func create(path string) (err error) {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("store.temporary")
 	if err := errors.Join(db.Update(initialise), db.Close()); err != nil {
 		return errors.Join(err, os.Remove(temp))
 	}
+	failpoint.Hit("store.initialised")
 	// Its content is synced by the commit, its name by the directory.
 	if err := os.Rename(temp, path); err != nil {
 		return err
 	}
+	failpoint.Hit("store.renamed")
 	return dir.Sync()
 }
 

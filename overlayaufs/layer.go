@@ -8,6 +8,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 const (
@@ -52,12 +54,14 @@ func (b *Backend) make(id uint64, chain []Content) error {
 	if err := os.Mkdir(b.path(id), 0o700); err != nil {
 		return err
 	}
+	failpoint.Hit("union.made-directory")
 	if err := os.Mkdir(b.path(id, workName), workMode); err != nil {
 		return err
 	}
 	if err := root.create(b.path(id, newName)); err != nil {
 		return err
 	}
+	failpoint.Hit("union.made-root")
 	return os.Rename(b.path(id, newName), b.path(id, fsName))
 }
 
@@ -156,6 +160,7 @@ func (remover) entry(fd int, name string, typ uint8) (descend bool, err error) {
 	if typ == unix.DT_DIR {
 		return true, nil
 	}
+	failpoint.Hit("union.delete-entry")
 	switch err := unix.Unlinkat(fd, name, 0); {
 	case errors.Is(err, unix.EISDIR):
 		return true, nil // the file system did not say
@@ -169,6 +174,7 @@ func (remover) entry(fd int, name string, typ uint8) (descend bool, err error) {
 func (remover) mountPoint() error { return unix.EBUSY }
 
 func (remover) leave(parent int, name string) error {
+	failpoint.Hit("union.delete-directory")
 	err := unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
 	if errors.Is(err, unix.ENOENT) {
 		return nil

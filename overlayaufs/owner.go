@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // The owner file and what it is called before it is complete.
@@ -174,9 +176,11 @@ func writeDurably(dir, temp, name string, data []byte) error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return errors.Join(err, os.Remove(tempPath))
 	}
+	failpoint.Hit("union.owner-written")
 	if err := os.Rename(tempPath, filepath.Join(dir, name)); err != nil {
 		return err
 	}
+	failpoint.Hit("union.owner-renamed")
 	return syncDir(dir)
 }
 

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // A trial is a set of directories to be mounted once.
@@ -77,6 +79,7 @@ func (t *trial) mounted(data string, fn func() error) error {
 	if err := unix.Mount("overlay", t.merged, "overlay", 0, strings.TrimPrefix(data, ",")); err != nil {
 		return &os.PathError{Op: opMount, Path: t.merged, Err: err}
 	}
+	failpoint.Hit("union.probe-mounted")
 	err := fn()
 	if err := unix.Unmount(t.merged, unix.MNT_DETACH); err != nil {
 		return &os.PathError{Op: "unmount", Path: t.merged, Err: err}

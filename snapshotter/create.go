@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -58,21 +59,25 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		}()
 	}
 	sn.ID = s.set.store.ReserveID()
+	failpoint.Hit("create.reserved")
 	undo := func() { s.set.settler.later(sn.ParentID) } // a view has no content, but shows one
 	if kind == snapshots.KindActive {
 		if undo, err = s.make(ctx, &sn, chain); err != nil {
 			return nil, err
 		}
 		chain = append([]metadata.Link{sn.Link()}, chain...)
+		failpoint.Hit("create.made")
 	}
 	mounts, err := s.mountsOf(ctx, sn, chain)
 	if err == nil {
+		failpoint.Hit("create.mountable")
 		err = s.set.store.Create(ctx, sn)
 	}
 	if err != nil {
 		undo()
 		return nil, err
 	}
+	failpoint.Hit("create.recorded")
 	return mounts, nil
 }
 

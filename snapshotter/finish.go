@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -43,13 +44,19 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("commit.freeze")
 	usage, err := b.Freeze(ctx, chain)
 	if err != nil {
 		return err
 	}
-	return s.set.store.Commit(ctx, s.name, name, key, metadata.CommitOptions{
+	failpoint.Hit("commit.frozen")
+	err = s.set.store.Commit(ctx, s.name, name, key, metadata.CommitOptions{
 		Labels: info.Labels, Parent: info.Parent, Usage: usage,
 	})
+	if err == nil {
+		failpoint.Hit("commit.recorded")
+	}
+	return err
 }
 
 // checkCommit refuses what the store would refuse only once the content has been frozen, and what the store cannot know.
@@ -111,10 +118,12 @@ func (s *Snapshotter) remove(ctx context.Context, key string) error {
 		return err
 	}
 	defer release()
+	failpoint.Hit("remove.erase")
 	sn, err := s.set.store.Remove(ctx, s.name, key)
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("remove.erased")
 	if sn.Kind == snapshots.KindView || sn.Parent == "" {
 		s.set.settler.later(sn.ParentID) // which nobody may show any more, or which is a template that nobody needs
 	}

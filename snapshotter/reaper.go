@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/log"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -170,16 +171,22 @@ func (r *reaper) pass(ctx context.Context) error {
 func (r *reaper) reap(ctx context.Context, links []metadata.Link) (failed error) {
 	gone := make([]metadata.Link, 0, len(links))
 	for _, link := range links {
+		failpoint.Hit("reap.delete")
 		if err := r.delete(ctx, link); err != nil {
 			failed = cmp.Or(failed, fmt.Errorf("delete the %s %d: %w", link.Placement.Medium, link.Content(), err))
 			continue
 		}
+		failpoint.Hit("reap.deleted")
 		gone = append(gone, link)
 	}
 	if len(gone) == 0 {
 		return failed
 	}
-	return errors.Join(failed, r.store.Forget(ctx, gone...))
+	if err := r.store.Forget(ctx, gone...); err != nil {
+		return errors.Join(failed, err)
+	}
+	failpoint.Hit("reap.forgotten")
+	return failed
 }
 
 func (r *reaper) delete(ctx context.Context, link metadata.Link) error {

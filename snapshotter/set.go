@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -116,9 +117,11 @@ func (s *Set) shutDown(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	failpoint.Hit("stop.idle")
 	errs = append(errs, s.countStart(ctx, spareUnavailable))
 	for _, b := range s.backends {
 		errs = append(errs, b.Close())
+		failpoint.Hit("stop.closed")
 	}
 	return errors.Join(append(errs, s.store.Close())...)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -67,6 +68,7 @@ func (st *settler) take() []metadata.ID {
 func (st *settler) run(ctx context.Context) {
 	defer close(st.done)
 	st.all(ctx)
+	failpoint.Hit("start.settled")
 	for {
 		select {
 		case <-ctx.Done():
@@ -101,6 +103,7 @@ func (st *settler) one(ctx context.Context, id metadata.ID) {
 	bounded, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	err := st.set.settle(bounded, id)
+	failpoint.Hit("settle.settled")
 	if err == nil || ctx.Err() != nil {
 		return
 	}
@@ -177,8 +180,10 @@ func (s *Set) settle(ctx context.Context, id metadata.ID) error {
 	}
 	active := sn.Kind == snapshots.KindActive
 	if !active && !viewed {
+		failpoint.Hit("settle.release")
 		return r.Release(ctx, contents[0].ID)
 	}
+	failpoint.Hit("settle.show")
 	_, err = b.Mounts(ctx, contents, active, sn.Labels)
 	return err
 }

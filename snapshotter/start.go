@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -25,6 +26,7 @@ func (s *Set) claim(ctx context.Context) error {
 			return err
 		}
 	}
+	failpoint.Hit("start.checked")
 	return s.countStart(ctx, s.setAside)
 }
 
@@ -61,12 +63,14 @@ func (s *Set) countStart(ctx context.Context, spare func(context.Context, metada
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("start.counted")
 	var errs []error
 	for medium, backend := range s.backends {
 		err := backend.Claim(ctx, s.store.UUID(), start)
 		if err != nil && !spare(ctx, medium, err) {
 			errs = append(errs, fmt.Errorf("claim the place of the %s contents: %w", medium, err))
 		}
+		failpoint.Hit("start.claimed")
 	}
 	return errors.Join(errs...)
 }
@@ -140,6 +144,7 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 			return err
 		}
 		if !taken {
+			failpoint.Hit("sweep.orphan")
 			orphans = append(orphans, n)
 			continue
 		}
@@ -152,6 +157,7 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 		if err := s.store.Adopt(ctx, medium, orphans); err != nil {
 			return err
 		}
+		failpoint.Hit("sweep.adopted")
 	}
 	for _, link := range missing {
 		if !s.dropMissingTemplate(ctx, link) {

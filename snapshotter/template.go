@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -72,15 +73,18 @@ func (s *Set) ensureTemplate(ctx context.Context, b Backend, t Templater, medium
 		return err
 	}
 	log.G(ctx).WithField("template", name).Info("making the template of base layers")
+	failpoint.Hit("template.make")
 	template := metadata.Snapshot{ID: s.store.ReserveID(), Name: metadata.Templates, Key: name, Kind: snapshots.KindCommitted}
 	undo, err := s.fill(ctx, &template, b, medium, func(id uint64) (uint64, error) { return t.MakeTemplate(ctx, id, name) })
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("template.made")
 	if err := s.store.Create(ctx, template); err != nil {
 		undo()
 		return err
 	}
+	failpoint.Hit("template.recorded")
 	return nil
 }
 
@@ -116,6 +120,7 @@ func (s *Set) dropTemplate(ctx context.Context, t Templater, name string) (dropp
 	if err != nil {
 		return false, err
 	}
+	failpoint.Hit("template.dropped")
 	s.reaper.wake()
 	return true, nil
 }

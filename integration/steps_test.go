@@ -1,0 +1,133 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lamina-snapshotter/lamina"
+)
+
+// A crashStep is a step of a snapshot's life in which the daemon is killed. It
+// begins with a snapshot base, of one file. A file holds its own name.
+type crashStep struct {
+	name    string
+	on      string                      // the backend that it is another one for, or ""
+	xfs     bool                        // and differs with xfs
+	before  func(matrix)                // makes what the step needs
+	run     func(context.Context) error // the step, with what it causes in the background
+	refused func(error) bool            // the answer to a retry of what has happened
+	finish  func(matrix)                // what before began is ended
+	shows   map[string][]string         // the files that snapshots have then
+}
+
+// sizeLabel asks for another size than the configuration does.
+var sizeLabel = map[string]string{snapshots.LabelSnapshotMaxSize: "11811160064"} // 11 GiB
+
+func (m matrix) steps() []crashStep {
+	active := func(m matrix) { m.write("new", "base") }
+	steps := append(m.makeSteps(), m.commitSteps(active)...)
+	steps = append(steps, m.removeSteps(active)...)
+	for i := range steps {
+		if steps[i].before == nil {
+			steps[i].before = func(matrix) {}
+		}
+		if steps[i].finish == nil {
+			steps[i].finish = func(matrix) {}
+		}
+	}
+	return steps
+}
+
+// write prepares a snapshot and writes a file into it.
+func (m matrix) write(key, parent string) {
+	m.t.Helper()
+	within(m.t, m.h.prepare(key, parent, nil), func(dir string) {
+		require.NoError(m.t, os.WriteFile(filepath.Join(dir, key), []byte(key), 0o600))
+	})
+}
+
+func (m matrix) makeSteps() []crashStep {
+	prepare := func(parent string, labels map[string]string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := m.h.Prepare(ctx, "new", parent, snapshots.WithLabels(labels))
+			return err
+		}
+	}
+	view := func(parent string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := m.h.View(ctx, "new", parent)
+			return err
+		}
+	}
+	shown := func(m matrix) {
+		_, err := m.h.View(m.t.Context(), "shown", "base")
+		require.NoError(m.t, err)
+	}
+	exists := errdefs.IsAlreadyExists
+	onBase := map[string][]string{"new": {"base"}}
+	return []crashStep{
+		{name: "prepare a base", on: lamina.BackendUnion, run: prepare("", map[string]string{"containerd.io/gc.x": "y"}), refused: exists, shows: map[string][]string{"new": {}}},
+		{name: "prepare on a layer", on: lamina.BackendUnion, run: prepare("base", nil), refused: exists, shows: onBase},
+		{name: "prepare on a layer that is shown", on: lamina.BackendThin, before: shown, run: prepare("base", nil), refused: exists, shows: onBase},
+		{name: "prepare a larger one", on: lamina.BackendThin, xfs: true, run: prepare("base", sizeLabel), refused: exists, shows: onBase},
+		{name: "prepare a base of another size", on: lamina.BackendThin, run: prepare("", sizeLabel), refused: exists},
+		{name: "view a layer", run: view("base"), refused: exists, shows: onBase},
+		{name: "view nothing", on: lamina.BackendUnion, run: view(""), refused: exists},
+	}
+}
+
+func (m matrix) commitSteps(active func(matrix)) []crashStep {
+	commit := func(ctx context.Context) error {
+		return m.h.Commit(ctx, "layer", "new", snapshots.WithLabels(map[string]string{"containerd.io/gc.x": "y"}))
+	}
+	refused := func(err error) bool { return errdefs.IsAlreadyExists(err) || errdefs.IsNotFound(err) }
+	release := func() {}
+	mounted := func(m matrix) {
+		var dir string
+		dir, release = m.hold(m.h.prepare("new", "base", nil))
+		require.NoError(m.t, os.WriteFile(filepath.Join(dir, "new"), []byte("new"), 0o600))
+	}
+	shows := map[string][]string{"layer": {"base", "new"}}
+	return []crashStep{
+		{name: "commit", xfs: true, before: active, run: commit, refused: refused, shows: shows},
+		{name: "commit what is mounted", before: mounted, run: commit, refused: refused, shows: shows, finish: func(matrix) { release() }},
+		{name: "update", on: lamina.BackendUnion, before: active, run: func(ctx context.Context) error {
+			_, err := m.h.Update(ctx, snapshots.Info{Name: "new", Labels: map[string]string{"a": "b"}})
+			return err
+		}, refused: func(error) bool { return false }, shows: map[string][]string{"new": {"base", "new"}}},
+	}
+}
+
+func (m matrix) removeSteps(active func(matrix)) []crashStep {
+	remove := func(key, until string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			err := m.h.Remove(ctx, key)
+			if err == nil && until != "" {
+				err = m.reach(until)
+			}
+			return errors.Join(err, m.h.Snapshotter.(snapshots.Cleaner).Cleanup(ctx))
+		}
+	}
+	layer := func(m matrix) {
+		active(m)
+		require.NoError(m.t, m.h.Commit(m.t.Context(), "layer", "new"))
+	}
+	view := func(m matrix) {
+		_, err := m.h.View(m.t.Context(), "new", "base")
+		require.NoError(m.t, err)
+	}
+	other := func(m matrix) { m.h.prepare("new", "", sizeLabel) }
+	gone := errdefs.IsNotFound
+	return []crashStep{
+		{name: "remove an active snapshot", before: active, run: remove("new", ""), refused: gone},
+		{name: "remove a layer", before: layer, run: remove("layer", ""), refused: gone},
+		{name: "remove a view", before: view, run: remove("new", "settle.settled"), refused: gone},
+		{name: "remove the last one upon a template", on: lamina.BackendThin, before: other, run: remove("new", "template.dropped"), refused: gone},
+	}
+}
