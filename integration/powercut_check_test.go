@@ -254,6 +254,9 @@ func checkHeld(ctx context.Context, sn snapshots.Snapshotter, info snapshots.Inf
 	var tree map[string]file
 	var err error
 	synced := map[string]string{}
+	if _, err := sn.Usage(ctx, info.Name); err != nil { // of a content that nobody has mounted again
+		return lost("%w", err)
+	}
 	if want.kind == snapshots.KindCommitted {
 		tree, err = lookAt(ctx, sn, info.Name)
 	} else {
