@@ -39,10 +39,16 @@ func startDaemon(t *testing.T, dir string, b backend) *daemon {
 // snapshotter on the backend.
 func startDaemonWith(t *testing.T, dir string, b backend, toml string) *daemon {
 	t.Helper()
+	return startDaemonOn(t, dir, filepath.Join(dir, "root"), b, toml)
+}
+
+// startDaemonOn is startDaemonWith with a root elsewhere.
+func startDaemonOn(t *testing.T, dir, root string, b backend, toml string) *daemon {
+	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{dir: dir, rootDir: filepath.Join(dir, "root"), backend: b}
+	d := &daemon{dir: dir, rootDir: root, backend: b}
 	config := fmt.Sprintf("root = %q\naddress = %q\n%s", d.root(), d.socket(), toml)
 	if err := os.WriteFile(d.config(), []byte(config), 0o600); err != nil {
 		t.Fatal(err)

@@ -136,13 +136,13 @@ func (c *recordingClient) writeSynced(key, name, content string) {
 	})
 }
 
-// run is a client's day: it pulls an image, starts containers, commits one, and
-// removes some of it all.
-func (c *recordingClient) run(image *imageLayers, rng *rand.Rand) {
+// run is a client's day: it pulls the first layers of an image, starts containers,
+// commits one, and removes some of it all.
+func (c *recordingClient) run(image *imageLayers, layers int, rng *rand.Rand) {
 	c.t.Helper()
 	key := func(format string, args ...any) string { return c.name + "-" + fmt.Sprintf(format, args...) }
 	top := ""
-	for i := range image.layers {
+	for i := range layers {
 		image.unpack(c.t, i, c.prepare(key("extract-%d", i), top, false))
 		c.commit(key("layer-%d", i), key("extract-%d", i))
 		top = key("layer-%d", i)
