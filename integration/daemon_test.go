@@ -42,7 +42,17 @@ func startDaemon(t *testing.T, dir string, b backend) *daemon {
 // snapshotter on the backend.
 func startDaemonWith(t *testing.T, dir string, b backend, toml string) *daemon {
 	t.Helper()
+	return startDaemonOn(t, dir, filepath.Join(dir, "root"), b, toml)
+}
+
+// startDaemonOn is startDaemonWith with a root elsewhere.
+func startDaemonOn(t *testing.T, dir, root string, b backend, toml string) *daemon {
+	t.Helper()
 	d := newDaemon(t, dir, b, toml)
+	d.rootDir = root
+	if err := d.configure(toml); err != nil {
+		t.Fatal(err)
+	}
 	d.process = d.serve(t)
 	return d
 }

@@ -23,7 +23,7 @@ import (
 const programsVariable = "LAMINA_TEST_PROGRAMS"
 
 // runTests runs the tests and benchmarks that the flags select and returns the
-// exit code. Those whose names begin with Thin need device mapper: if this
+// exit code. Those whose names begin with Thin or PowerCut need device mapper: if this
 // kernel has none they run in a guest, after the others and within the same
 // -test.timeout.
 func runTests(m *testing.M) (code int, err error) {
@@ -169,7 +169,7 @@ func selectedTests() (thin, others []string, err error) {
 		}
 		switch {
 		case isBenchmark && bench == "", !selects(pattern, name), skips(skip, name):
-		case strings.HasPrefix(name, "TestThin"), strings.HasPrefix(name, "BenchmarkThin"):
+		case strings.HasPrefix(name, "TestThin"), strings.HasPrefix(name, "BenchmarkThin"), strings.HasPrefix(name, "TestPowerCut"):
 			thin = append(thin, name)
 		default:
 			others = append(others, name)

@@ -40,9 +40,13 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, _ map[st
 // make creates content id where nothing is.
 //
 // Nothing is synced. A power cut after any step leaves a directory id that List returns and Delete removes, and since fs
-// gets its name last, there is no fs with a wrong owner or mode: a content that has fs is complete. On ext4 and xfs the
-// fsync of the store's record, later and in the same file system, makes all steps durable. On btrfs it does not, so a
-// power cut may leave a record of an active snapshot without its directory, or without work; Mounts makes that again.
+// gets its name last, there is no fs with a wrong owner or mode: a content that has fs is complete.
+//
+// Nor does the commit of the store's record make the steps durable, on any file system: it is an fdatasync(2) of a file that
+// mostly is as long as it was, and then commits no journal (ext4_fsync_journal in fs/ext4/fsync.c, xfs_file_fsync in
+// fs/xfs/xfs_file.c). So a power cut may leave a record of an active snapshot without its directory, and on btrfs without
+// work alone; Mounts makes that again, empty. Nothing that was synced is lost so: on ext4 and xfs the fsync of a file made in
+// fs takes the steps before with it, on btrfs the directories above the file.
 func (b *Backend) make(id uint64, chain []Content) error {
 	root := rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: 0o755}
 	if len(chain) > 0 {

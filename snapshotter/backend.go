@@ -40,8 +40,8 @@ type Backend interface {
 	// garbage, left by a crash, and is deleted first. The labels are those of the snapshot.
 	//
 	// It returns the size that the record shall keep, in bytes: that of the volume, or 0 where a content has no size of
-	// its own. At return the content need not be durable, but a fsync in the store's file system must make it so, or an
-	// empty content must be as good after a power cut.
+	// its own. At return the content need not be durable, if it becomes so with the first file in it that somebody syncs: an
+	// empty content is then as good after a power cut, and Mounts makes it.
 	//
 	// On error nothing needs to be left to delete; if something is, Delete(id) removes it.
 	Make(ctx context.Context, id uint64, chain []Content, labels map[string]string) (size uint64, err error)

@@ -161,7 +161,7 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 	}
 	for _, link := range missing {
 		if !s.dropMissingTemplate(ctx, link) {
-			s.reportMissing(ctx, link)
+			s.restoreOrReport(ctx, b, link)
 		}
 	}
 	return nil
@@ -186,20 +186,33 @@ func (s *Set) takenByView(medium metadata.Medium, n uint64) (bool, error) {
 	return s.store.Recorded(metadata.ID(n))
 }
 
-// reportMissing says that a record's content is missing. The directory of an active snapshot may be lost to a power cut
-// on a file system where the store's fsync does not cover it; it was as good as empty then, and Backend.Mounts makes it
-// again. Anything else is damage, and left to the user.
-func (s *Set) reportMissing(ctx context.Context, link metadata.Link) {
+// restoreOrReport makes the directory of an active snapshot again, empty, and says of any other content that it is
+// missing: that is damage, and left to the user.
+//
+// A power cut may take the directory of an active snapshot, as the commit of the store's record does not make it durable
+// (see Backend.Make). It was as good as empty then: who synced a file in it made the directory durable too. It is made again
+// before anything is served, so that all calls find it; if it is lost once more, the next start does it again.
+func (s *Set) restoreOrReport(ctx context.Context, b Backend, link metadata.Link) {
 	if link.Kind == snapshots.KindUnknown {
 		return // trash, and gone already
 	}
 	logger := log.G(ctx).WithField("id", link.ID)
-	if sn, _, err := s.store.ChainOf(link.ID); err == nil {
+	sn, chain, err := s.store.ChainOf(link.ID)
+	if err == nil {
 		logger = logger.WithField("snapshotter", sn.Name).WithField("key", sn.Key)
 	}
-	if link.Kind == snapshots.KindActive && link.Placement.Medium == metadata.Directory {
-		logger.Warn("the directory of an active snapshot is missing, as after a power cut; it will be mounted empty")
-		return
+	if err == nil && link.Kind == snapshots.KindActive && link.Placement.Medium == metadata.Directory {
+		var contents []Content
+		if _, contents, err = s.contents(chain, metadata.NoMedium); err == nil {
+			_, err = b.Mounts(ctx, contents, true, sn.Labels)
+		}
+		if err == nil {
+			logger.Info("the directory of an active snapshot was missing, as after a power cut, and is made again, empty")
+			return
+		}
+	}
+	if err != nil {
+		logger = logger.WithError(err)
 	}
 	logger.Errorf("the %s of a snapshot is missing: remove the snapshot and those upon it, and pull the image again", link.Placement.Medium)
 }
