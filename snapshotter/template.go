@@ -116,6 +116,6 @@ func (s *Set) dropTemplate(ctx context.Context, t Templater, name string) (dropp
 	if err != nil {
 		return false, err
 	}
-	s.reaper.wake()
+	s.wakeReapers()
 	return true, nil
 }
