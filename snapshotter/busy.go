@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	maxTold  = 10               // contents in use whose users one pass looks for, to log them
+	maxTold  = 10               // contents in use whose users one wait looks for, to log them
 	tellTime = 10 * time.Second // for each of them
 )
 
@@ -21,7 +21,7 @@ type watcher struct {
 	backend Watcher // nil if the backend is none: then nothing is ever in use
 	wake    func()
 
-	told  map[metadata.ID]bool // in use, and logged
+	told  map[metadata.ID]bool // in use, and logged; the goroutine's while it runs
 	fired atomic.Bool          // the goroutine has called wake
 	delay backoff              // before it waits again, if that was for nothing
 	end   func()
@@ -108,29 +108,30 @@ func (w *watcher) news(ctx context.Context, busy []metadata.Link) (fresh []metad
 	for id := range w.told {
 		if !now[id] {
 			log.G(ctx).WithField("id", id).Info("a removed content is no longer in use")
+			delete(w.told, id)
 		}
 	}
-	w.told = now
 	return fresh
 }
 
 // tell logs who uses contents. Of very many it names the first.
 func (w *watcher) tell(ctx context.Context, fresh []metadata.Link) {
-	for _, link := range fresh[:min(maxTold, len(fresh))] {
-		bounded, cancel := context.WithTimeout(ctx, tellTime)
-		users, err := w.backend.Users(bounded, contentOf(link))
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
+	for i, link := range fresh {
 		entry := log.G(ctx).WithField("id", link.ID).WithField(link.Placement.Medium.String(), link.Content())
-		if err != nil {
-			entry = entry.WithError(err)
+		if i < maxTold {
+			bounded, cancel := context.WithTimeout(ctx, tellTime)
+			users, err := w.backend.Users(bounded, contentOf(link))
+			cancel()
+			if ctx.Err() != nil {
+				return // the next wait tells
+			}
+			if err != nil {
+				entry = entry.WithError(err)
+			}
+			entry = entry.WithField("users", users)
 		}
-		entry.WithField("users", users).Info("a removed content is in use; it is deleted when its last user is gone")
-	}
-	if more := len(fresh) - maxTold; more > 0 {
-		log.G(ctx).Infof("and %d more removed contents are in use", more)
+		entry.Info("a removed content is in use; it is deleted when its last user is gone")
+		w.told[link.ID] = true
 	}
 }
 

@@ -40,7 +40,7 @@ type reaper struct {
 	slow map[metadata.ID]bool // still being deleted when their pass went on
 
 	// Of run alone.
-	retry   backoff // of passes that failed
+	retry   backoff  // of passes that failed
 	watcher *watcher // of contents in use
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -155,14 +156,7 @@ func OfDirectory(ctx context.Context, dir string) ([]Holder, error) {
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := FindMounts(ctx, func(m *Mount) bool {
-		for _, rel := range top.Uses(m) {
-			if inside(rel) {
-				return true
-			}
-		}
-		return false
-	})
+	mounts, err := FindMounts(ctx, func(m *Mount) bool { return slices.ContainsFunc(top.Uses(m), inside) })
 	if err != nil {
 		return nil, err
 	}

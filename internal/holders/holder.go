@@ -7,7 +7,7 @@ import (
 
 // A Holder is one use of a directory or of a device. The fields that do not concern it are empty.
 type Holder struct {
-	PID     int    // a process; for a mount, one of those in its namespace
+	PID     int    // a process; for a mount, one of those in its namespace, or 0 if that is our own
 	Command string // the name of that process
 
 	Namespace  uint64 // the mount namespace that MountPoint is in, as /proc/PID/ns/mnt has it
@@ -22,6 +22,8 @@ type Holder struct {
 func (h Holder) String() string {
 	process := fmt.Sprintf("%s (pid %d)", h.Command, h.PID)
 	switch {
+	case h.MountPoint != "" && h.PID == 0:
+		return fmt.Sprintf("it is mounted at %s in mount namespace %d, that of this process", h.MountPoint, h.Namespace)
 	case h.MountPoint != "":
 		return fmt.Sprintf("%s has it mounted at %s in mount namespace %d", process, h.MountPoint, h.Namespace)
 	case h.File != "":

@@ -7,7 +7,11 @@ import (
 
 // Holder returns the mount as a holder of what is mounted.
 func (m Mount) Holder() Holder {
-	return Holder{PID: m.PID, Command: command(m.PID), Namespace: m.Namespace, MountPoint: m.MountPoint}
+	h := Holder{Namespace: m.Namespace, MountPoint: m.MountPoint}
+	if m.PID != os.Getpid() {
+		h.PID, h.Command = m.PID, command(m.PID)
+	}
+	return h
 }
 
 // Mounts is what one look at all mount namespaces has found.
@@ -23,42 +27,53 @@ type view struct {
 	root      string
 }
 
-// FindMounts returns the mounts of all mount namespaces that wanted returns true for. Each namespace is read once, unless
-// all processes in it have changed their roots. wanted must not keep its argument.
+// FindMounts returns the mounts of all mount namespaces that wanted returns true for. Each namespace is read once, our own
+// through our own process, unless all processes in it have changed their roots. wanted must not keep its argument.
 func FindMounts(ctx context.Context, wanted func(*Mount) bool) (Mounts, error) {
-	var found Mounts
-	seen := map[view]bool{}
-	partial := map[view][]Mount{}
-	err := processes(ctx, func(pid int) error {
-		v, err := viewOf(pid)
-		whole := view{v.namespace, "/"}
-		if err == nil && (seen[whole] || seen[v]) {
-			return nil
-		}
-		var list []Mount
-		if err == nil {
-			list, err = readMounts(pid, v, wanted)
-		}
-		switch {
-		case err == nil && v == whole:
-			found.List = append(found.List, list...)
-			seen[v] = true
-		case err == nil:
-			partial[v] = list
-			seen[v] = true
-		case isHidden(err):
-			found.Hidden++
-		case !isGone(err):
-			return err
-		}
-		return nil
-	})
-	for v, list := range partial {
-		if !seen[view{v.namespace, "/"}] {
-			found.List = append(found.List, list...)
+	f := finder{wanted: wanted, seen: map[view]bool{}, partial: map[view][]Mount{}}
+	err := f.visit(os.Getpid())
+	if err == nil {
+		err = processes(ctx, f.visit)
+	}
+	for v, list := range f.partial {
+		if !f.seen[view{v.namespace, "/"}] {
+			f.found.List = append(f.found.List, list...)
 		}
 	}
-	return found, err
+	return f.found, err
+}
+
+// A finder collects the mounts that one process after the other shows.
+type finder struct {
+	wanted  func(*Mount) bool
+	found   Mounts
+	seen    map[view]bool
+	partial map[view][]Mount // of processes that have changed their roots
+}
+
+func (f *finder) visit(pid int) error {
+	v, err := viewOf(pid)
+	whole := view{v.namespace, "/"}
+	if err == nil && (f.seen[whole] || f.seen[v]) {
+		return nil
+	}
+	var list []Mount
+	if err == nil {
+		list, err = readMounts(pid, v, f.wanted)
+	}
+	switch {
+	case err == nil && v == whole:
+		f.found.List = append(f.found.List, list...)
+		f.seen[v] = true
+	case err == nil:
+		f.partial[v] = list
+		f.seen[v] = true
+	case isHidden(err):
+		f.found.Hidden++
+	case !isGone(err):
+		return err
+	}
+	return nil
 }
 
 // viewOf returns the view that a process has. The root that it is in is told as seen from the top of its namespace.

@@ -94,7 +94,7 @@ func (w *watch) addView(mounts []Mount) bool {
 	} else {
 		return true
 	}
-	file, err := os.Open(proc(pid, "mountinfo"))
+	file, err := openUnpolled(proc(pid, "mountinfo"))
 	if err != nil {
 		return !isGone(err)
 	}
@@ -109,6 +109,16 @@ func (w *watch) addView(mounts []Mount) bool {
 	w.views[len(w.fds)] = v
 	w.add(int(file.Fd()), unix.POLLPRI)
 	return v.complete()
+}
+
+// openUnpolled opens a file to be read that the runtime does not poll. It would poll a mountinfo file that os.Open opens, and
+// so take the events: the kernel tells each open file of an event once.
+func openUnpolled(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // complete reports whether the file still shows all the mounts. What cannot be read is taken for gone: the caller looks.
