@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -41,6 +42,7 @@ type Backend struct {
 	bootID   func() (string, error)
 
 	restoring singleflight.Group // of contents that Mounts makes again, by id
+	hidden    sync.Once          // has been said
 }
 
 // Open makes the directory cfg.Root if it is missing, and finds out what its file system and this kernel can do by

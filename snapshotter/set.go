@@ -23,13 +23,13 @@ type Config struct {
 	Backends map[metadata.Medium]Backend
 }
 
-// Set is the snapshotters of one store: any number of names, the backends that they are bound to, and one reaper, which
-// deletes what has been removed.
+// Set is the snapshotters of one store: any number of names, the backends that they are bound to, and a reaper
+// for each, which deletes what has been removed.
 type Set struct {
 	store    *metadata.Store
 	backends map[metadata.Medium]Backend
 	broken   map[metadata.Medium]error // those that could not be started, and why; what they have stays as it is
-	reaper   *reaper
+	reapers  []*reaper                 // one for each backend
 	settler  *settler
 	locks    lockTable
 
@@ -57,7 +57,9 @@ func Open(ctx context.Context, c Config) (*Set, error) {
 	}
 	serve := ctx
 	ctx = context.WithoutCancel(ctx)
-	s.reaper = startReaper(ctx, c.Store, c.Backends)
+	for medium, backend := range c.Backends {
+		s.reapers = append(s.reapers, startReaper(ctx, c.Store, medium, backend))
+	}
 	s.settler = startSettler(ctx, s)
 	s.ensureTemplates(serve)
 	s.close = sync.OnceValue(func() error { return s.shutDown(ctx) })
@@ -92,7 +94,39 @@ func (s *Set) backend(medium metadata.Medium) (Backend, error) {
 
 // StopDeleting ends the deletions in the background, and the calls of Cleanup that wait for them, with ErrUnavailable.
 // What the trash still holds is deleted after the next start. A stop begins with it: a deletion may take long.
-func (s *Set) StopDeleting() { s.reaper.stop() }
+func (s *Set) StopDeleting() {
+	for _, r := range s.reapers {
+		r.stop()
+	}
+}
+
+// wakeReapers tells that there is something in the trash.
+func (s *Set) wakeReapers() {
+	for _, r := range s.reapers {
+		r.wake()
+	}
+}
+
+// waitReapers returns when what is in the trash has been deleted, as [reaper.wait] says.
+func (s *Set) waitReapers(ctx context.Context, shut <-chan struct{}) error {
+	errs := make(chan error, len(s.reapers))
+	for _, r := range s.reapers {
+		go func() { errs <- r.wait(ctx, shut) }()
+	}
+	var all []error
+	for range s.reapers {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
+}
+
+func (s *Set) closeReapers(ctx context.Context) error {
+	var errs []error
+	for _, r := range s.reapers {
+		errs = append(errs, r.close(ctx))
+	}
+	return errors.Join(errs...)
+}
 
 // Close closes the reaper, the snapshotters, the backends and the store. It waits for calls under way and for the reaper,
 // bounded; if they take longer it returns an error and leaves store and backends open, for they are in use. Later calls
@@ -110,7 +144,7 @@ func (s *Set) shutDown(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, closeWait)
 	defer cancel()
-	errs := []error{s.reaper.close(ctx), s.settler.close(ctx)}
+	errs := []error{s.closeReapers(ctx), s.settler.close(ctx)}
 	for _, sn := range open {
 		errs = append(errs, sn.gate.close(ctx))
 	}

@@ -121,6 +121,6 @@ func (s *Set) dropTemplate(ctx context.Context, t Templater, name string) (dropp
 		return false, err
 	}
 	failpoint.Hit("template.dropped")
-	s.reaper.wake()
+	s.wakeReapers()
 	return true, nil
 }
