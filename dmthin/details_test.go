@@ -67,7 +67,7 @@ func smallTree() blocks {
 func TestReadDetails(t *testing.T) {
 	got, err := readDetails(t.Context(), smallTree(), 5)
 	require.NoError(t, err)
-	require.Equal(t, []volumeDetails{{1, 10}, {2, 20}, {9, 90}}, got)
+	require.Equal(t, []volumeDetails{{ID: 1, Mapped: 10}, {ID: 2, Mapped: 20}, {ID: 9, Mapped: 90}}, got)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -86,22 +86,22 @@ func TestReadDetailsOfDamagedMetadata(t *testing.T) {
 		"block 5: it says that it is block 4": func(m blocks) { m.putSnap(4, 6); m[5] = m[4] },
 		"superblock is damaged":               func(m blocks) { m[5][100]++ },
 		"no thin pool":                        func(m blocks) { m[5][offsetMagic]++ },
-		"block 7 of the pool's metadata is no node of the tree of volumes: checksum": func(m blocks) { m[7][4000]++ },
-		"it says that it is block 8":                       func(m blocks) { m[7] = m[8] },
-		"flags 0x3":                                        word(7, nodeFlags, 3),
-		"values of 24 bytes, not 8":                        word(7, nodeFlags, internalNode),
-		"values of 25 bytes, not 24":                       word(7, nodeValue, 25),
-		"127 entries of 126":                               word(7, nodeEntries, 127),
-		"2 entries of 128, with room for 127":              word(7, nodeMost, 128),
-		"unexpected EOF":                                   func(m blocks) { delete(m, 8) },
-		"block 6 is in the pool's tree of volumes twice":   func(m blocks) { m.putNode(6, internalNode, []uint64{1}, []uint64{6}) },
-		"block 7 is in the pool's tree of volumes twice":   func(m blocks) { m.putNode(6, internalNode, []uint64{1, 2}, []uint64{7, 7}) },
-		"volume 16777216, and no pool can":                 func(m blocks) { m.putNode(8, leafNode, []uint64{1 << 24}, []uint64{0}) },
-		"volume 2 behind volume 2":                         func(m blocks) { m.putNode(8, leafNode, []uint64{2}, []uint64{0}) },
-		"point to block 18446744073709551615, which no":    func(m blocks) { m.putSnap(5, 1<<64-1) },
-		"point to block 4161600, which no":                 func(m blocks) { m.putSnap(5, maxMetadata/metadataBlock) },
-		"tree of volumes is deeper than 8 at block 108":    deepTree,
-		"metadata snapshot at block 5: there is no pool y": func(m blocks) { m[5] = make([]byte, metadataBlock) },
+		"block 7 of the pool's metadata is no node of its tree: checksum": func(m blocks) { m[7][4000]++ },
+		"it says that it is block 8":                                      func(m blocks) { m[7] = m[8] },
+		"flags 0x3":                                                       word(7, nodeFlags, 3),
+		"values of 24 bytes, not 8":                                       word(7, nodeFlags, internalNode),
+		"values of 25 bytes, not 24":                                      word(7, nodeValue, 25),
+		"127 entries of 126":                                              word(7, nodeEntries, 127),
+		"2 entries of 128, with room for 127":                             word(7, nodeMost, 128),
+		"unexpected EOF":                                                  func(m blocks) { delete(m, 8) },
+		"block 6 is in the pool's tree of volumes twice":                  func(m blocks) { m.putNode(6, internalNode, []uint64{1}, []uint64{6}) },
+		"block 7 is in the pool's tree of volumes twice":                  func(m blocks) { m.putNode(6, internalNode, []uint64{1, 2}, []uint64{7, 7}) },
+		"volume 16777216, and no pool can":                                func(m blocks) { m.putNode(8, leafNode, []uint64{1 << 24}, []uint64{0}) },
+		"volume 2 behind volume 2":                                        func(m blocks) { m.putNode(8, leafNode, []uint64{2}, []uint64{0}) },
+		"point to block 18446744073709551615, which no":                   func(m blocks) { m.putSnap(5, 1<<64-1) },
+		"point to block 4161600, which no":                                func(m blocks) { m.putSnap(5, maxMetadata/metadataBlock) },
+		"tree of volumes is deeper than 8 at block 108":                   deepTree,
+		"metadata snapshot at block 5: there is no pool y":                func(m blocks) { m[5] = make([]byte, metadataBlock) },
 	} {
 		m := smallTree()
 		damage(m)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -26,23 +27,33 @@ func (p *Pool) Volumes(ctx context.Context) ([]volumeDetails, error) {
 }
 
 func (p *Pool) volumes(ctx context.Context) (volumes []volumeDetails, err error) {
+	err = p.withMetadataSnap(func(metadata io.ReaderAt, held uint64) error {
+		volumes, err = readDetails(ctx, metadata, held)
+		return err
+	})
+	return volumes, err
+}
+
+// withMetadataSnap calls fn with the pool's metadata and the block of a metadata snapshot, which is there until fn returns.
+// The caller has metadataSnapLock. One that a kill -9 leaves is released by the next call.
+func (p *Pool) withMetadataSnap(fn func(metadata io.ReaderAt, held uint64) error) (err error) {
 	if err := p.reserveMetadataSnap(); err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, p.control.ReleaseMetadataSnap(p.name)) }()
 	status, err := p.control.PoolStatus(p.name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if status.HeldRoot == 0 {
-		return nil, fmt.Errorf("the kernel has just reserved a metadata snapshot and shows none (state %v)", status.Mode)
+		return fmt.Errorf("the kernel has just reserved a metadata snapshot and shows none (state %v)", status.Mode)
 	}
 	device, err := openDirect(p.metadataPath, os.O_RDONLY)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, device.Close()) }()
-	return readDetails(ctx, device, status.HeldRoot)
+	return fn(device, status.HeldRoot)
 }
 
 // reserveMetadataSnap takes the pool's one metadata snapshot; the kernel commits first. One that is there was left by a

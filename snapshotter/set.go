@@ -30,6 +30,7 @@ type Set struct {
 	reaper   *reaper
 	settler  *settler
 	locks    lockTable
+	making   inFlight // contents that have no record yet
 
 	mu     sync.Mutex
 	open   []*Snapshotter
