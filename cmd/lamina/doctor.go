@@ -115,13 +115,13 @@ func (d *doctorRun) run(ctx context.Context) error {
 // examine prints the findings: by a look of its own, or, if a process has the root, by that of the daemon.
 func (d *doctorRun) examine(ctx context.Context) error {
 	var failed error
-	print := func(f doctor.Finding) {
+	say := func(f doctor.Finding) {
 		d.count++
 		failed = errors.Join(failed, d.print(f))
 	}
-	err := lamina.Examine(ctx, d.settings.Config, print)
+	err := lamina.Examine(ctx, d.settings.Config, say)
 	if errors.Is(err, metadata.ErrLocked) {
-		if err = askDaemon(ctx, d.settings.Address, d.settings.Root, print); err != nil {
+		if err = askDaemon(ctx, d.settings.Address, d.settings.Root, say); err != nil {
 			err = fmt.Errorf("another process has the root %s, and the daemon at %s does not tell: %w", d.settings.Root, d.settings.Address, err)
 		}
 	}
