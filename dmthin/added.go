@@ -13,7 +13,7 @@ import (
 // copied. root and origin are where their trees of blocks begin. Subtrees that both have are not read, so it costs what is
 // different, and the inner nodes of the origin's tree.
 func readAdded(ctx context.Context, metadata io.ReaderAt, root, origin uint64) (blocks uint64, err error) {
-	c := &comparison{ctx: ctx, metadata: metadata, common: map[uint64]bool{}, origin: origin}
+	c := &comparison{ctx: ctx, metadata: metadata, common: map[uint64]bool{}, seen: map[uint64]bool{}, origin: origin}
 	if err := c.collect(origin, 1); err != nil {
 		return 0, err
 	}
@@ -26,6 +26,7 @@ type comparison struct {
 	metadata io.ReaderAt
 	origin   uint64          // where its tree begins
 	common   map[uint64]bool // nodes of the origin's tree
+	seen     map[uint64]bool // nodes of the volume's own
 	height   int             // of that tree; its leaves are all at one depth
 
 	// The leaf of the origin that was looked at last, and the keys that it is for.
@@ -73,6 +74,10 @@ func (c *comparison) added(block uint64, depth int) (blocks uint64, err error) {
 	if c.common[block] {
 		return 0, nil
 	}
+	if c.seen[block] { // no tree leads to a node twice, and a damaged one could do so without end
+		return 0, fmt.Errorf("block %d is in a volume's tree of blocks twice", block)
+	}
+	c.seen[block] = true
 	node, err := c.node(block, depth)
 	if err != nil {
 		return 0, err
@@ -164,7 +169,7 @@ func (p *Pool) Added(ctx context.Context, id, origin uint32) (bytes uint64, err 
 		}); err != nil {
 			return err
 		}
-		blocks, err := readAdded(ctx, device, roots[0], roots[1])
+		blocks, err := readAdded(ctx, newNodeCache(device), roots[0], roots[1])
 		added = blocks * p.block
 		return err
 	})

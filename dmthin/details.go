@@ -19,19 +19,10 @@ type volumeDetails struct {
 // What the kernel writes for each volume (struct disk_device_details in drivers/md/dm-thin-metadata.c): u64 mapped_blocks, u64 transaction_id, u32 creation_time, u32 snapshotted_time.
 const detailsSize = 24
 
-// readDetails returns all volumes, by ascending id, that there were when the metadata snapshot at block held was taken.
+// readDetails returns all volumes, by ascending id, in the state that a superblock or a metadata snapshot stands for.
 // metadata is read by whole blocks. All that is read is checked, so that metadata that are damaged, or not a snapshot's,
 // are an error and never another list of volumes.
-func readDetails(ctx context.Context, metadata io.ReaderAt, held uint64) (volumes []volumeDetails, err error) {
-	sb, err := readSuperblockAt(metadata, held)
-	if err != nil {
-		return nil, err
-	}
-	return readDetailsOf(ctx, metadata, sb)
-}
-
-// readDetailsOf is readDetails for the state that a superblock or a metadata snapshot stands for.
-func readDetailsOf(ctx context.Context, metadata io.ReaderAt, sb superblock) (volumes []volumeDetails, err error) {
+func readDetails(ctx context.Context, metadata io.ReaderAt, sb superblock) (volumes []volumeDetails, err error) {
 	err = eachEntry(ctx, metadata, sb.details, detailsSize, func(id uint64, value []byte) error {
 		if err := checkVolume(id, len(volumes) > 0, func() uint32 { return volumes[len(volumes)-1].ID }); err != nil {
 			return err

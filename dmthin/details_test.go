@@ -64,14 +64,23 @@ func smallTree() blocks {
 	return m
 }
 
+// readHeld reads the volumes of the metadata snapshot at a block.
+func readHeld(ctx context.Context, metadata io.ReaderAt, held uint64) ([]volumeDetails, error) {
+	sb, err := readSuperblockAt(metadata, held)
+	if err != nil {
+		return nil, err
+	}
+	return readDetails(ctx, metadata, sb)
+}
+
 func TestReadDetails(t *testing.T) {
-	got, err := readDetails(t.Context(), smallTree(), 5)
+	got, err := readHeld(t.Context(), smallTree(), 5)
 	require.NoError(t, err)
 	require.Equal(t, []volumeDetails{{ID: 1, Mapped: 10}, {ID: 2, Mapped: 20}, {ID: 9, Mapped: 90}}, got)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = readDetails(ctx, smallTree(), 5)
+	_, err = readHeld(ctx, smallTree(), 5)
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -105,7 +114,7 @@ func TestReadDetailsOfDamagedMetadata(t *testing.T) {
 	} {
 		m := smallTree()
 		damage(m)
-		_, err := readDetails(t.Context(), m, 5)
+		_, err := readHeld(t.Context(), m, 5)
 		require.ErrorContains(t, err, want)
 	}
 }
@@ -153,7 +162,7 @@ func capturedVolumes() (volumes []volumeDetails) {
 
 func TestReadCapturedDetails(t *testing.T) {
 	m, held := captured(t)
-	got, err := readDetails(t.Context(), m, held)
+	got, err := readHeld(t.Context(), m, held)
 	require.NoError(t, err)
 	require.Equal(t, capturedVolumes(), got)
 }
@@ -181,7 +190,7 @@ func FuzzReadDetails(f *testing.F) {
 				seal(b, uint64(at), nodeSalt)
 			}
 		}
-		volumes, err := readDetails(t.Context(), bytes.NewReader(image), 0)
+		volumes, err := readHeld(t.Context(), bytes.NewReader(image), 0)
 		if err == nil && len(volumes) > len(image)/(8+detailsSize) {
 			t.Errorf("%d volumes in %d bytes", len(volumes), len(image))
 		}

@@ -194,13 +194,7 @@ func (b *Backend) surveyVolumes(ctx context.Context) (volumes []SurveyedVolume, 
 		volumes, err = surveyVolumes(ctx, metadata, data, sb)
 		return err
 	}
-	err = b.pool.withMetadataSnap(func(metadata io.ReaderAt, held uint64) error {
-		sb, err := readSuperblockAt(metadata, held)
-		if err != nil {
-			return err
-		}
-		return read(metadata, sb)
-	})
+	err = b.pool.withMetadataSnap(read)
 	if !errors.Is(err, errPoolState) {
 		return volumes, err
 	}

@@ -27,8 +27,8 @@ type SurveyedVolume struct {
 var errUnmapped = errors.New("nothing has been written to it")
 
 func surveyVolumes(ctx context.Context, metadata, data io.ReaderAt, sb superblock) ([]SurveyedVolume, error) {
-	metadata = &nodeCache{metadata: metadata, nodes: map[int64][]byte{}}
-	details, err := readDetailsOf(ctx, metadata, sb)
+	metadata = newNodeCache(metadata)
+	details, err := readDetails(ctx, metadata, sb)
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +102,10 @@ const maxCached = 8192
 type nodeCache struct {
 	metadata io.ReaderAt
 	nodes    map[int64][]byte
+}
+
+func newNodeCache(metadata io.ReaderAt) *nodeCache {
+	return &nodeCache{metadata: metadata, nodes: map[int64][]byte{}}
 }
 
 func (c *nodeCache) ReadAt(b []byte, offset int64) (int, error) {

@@ -27,16 +27,16 @@ func (p *Pool) Volumes(ctx context.Context) ([]volumeDetails, error) {
 }
 
 func (p *Pool) volumes(ctx context.Context) (volumes []volumeDetails, err error) {
-	err = p.withMetadataSnap(func(metadata io.ReaderAt, held uint64) error {
-		volumes, err = readDetails(ctx, metadata, held)
+	err = p.withMetadataSnap(func(metadata io.ReaderAt, sb superblock) error {
+		volumes, err = readDetails(ctx, metadata, sb)
 		return err
 	})
 	return volumes, err
 }
 
-// withMetadataSnap calls fn with the pool's metadata and the block of a metadata snapshot, which is there until fn returns.
+// withMetadataSnap calls fn with the pool's metadata and a metadata snapshot, which is there until fn returns.
 // The caller has metadataSnapLock. One that a kill -9 leaves is released by the next call.
-func (p *Pool) withMetadataSnap(fn func(metadata io.ReaderAt, held uint64) error) (err error) {
+func (p *Pool) withMetadataSnap(fn func(metadata io.ReaderAt, sb superblock) error) (err error) {
 	if err := p.reserveMetadataSnap(); err != nil {
 		return err
 	}
@@ -53,7 +53,13 @@ func (p *Pool) withMetadataSnap(fn func(metadata io.ReaderAt, held uint64) error
 		return err
 	}
 	defer func() { err = errors.Join(err, device.Close()) }()
-	return fn(device, status.HeldRoot)
+	sb, err := readSuperblockAt(device, status.HeldRoot)
+	if err != nil {
+		return err
+	}
+	// A snapshot does not say how much there is (__reserve_metadata_snap in drivers/md/dm-thin-metadata.c).
+	sb.data = space{total: status.DataTotal, used: status.DataUsed}
+	return fn(device, sb)
 }
 
 // reserveMetadataSnap takes the pool's one metadata snapshot; the kernel commits first. One that is there was left by a
