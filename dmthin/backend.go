@@ -205,17 +205,9 @@ func (b *Backend) startOn(ctx context.Context, uuid string, devices poolDevices)
 
 // blockSize returns that of the pool that there is, or the one of the configuration, in bytes.
 func (b *Backend) blockSize(uuid string) (uint64, error) {
-	targets, err := b.control.Table(prefix(uuid) + "-pool")
-	if err == nil && len(targets) == 1 {
-		var metadata, data string
-		var sectors uint64
-		if _, err := fmt.Sscan(targets[0].Params, &metadata, &data, &sectors); err != nil {
-			return 0, fmt.Errorf("the table of the running pool, %q: %w", targets[0].Params, err)
-		}
-		return sectors * sector, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, err
+	size, err := tableBlockSize(b.control, prefix(uuid)+"-pool")
+	if !errors.Is(err, fs.ErrNotExist) {
+		return size, err
 	}
 	sb, err := b.superblock()
 	if errors.Is(err, errNoPool) {

@@ -40,6 +40,7 @@ type fsState struct {
 	blockSize  uint64 // bytes
 	blocks     uint64 // how long the file system is
 	inodes     int64  // in use; when that is up to date, see inodes
+	errors     bool   // the kernel or a check has found damage in it
 	dirty      bool   // the journal may hold what the rest of the device does not yet
 	maxInodes  uint32 // xfs: percentage of the space that inodes may take
 	tailBlocks uint64 // an end of the device of fewer blocks than that stays unused

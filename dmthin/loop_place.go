@@ -254,6 +254,8 @@ func (p *loopPlace) detach(context.Context) error {
 // overwrites, and without it writes to them.
 func (p *loopPlace) metadata() (metadataReader, error) { return os.Open(p.metadataFile()) }
 
+func (p *loopPlace) data() (metadataReader, error) { return os.Open(p.dataFile()) }
+
 func (p *loopPlace) close() error {
 	if p.lock == nil {
 		return nil

@@ -27,7 +27,7 @@ const (
 // A place is where the pool of a backend lies: two files on loop devices ([loopPlace]) or block devices ([devicePlace]).
 // It is locked from the first call on that finds it, until close: a place that another process has is an error at once.
 //
-// Its methods are not to be called at once, and metadata, attach and detach only for a place that is made.
+// Its methods are not to be called at once, and metadata, data, attach and detach only for a place that is made.
 type place interface {
 	// owner returns the uuid of the store that the place belongs to, or "" if it is new. What lies there and is not
 	// ours is an error that says what was found, and so is a place of ours of which a part is missing. It changes nothing.
@@ -55,6 +55,9 @@ type place interface {
 	// metadata opens the pool's metadata to be read while the pool does not run, whether attached or not.
 	metadata() (metadataReader, error)
 
+	// data opens the pool's data in the same way.
+	data() (metadataReader, error)
+
 	// close gives up the lock. What is attached stays.
 	close() error
 }
@@ -80,7 +83,7 @@ type limits struct {
 
 const noLimit = math.MaxUint64
 
-// A metadataReader reads the metadata of a pool, from its first byte on.
+// A metadataReader reads the metadata of a pool, or its data, from the first byte on.
 type metadataReader interface {
 	io.ReaderAt
 	io.Closer

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -28,24 +29,40 @@ func (p *Pool) Volumes(ctx context.Context) ([]volumeDetails, error) {
 }
 
 func (p *Pool) volumes(ctx context.Context) (volumes []volumeDetails, err error) {
+	err = p.withMetadataSnap(func(metadata io.ReaderAt, sb superblock) error {
+		volumes, err = readDetails(ctx, metadata, sb)
+		return err
+	})
+	return volumes, err
+}
+
+// withMetadataSnap calls fn with the pool's metadata and a metadata snapshot, which is there until fn returns.
+// The caller has metadataSnapLock. One that a kill -9 leaves is released by the next call.
+func (p *Pool) withMetadataSnap(fn func(metadata io.ReaderAt, sb superblock) error) (err error) {
 	if err := p.reserveMetadataSnap(); err != nil {
-		return nil, err
+		return err
 	}
 	failpoint.Hit("thin.list-reserved")
 	defer func() { err = errors.Join(err, p.control.ReleaseMetadataSnap(p.name)) }()
 	status, err := p.control.PoolStatus(p.name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if status.HeldRoot == 0 {
-		return nil, fmt.Errorf("the kernel has just reserved a metadata snapshot and shows none (state %v)", status.Mode)
+		return fmt.Errorf("the kernel has just reserved a metadata snapshot and shows none (state %v)", status.Mode)
 	}
 	device, err := openDirect(p.metadataPath, os.O_RDONLY)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, device.Close()) }()
-	return readDetails(ctx, device, status.HeldRoot)
+	sb, err := readSuperblockAt(device, status.HeldRoot)
+	if err != nil {
+		return err
+	}
+	// A snapshot does not say how much there is (__reserve_metadata_snap in drivers/md/dm-thin-metadata.c).
+	sb.data = space{total: status.DataTotal, used: status.DataUsed}
+	return fn(device, sb)
 }
 
 // reserveMetadataSnap takes the pool's one metadata snapshot; the kernel commits first. One that is there was left by a

@@ -18,12 +18,12 @@ import (
 func (p *testPool) thinLs(t *testing.T) (volumes []volumeDetails) {
 	t.Helper()
 	require.NoError(t, p.control.ReserveMetadataSnap(p.name))
-	out, err := exec.Command("thin_ls", "--no-headers", "-m", "-o", "DEV,MAPPED_BLOCKS", p.metadata.path).CombinedOutput()
+	out, err := exec.Command("thin_ls", "--no-headers", "-m", "-o", "DEV,MAPPED_BLOCKS,CREATE_TIME", p.metadata.path).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.NoError(t, p.control.ReleaseMetadataSnap(p.name))
 	for line := range strings.Lines(string(out)) {
 		var v volumeDetails
-		_, err := fmt.Sscan(line, &v.ID, &v.Mapped)
+		_, err := fmt.Sscan(line, &v.ID, &v.Mapped, &v.Created)
 		require.NoError(t, err, "%q", line)
 		volumes = append(volumes, v)
 	}

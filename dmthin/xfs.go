@@ -18,8 +18,11 @@ const (
 	xfsInodeCount   = 128 // allocated, be they used or free
 	xfsFreeInodes   = 136
 	xfsMaxInodes    = 127 // percent
+	xfsIncompat     = 216
 	xfsMinBlockSize = 512
 	xfsMaxBlockSize = 64 << 10
+
+	xfsNeedsRepair = 1 << 4 // XFS_SB_FEAT_INCOMPAT_NEEDSREPAIR
 
 	xfsMinGroupBlocks = 64 // XFS_MIN_AG_BLOCKS: an allocation group of fewer blocks is not made
 )
@@ -44,6 +47,7 @@ func (xfs) parse(head []byte) (fsState, error) {
 		blockSize:  uint64(block),
 		blocks:     binary.BigEndian.Uint64(head[xfsDataBlocks:]),
 		inodes:     int64(allocated - free),
+		errors:     binary.BigEndian.Uint32(head[xfsIncompat:])&xfsNeedsRepair != 0,
 		dirty:      true, // the superblock does not say; only the log does
 		maxInodes:  uint32(head[xfsMaxInodes]),
 		tailBlocks: xfsMinGroupBlocks,

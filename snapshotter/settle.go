@@ -32,6 +32,7 @@ type settler struct {
 
 	mu       sync.Mutex
 	queue    []metadata.ID
+	waiting  []chan struct{} // each is closed when what was queued before it has been worked on
 	retrying map[metadata.ID]bool
 }
 
@@ -45,24 +46,40 @@ func startSettler(ctx context.Context, set *Set) *settler {
 
 // later has a content settled soon. 0 is none.
 func (st *settler) later(id metadata.ID) {
-	if id == 0 {
-		return
+	if id != 0 {
+		st.mu.Lock()
+		st.queue = append(st.queue, id)
+		st.mu.Unlock()
 	}
-	st.mu.Lock()
-	st.queue = append(st.queue, id)
-	st.mu.Unlock()
 	select {
 	case st.kick <- struct{}{}:
 	default:
 	}
 }
 
-func (st *settler) take() []metadata.ID {
+// wait returns when what is queued now has been worked on.
+func (st *settler) wait(ctx context.Context) error {
+	answer := make(chan struct{})
+	st.mu.Lock()
+	st.waiting = append(st.waiting, answer)
+	st.mu.Unlock()
+	st.later(0)
+	select {
+	case <-answer:
+		return nil
+	case <-st.done:
+		return errClosed
+	case <-ctx.Done():
+		return fmt.Errorf("the devices of contents are still being settled: %w", context.Cause(ctx))
+	}
+}
+
+func (st *settler) take() (ids []metadata.ID, waiting []chan struct{}) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	ids := st.queue
-	st.queue = nil
-	return ids
+	ids, waiting = st.queue, st.waiting
+	st.queue, st.waiting = nil, nil
+	return ids, waiting
 }
 
 func (st *settler) run(ctx context.Context) {
@@ -75,8 +92,12 @@ func (st *settler) run(ctx context.Context) {
 			return
 		case <-st.kick:
 		}
-		for _, id := range st.take() {
+		ids, waiting := st.take()
+		for _, id := range ids {
 			st.one(ctx, id)
+		}
+		for _, answer := range waiting {
+			close(answer)
 		}
 	}
 }

@@ -160,21 +160,29 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 		failpoint.Hit("sweep.adopted")
 	}
 	for _, link := range missing {
-		if !s.dropMissingTemplate(ctx, link) {
+		if !s.replaceMissingTemplate(ctx, b, link) {
 			s.restoreOrReport(ctx, b, link)
 		}
 	}
 	return nil
 }
 
-// dropMissingTemplate removes the record of a template whose content is missing, so that it is made again. No client could.
-func (s *Set) dropMissingTemplate(ctx context.Context, link metadata.Link) bool {
+// replaceMissingTemplate sees to a template whose content is missing; no client could. The record is removed, and it is made
+// again when it is needed; or if bases are upon it, it is made again at the number that it had.
+func (s *Set) replaceMissingTemplate(ctx context.Context, b Backend, link metadata.Link) bool {
 	sn, _, err := s.store.ChainOf(link.ID)
-	if err != nil || sn.Name != metadata.Templates {
+	t, ok := b.(Templater)
+	if err != nil || sn.Name != metadata.Templates || !ok {
 		return false
 	}
 	_, err = s.store.Remove(ctx, metadata.Templates, sn.Key)
-	return err == nil // otherwise a base is upon it
+	if errors.Is(err, metadata.ErrState) {
+		err = s.remakeTemplate(ctx, b, t, link, sn.Key)
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("template", sn.Key).Error("a template is missing and could not be made again")
+	}
+	return err == nil
 }
 
 // takenByView reports whether n is the id of a snapshot without a content of its own. What lies at it is garbage that a
