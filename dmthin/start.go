@@ -160,22 +160,16 @@ func sameDevices(a, b string) bool {
 
 // reload gives the running pool another table.
 //
-// The suspend needs no flush: no I/O goes through the pool's own device, and that of the volumes waits in the meantime.
+// The kernel needs no flush for it: no I/O goes through the pool's own device, and that of the volumes waits in the meantime.
 func (p *Pool) reload(has, want dm.Target) error {
-	if err := p.control.Load(p.name, false, want); err != nil {
-		return err
-	}
 	p.reloads.Add(1)
 	defer p.reloads.Add(1)
-	failpoint.Hit("thin.pool-loaded")
-	err := p.control.Suspend(p.name, dm.NoFlush)
-	failpoint.Hit("thin.pool-suspended")
-	if err == nil {
-		err = p.control.Resume(p.name)
-	}
-	if err != nil { // it may be suspended, and all its volumes hang: back to the table that it ran with
+	failpoint.Hit("thin.pool-reload")
+	if err := p.control.Replace(p.name, false, want); err != nil {
+		// It may be suspended, and all its volumes hang: back to the table that it ran with.
 		return errors.Join(err, p.control.Load(p.name, false, has), p.control.Resume(p.name))
 	}
+	failpoint.Hit("thin.pool-reloaded")
 	return nil
 }
 

@@ -96,7 +96,7 @@ func doctored(t *testing.T, b backend, root string) {
 }
 
 // digest returns a digest of all that lies in a directory.
-func digest(t *testing.T, dir string) string {
+func treeDigest(t *testing.T, dir string) string {
 	t.Helper()
 	sum := sha256.New()
 	require.NoError(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
@@ -257,13 +257,13 @@ func TestDoctorFindsAndCures(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			p := sound.copy(t)
 			test.damage(p)
-			before := digest(t, p.root)
+			before := treeDigest(t, p.root)
 			require.ElementsMatch(t, test.found, codes(p.findings()))
-			require.Equal(t, before, digest(t, p.root), "it changed something")
+			require.Equal(t, before, treeDigest(t, p.root), "it changed something")
 			code, out, errs := p.doctor("--repair", "--dry-run", "--remove-lost")
 			require.Equal(t, doctorClean, code, errs)
 			require.Contains(t, out, "repair: "+string(test.found[0]))
-			require.Equal(t, before, digest(t, p.root), "a dry run changed something")
+			require.Equal(t, before, treeDigest(t, p.root), "a dry run changed something")
 
 			code, out, errs = p.doctor(append([]string{"--repair", "--yes"}, test.repair...)...)
 			require.ElementsMatch(t, test.left, codes(p.findings()), "%s%s", out, errs)
@@ -300,11 +300,11 @@ func TestDoctorOfPlaces(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := sound.copy(t)
 			test.damage(p)
-			before := digest(t, p.root)
+			before := treeDigest(t, p.root)
 			require.Equal(t, []doctor.Code{test.found}, codes(p.findings()))
 			code, _, errs := p.doctor("--repair", "--yes")
 			require.Equal(t, doctorFindings, code, errs)
-			require.Equal(t, before, digest(t, p.root))
+			require.Equal(t, before, treeDigest(t, p.root))
 		})
 	}
 }
