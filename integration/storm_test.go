@@ -32,14 +32,14 @@ const (
 // many kills.
 func TestStorm(t *testing.T) {
 	requireRoot(t)
-	storm(t, union, 60)
+	storm(t, union, 76)
 }
 
 // TestThinStorm does the same with volumes, fewer times: a guest is slow.
 func TestThinStorm(t *testing.T) {
 	guest.Require(t)
-	t.Run("ext4", func(t *testing.T) { storm(t, thinExt4, 28) })
-	t.Run("xfs", func(t *testing.T) { storm(t, thinXFS, 12) })
+	t.Run("ext4", func(t *testing.T) { storm(t, thinExt4, 16) })
+	t.Run("xfs", func(t *testing.T) { storm(t, thinXFS, 8) })
 }
 
 func storm(t *testing.T, b backend, kills int) {
