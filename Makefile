@@ -11,12 +11,13 @@ modules := integration/containerd integration/lint
 
 say = @printf '\n== %s\n'
 
-.PHONY: help build demo test lint bench guest clean root
+.PHONY: help build demo test torture lint bench guest clean root
 
 help:
 	@echo 'make build   bin/lamina, a static binary'
 	@echo 'make demo    install what is missing, then run a Debian container on Lamina'
 	@echo 'make test    install what is missing, then run all tests (needs root; some ten minutes)'
+	@echo 'make torture the crash tests with all their kills and power cuts (needs root; an hour or more)'
 	@echo 'make lint    golangci-lint, go vet and the state of go.mod, over all modules'
 	@echo 'make bench   the benchmarks, also beside those of containerd (some fifteen minutes)'
 	@echo "make guest CMD='...'  run a command in a guest kernel that has device mapper"
@@ -35,6 +36,13 @@ test: root
 	@$(MAKE) --no-print-directory build
 	$(say) 'testing all packages, with the race detector, as root'
 	LAMINA_TEST_ROOT=1 go test -race -count=1 -timeout 25m ./...
+	go test -count=1 -tags failpoint ./internal/failpoint
+
+torture: root
+	$(say) 'installing and building what the tests need'
+	integration/setup packages
+	$(say) 'failpoints, storms of kills and power cuts'
+	LAMINA_TEST_ROOT=1 LAMINA_TORTURE=1 go test -count=1 -timeout 3h -v -run 'Storm|Failpoint|PowerCut' ./integration
 
 lint:
 	$(say) 'building the linter, if it is not there'
@@ -45,6 +53,7 @@ lint:
 	cd integration/containerd && ../../bin/tools/golangci-lint run --config ../../.golangci.yml ./...
 	$(say) 'go vet'
 	go vet ./...
+	go vet -tags failpoint ./internal/failpoint
 	go vet -C integration/containerd ./...
 	$(say) 'go mod tidy'
 	go mod tidy -diff
