@@ -74,7 +74,7 @@ func parseSuperblock(b []byte) (superblock, error) {
 }
 
 // checksum is that of all bytes of a block after the checksum itself (dm_bm_checksum in drivers/md/persistent-data/dm-block-manager.c).
-// The kernel's crc32c inverts nothing at the end.
-func checksum(b []byte, salt uint32) uint32 {
-	return ^crc32.Checksum(b[4:], crc32.MakeTable(crc32.Castagnoli)) ^ salt
-}
+func checksum(b []byte, salt uint32) uint32 { return crc32c(b[4:]) ^ salt }
+
+// crc32c is that of the kernel, which inverts nothing at the end.
+func crc32c(b []byte) uint32 { return ^crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
