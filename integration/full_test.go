@@ -80,6 +80,27 @@ func requireBlocks(t *testing.T, path string, blocks int) {
 	}
 }
 
+// mustSource returns the device that is mounted on dir, as the kernel calls it.
+func mustSource(t *testing.T, dir string) string {
+	t.Helper()
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(dir, &st))
+	return fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+}
+
+// requireNoRetries waits until the xfs on a device gives up at once what it cannot
+// write.
+func requireNoRetries(t *testing.T, device string) {
+	t.Helper()
+	for _, class := range []string{"ENOSPC", "EIO"} {
+		require.Eventually(t, func() bool {
+			retries, err := os.ReadFile(filepath.Join("/sys/fs/xfs", filepath.Base(device), "error/metadata", class, "max_retries"))
+			require.NoError(t, err)
+			return string(retries) == "0\n"
+		}, 10*time.Second, 50*time.Millisecond, class)
+	}
+}
+
 // makeFiles makes files until it fails, and syncs each.
 func makeFiles(dir string, most int) error {
 	for i := range most {
@@ -122,6 +143,11 @@ func TestThinFull(t *testing.T) {
 		dirs, unmounts := map[string]string{}, map[string]func(){}
 		for _, key := range []string{"a", "b", "c"} {
 			dirs[key], unmounts[key] = mustMount(t, h.prepare(key, "", nil))
+		}
+		if b.thin.FS == "xfs" {
+			device, err := filepath.EvalSymlinks(mustSource(t, dirs["a"]))
+			require.NoError(t, err)
+			requireNoRetries(t, device)
 		}
 		_, err := fillFile(filepath.Join(dirs["a"], "large"), 400)
 		require.NoError(t, err, "the pool grows")
