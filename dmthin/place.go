@@ -55,6 +55,9 @@ type place interface {
 	// metadata opens the pool's metadata to be read while the pool does not run, whether attached or not.
 	metadata() (metadataReader, error)
 
+	// repairable prepares the metadata to be checked and replaced; the pool is stopped.
+	repairable(ctx context.Context) (repairable, error)
+
 	// close gives up the lock. What is attached stays.
 	close() error
 }

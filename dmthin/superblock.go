@@ -17,10 +17,17 @@ const (
 	superblockSalt  = 160774 // SUPERBLOCK_CSUM_XOR
 
 	offsetChecksum    = 0
+	offsetFlags       = 4 // u32
 	offsetMagic       = 32
 	offsetVersion     = 40
 	offsetTransaction = 48
 	offsetBlockSize   = 336 // of data, in sectors
+
+	// The space maps (struct disk_sm_root in drivers/md/persistent-data/dm-space-map-common.h): u64 blocks, u64 allocated.
+	offsetDataMap     = 64
+	offsetMetadataMap = 192
+
+	needsCheckFlag = 1 // THIN_METADATA_NEEDS_CHECK_FLAG
 
 	maxVersion = 2
 )
@@ -40,6 +47,27 @@ var (
 type superblock struct {
 	Transaction uint64 // the pool's transaction id
 	BlockSize   uint64 // bytes
+	NeedsCheck  bool   // the kernel could not commit, and takes no changes any more
+
+	data, metadata spaceMap
+}
+
+// A spaceMap says how many blocks there are, and how many have something in them.
+type spaceMap struct{ blocks, allocated uint64 }
+
+func parseSpaceMap(b []byte) spaceMap {
+	return spaceMap{binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])}
+}
+
+// clearNeedsCheck changes a superblock that is whole to one that needs no check.
+func clearNeedsCheck(b []byte) {
+	flags := binary.LittleEndian.Uint32(b[offsetFlags:])
+	setFlags(b, flags&^needsCheckFlag)
+}
+
+func setFlags(b []byte, flags uint32) {
+	binary.LittleEndian.PutUint32(b[offsetFlags:], flags)
+	binary.LittleEndian.PutUint32(b[offsetChecksum:], checksum(b, superblockSalt))
 }
 
 // readSuperblock reads the superblock of metadata that no kernel has in use: one that does writes it now and then.
@@ -70,6 +98,9 @@ func parseSuperblock(b []byte) (superblock, error) {
 	return superblock{
 		Transaction: binary.LittleEndian.Uint64(b[offsetTransaction:]),
 		BlockSize:   uint64(binary.LittleEndian.Uint32(b[offsetBlockSize:])) * sector,
+		NeedsCheck:  binary.LittleEndian.Uint32(b[offsetFlags:])&needsCheckFlag != 0,
+		data:        parseSpaceMap(b[offsetDataMap:]),
+		metadata:    parseSpaceMap(b[offsetMetadataMap:]),
 	}, nil
 }
 
