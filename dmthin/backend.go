@@ -66,7 +66,7 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 func (c Config) place(control *dm.Control) place {
 	if c.Pool == poolDevice {
 		return &devicePlace{
-			control: control, paths: c.Devices, force: c.Force,
+			control: control, paths: c.Devices, force: c.Force, files: c.Root,
 			metadataSize: uint64(c.MetadataSize), blockSize: uint64(c.BlockSize),
 		}
 	}

@@ -76,6 +76,9 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ 
 		return nil, err
 	}
 	kind, err := b.kind(ctx, volume, chain[0])
+	if err == nil && writable {
+		err = b.mend(ctx, volume, chain[0], kind)
+	}
 	if err != nil {
 		return nil, err
 	}

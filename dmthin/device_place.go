@@ -27,6 +27,7 @@ type devicePlace struct {
 	metadataSize uint64 // bytes; 0: by the formula, for all devices
 	blockSize    uint64 // bytes, of the pool
 	force        bool
+	files        string // the directory for copies of the metadata
 
 	devices  []*blockDevice // open and locked, in the order of paths
 	layout   *layout        // once the place is made

@@ -3,6 +3,7 @@ package dmthin
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/containerd/log"
 
@@ -77,6 +78,7 @@ func (b *Backend) growOnce(ctx context.Context) error {
 		return err
 	}
 	data, metadata := before.goal()
+	begun := time.Now()
 	if err := b.growTo(ctx, before.dataTotal(), metadata); err != nil {
 		return err
 	}
@@ -89,6 +91,7 @@ func (b *Backend) growOnce(ctx context.Context) error {
 	if err == nil && (now.DataTotal > before.DataTotal || now.MetadataTotal > before.MetadataTotal) {
 		log.G(ctx).WithFields(log.Fields{
 			"pool": b.pool.name, "data": Size(now.dataTotal()).String(), "metadata": Size(now.metadataTotal()).String(),
+			"took": time.Since(begun).String(),
 		}).Info("the pool has grown")
 	}
 	return err

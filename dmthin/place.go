@@ -58,6 +58,9 @@ type place interface {
 	// data opens the pool's data in the same way.
 	data() (metadataReader, error)
 
+	// repairable prepares the metadata to be checked and replaced; the pool is stopped.
+	repairable(ctx context.Context) (repairable, error)
+
 	// close gives up the lock. What is attached stays.
 	close() error
 }

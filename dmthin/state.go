@@ -35,14 +35,18 @@ func (p *Pool) checkState() (dm.PoolStatus, error) {
 	if err != nil {
 		return status, err
 	}
+	return status, stateError(p.name, status)
+}
+
+func stateError(pool string, status dm.PoolStatus) error {
 	writable := status.Mode == dm.PoolReadWrite || status.Mode == dm.PoolOutOfDataSpace
 	if writable && !status.NeedsCheck {
-		return status, nil
+		return nil
 	}
 	if metadataFull(status) {
-		return status, fmt.Errorf("%s: %w", p.name, errMetadataFull)
+		return fmt.Errorf("%s: %w", pool, errMetadataFull)
 	}
-	return status, fmt.Errorf("%s is in the state %q (needs a check: %t): %s: %w", p.name, status.Mode, status.NeedsCheck, repairAdvice, errPoolState)
+	return fmt.Errorf("%s is in the state %q (needs a check: %t): %s: %w", pool, status.Mode, status.NeedsCheck, repairAdvice, errPoolState)
 }
 
 // change sends the pool a message that changes its metadata. When it returns nil the change is durable.

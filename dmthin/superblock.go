@@ -58,6 +58,17 @@ type superblock struct {
 	data, metadata space
 }
 
+// clearNeedsCheck changes a superblock that is whole to one that needs no check.
+func clearNeedsCheck(b []byte) {
+	flags := binary.LittleEndian.Uint32(b[offsetFlags:])
+	setFlags(b, flags&^flagNeedsCheck)
+}
+
+func setFlags(b []byte, flags uint32) {
+	binary.LittleEndian.PutUint32(b[offsetFlags:], flags)
+	binary.LittleEndian.PutUint32(b[offsetChecksum:], checksum(b, superblockSalt))
+}
+
 // space is how much there is of something, and how much of it is in use, in blocks.
 type space struct{ total, used uint64 }
 
@@ -100,7 +111,7 @@ func parseSuperblock(b []byte) (superblock, error) {
 }
 
 // checksum is that of all bytes of a block after the checksum itself (dm_bm_checksum in drivers/md/persistent-data/dm-block-manager.c).
-// The kernel's crc32c inverts nothing at the end.
-func checksum(b []byte, salt uint32) uint32 {
-	return ^crc32.Checksum(b[4:], crc32.MakeTable(crc32.Castagnoli)) ^ salt
-}
+func checksum(b []byte, salt uint32) uint32 { return crc32c(b[4:]) ^ salt }
+
+// crc32c is that of the kernel, which inverts nothing at the end.
+func crc32c(b []byte) uint32 { return ^crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }

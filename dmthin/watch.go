@@ -116,9 +116,9 @@ func (w *watch) say(ctx context.Context, f fill, err error) {
 	switch {
 	case err == nil:
 		entry.Info("the pool has room again")
-	case f.Mode == dm.PoolReadWrite:
-		entry.WithError(err).Warn("nothing new is made in the pool")
-	default:
+	case state == "state", f.Mode != dm.PoolReadWrite:
 		entry.WithError(err).Error("the pool cannot be written")
+	default:
+		entry.WithError(err).Warn("nothing new is made in the pool")
 	}
 }

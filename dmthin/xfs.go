@@ -64,6 +64,9 @@ func (xfs) mountOptions(readOnly bool) []string {
 
 func (xfs) ownMount(bool) []string { return []string{"nouuid"} }
 
+// mend does nothing: xfs keeps its log until all of it is in place.
+func (xfs) mend(string) (bool, error) { return false, nil }
+
 func (xfs) resize(root *os.File, s fsState, blocks uint64) error {
 	return dm.GrowXFS(root, blocks, s.maxInodes)
 }
