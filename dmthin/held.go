@@ -65,7 +65,7 @@ func spoilUncounted(path string) (err error) {
 		return err
 	}
 	if _, err := parseSuperblock(sb); err != nil {
-		return nil //nolint:nilerr // there is no pool yet, or the kernel says that it is damaged
+		return nil // there is no pool yet, or the kernel says that it is damaged
 	}
 	held := binary.LittleEndian.Uint64(sb[offsetHeldRoot:])
 	if held == 0 {
