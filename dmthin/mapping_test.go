@@ -21,7 +21,7 @@ import (
 func (p *testPool) sharing(t *testing.T) (volumes []blocksOf) {
 	t.Helper()
 	require.NoError(t, p.do(t.Context(), func() error {
-		return p.withMetadataSnap(func(metadata io.ReaderAt, sb superblock) (err error) {
+		return p.readTrees(t.Context(), func(metadata io.ReaderAt, sb superblock) (err error) {
 			volumes, err = readSharing(t.Context(), metadata, sb)
 			return err
 		})

@@ -89,6 +89,9 @@ func (p *Pool) make(ctx context.Context, s poolSettings) (dm.Info, error) {
 	if err := ctx.Err(); err != nil {
 		return dm.Info{}, err
 	}
+	if err := spoilUncounted(s.metadataPath); err != nil {
+		return dm.Info{}, err
+	}
 	info, err := makeDevice(p.control, p.name, p.deviceUUID("pool"), false, s.target())
 	if unreadable(err) {
 		err = fmt.Errorf("the metadata cannot be read: %w: %w: %s", err, errPoolState, repairAdvice)
@@ -96,7 +99,11 @@ func (p *Pool) make(ctx context.Context, s poolSettings) (dm.Info, error) {
 	if err != nil {
 		return info, err
 	}
-	if err := p.check(s); err != nil {
+	err = p.check(s)
+	if err == nil {
+		err = p.dropHeld()
+	}
+	if err != nil {
 		return info, errors.Join(err, p.control.Remove(p.name), p.control.RemoveNode(p.name))
 	}
 	return info, nil
@@ -139,7 +146,10 @@ func (p *Pool) resize(s poolSettings) error {
 		err = p.reload(has, want)
 	}
 	// Also after an error, whose reason may be the state.
-	return errors.Join(err, p.check(s))
+	if err := errors.Join(err, p.check(s)); err != nil {
+		return err
+	}
+	return p.dropHeld() // of a process that died: the kernel that took it has counted it
 }
 
 // metadataIsLonger reports whether the metadata device has room that the running pool does not know of: the kernel looks

@@ -182,28 +182,18 @@ func (b *Backend) Survey(ctx context.Context) (*Survey, error) {
 	return s, ctx.Err()
 }
 
-// surveyVolumes reads the volumes of the running pool: through a metadata snapshot, or, of a pool that takes no changes
-// and so no snapshot, as they are.
+// surveyVolumes reads the volumes of the running pool. The caller has metadataSnapLock.
 func (b *Backend) surveyVolumes(ctx context.Context) (volumes []SurveyedVolume, err error) {
 	data, err := b.openData()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, data.Close()) }()
-	read := func(metadata io.ReaderAt, sb superblock) (err error) {
+	err = b.pool.readTrees(ctx, func(metadata io.ReaderAt, sb superblock) (err error) {
 		volumes, err = surveyVolumes(ctx, metadata, data, sb)
 		return err
-	}
-	err = b.pool.withMetadataSnap(read)
-	if !errors.Is(err, errPoolState) {
-		return volumes, err
-	}
-	metadata, err := openDirect(b.pool.metadataPath, os.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	err = stable(ctx, metadata, func(sb superblock) error { return read(metadata, sb) })
-	return volumes, errors.Join(err, metadata.Close())
+	})
+	return volumes, err
 }
 
 // openData opens the data of the running pool.

@@ -134,9 +134,10 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 	}
 	var orphans []uint64
 	for _, n := range found {
-		_, known := missing[n]
+		link, known := missing[n]
 		delete(missing, n)
 		if known {
+			s.complete(ctx, b, link)
 			continue
 		}
 		taken, err := s.takenByView(medium, n)
@@ -194,32 +195,54 @@ func (s *Set) takenByView(medium metadata.Medium, n uint64) (bool, error) {
 	return s.store.Recorded(metadata.ID(n))
 }
 
-// restoreOrReport makes the directory of an active snapshot again, empty, and says of any other content that it is
-// missing: that is damage, and left to the user.
-//
-// A power cut may take the directory of an active snapshot, as the commit of the store's record does not make it durable
-// (see Backend.Make). It was as good as empty then: who synced a file in it made the directory durable too. It is made again
-// before anything is served, so that all calls find it; if it is lost once more, the next start does it again.
+// restorable says whether a content is one that a power cut may take, in part or whole: the directory of an active
+// snapshot, as the commit of the store's record does not make it durable (see Backend.Make). It was as good as empty then:
+// who synced a file in it made the directory durable too.
+func restorable(link metadata.Link) bool {
+	return link.Kind == snapshots.KindActive && link.Placement.Medium == metadata.Directory
+}
+
+// restore makes again what a power cut took of a restorable content. That is done before anything is served, so that all
+// calls find it; if it is lost once more, the next start does it again.
+func (s *Set) restore(ctx context.Context, b Backend, link metadata.Link) error {
+	sn, chain, err := s.store.ChainOf(link.ID)
+	if err != nil {
+		return err
+	}
+	_, contents, err := s.contents(chain, metadata.NoMedium)
+	if err != nil {
+		return err
+	}
+	_, err = b.Mounts(ctx, contents, true, sn.Labels)
+	return err
+}
+
+// complete restores a content of which something is there.
+func (s *Set) complete(ctx context.Context, b Backend, link metadata.Link) {
+	if !restorable(link) {
+		return
+	}
+	if err := s.restore(ctx, b, link); err != nil {
+		log.G(ctx).WithError(err).WithField("id", link.ID).Warn("an active snapshot cannot be mounted")
+	}
+}
+
+// restoreOrReport restores a content of which nothing is there, or says that it is missing: that is damage, and left to the
+// user.
 func (s *Set) restoreOrReport(ctx context.Context, b Backend, link metadata.Link) {
 	if link.Kind == snapshots.KindUnknown {
 		return // trash, and gone already
 	}
 	logger := log.G(ctx).WithField("id", link.ID)
-	sn, chain, err := s.store.ChainOf(link.ID)
-	if err == nil {
+	if sn, _, err := s.store.ChainOf(link.ID); err == nil {
 		logger = logger.WithField("snapshotter", sn.Name).WithField("key", sn.Key)
 	}
-	if err == nil && link.Kind == snapshots.KindActive && link.Placement.Medium == metadata.Directory {
-		var contents []Content
-		if _, contents, err = s.contents(chain, metadata.NoMedium); err == nil {
-			_, err = b.Mounts(ctx, contents, true, sn.Labels)
-		}
+	if restorable(link) {
+		err := s.restore(ctx, b, link)
 		if err == nil {
 			logger.Info("the directory of an active snapshot was missing, as after a power cut, and is made again, empty")
 			return
 		}
-	}
-	if err != nil {
 		logger = logger.WithError(err)
 	}
 	logger.Errorf("the %s of a snapshot is missing: remove the snapshot and those upon it, and pull the image again", link.Placement.Medium)

@@ -91,6 +91,15 @@ func Read(r io.ReaderAt, size int64) (*Log, error) {
 	return l, nil
 }
 
+// Data returns what an entry writes; a discard and a flush nothing.
+func (l *Log) Data(i int) *io.SectionReader {
+	e := l.Entries[i]
+	if !e.Writes() || e.Has(Discard) {
+		return io.NewSectionReader(l.r, 0, 0)
+	}
+	return io.NewSectionReader(l.r, e.data, e.Length)
+}
+
 // readEntry reads the entry at a byte of the log, and returns where the next is.
 func readEntry(r io.ReaderAt, at, sector, size int64) (e Entry, next int64, err error) {
 	if at > size-sector {

@@ -21,7 +21,7 @@ func (l *Log) Apply(i int, disk *os.File) error {
 	case e.Has(Discard):
 		err = zero(disk, e.Offset, e.Length)
 	default:
-		_, err = io.CopyN(io.NewOffsetWriter(disk, e.Offset), io.NewSectionReader(l.r, e.data, e.Length), e.Length)
+		_, err = io.CopyN(io.NewOffsetWriter(disk, e.Offset), l.Data(i), e.Length)
 	}
 	if err != nil {
 		return fmt.Errorf("replay entry %d: %w", i, err)
