@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -56,24 +57,25 @@ func testDiskFull(t *testing.T, fs string) {
 	tCheck(t, s)
 	tFillRest(t, filler)
 
-	remove := func(i int) error {
-		_, err := s.Remove(t.Context(), "n", fmt.Sprint(i))
-		return err
+	removeAll := func(which func(i int) bool) {
+		t.Helper()
+		var group errgroup.Group
+		for i := range n - 1 {
+			if which(i) {
+				group.Go(func() error {
+					_, err := s.Remove(t.Context(), "n", fmt.Sprint(i))
+					return err
+				})
+			}
+		}
+		require.NoError(t, group.Wait())
 	}
-	for i := range n / 3 {
-		require.NoError(t, remove(i))
-	}
+	removeAll(func(i int) bool { return i%9 == 0 }) // each changes other pages
 	require.NoError(t, s.Close())
 	s = mustOpen(t, path)
 	_, err = s.Start(t.Context())
 	require.NoError(t, err, "on a full disk")
-	errs := make(chan error)
-	for i := n / 3; i < n-1; i++ {
-		go func() { errs <- remove(i) }()
-	}
-	for range n - 1 - n/3 {
-		require.NoError(t, <-errs)
-	}
+	removeAll(func(i int) bool { return i%9 != 0 })
 	trash, err := s.Trash(t.Context())
 	require.NoError(t, err)
 	require.Len(t, trash, n-1)
