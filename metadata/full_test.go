@@ -29,6 +29,7 @@ func TestDiskFull(t *testing.T) {
 }
 
 func testDiskFull(t *testing.T, fs string) {
+	t.Helper()
 	dir := tDisk(t, fs)
 	path := filepath.Join(dir, "lamina.db")
 	s := mustOpen(t, path)
