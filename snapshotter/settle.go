@@ -10,13 +10,14 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
 const (
 	settleTimeout = time.Minute // of one content
-	settleRetry   = time.Minute // until the next attempt on what could not be settled
+	settleWorkers = 4           // contents at once, so that one whose device hangs does not keep the others
 )
 
 // A settler works in the background on what the kernel has of contents whose backend is a Releaser: after a start, what
@@ -24,20 +25,19 @@ const (
 // is gone. What it has not come to when it stops is done by the next start.
 type settler struct {
 	set    *Set
-	retry  time.Duration
 	kick   chan struct{} // holds one: the queue is not empty
 	cancel context.CancelFunc
 	done   chan struct{}
 
 	mu       sync.Mutex
 	queue    []metadata.ID
-	retrying map[metadata.ID]bool
+	retrying map[metadata.ID]*settleRetry // what could not be settled
 }
 
 // startSettler starts the settler, which runs until ctx ends or it is closed, with all contents.
 func startSettler(ctx context.Context, set *Set) *settler {
 	ctx, cancel := context.WithCancel(ctx)
-	st := &settler{set: set, retrying: map[metadata.ID]bool{}, retry: settleRetry, kick: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	st := &settler{set: set, retrying: map[metadata.ID]*settleRetry{}, kick: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
 	go st.run(ctx)
 	return st
 }
@@ -66,7 +66,16 @@ func (st *settler) take() []metadata.ID {
 
 func (st *settler) run(ctx context.Context) {
 	defer close(st.done)
-	st.all(ctx)
+	var workers errgroup.Group
+	workers.SetLimit(settleWorkers)
+	defer workers.Wait() //nolint:errcheck // none returns an error
+	one := func(id metadata.ID) {
+		workers.Go(func() error {
+			st.one(ctx, id)
+			return nil
+		})
+	}
+	st.all(ctx, one)
 	for {
 		select {
 		case <-ctx.Done():
@@ -74,13 +83,13 @@ func (st *settler) run(ctx context.Context) {
 		case <-st.kick:
 		}
 		for _, id := range st.take() {
-			st.one(ctx, id)
+			one(id)
 		}
 	}
 }
 
 // all settles every content that the store has now.
-func (st *settler) all(ctx context.Context) {
+func (st *settler) all(ctx context.Context, one func(metadata.ID)) {
 	for medium, b := range st.set.backends {
 		if _, ok := b.(Releaser); !ok {
 			continue
@@ -90,7 +99,7 @@ func (st *settler) all(ctx context.Context) {
 			log.G(ctx).WithError(err).Warn("the contents are not compared with what the kernel has of them")
 		}
 		for _, link := range links {
-			st.one(ctx, link.ID)
+			one(link.ID)
 		}
 	}
 }
@@ -101,29 +110,44 @@ func (st *settler) one(ctx context.Context, id metadata.ID) {
 	bounded, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	err := st.set.settle(bounded, id)
-	if err == nil || ctx.Err() != nil {
+	if ctx.Err() != nil {
 		return
 	}
-	log.G(ctx).WithError(err).WithField("id", id).Warn("what the kernel has of a content is not what it should have")
-	if !errors.Is(err, fs.ErrNotExist) {
-		st.again(id)
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("id", id).Warn("what the kernel has of a content is not what it should have")
 	}
+	st.again(id, err != nil && !errors.Is(err, fs.ErrNotExist))
 }
 
-// again has a content settled once more after a while.
-func (st *settler) again(id metadata.ID) {
+// again has a content settled once more after a while, which grows with each attempt that fails.
+func (st *settler) again(id metadata.ID, failed bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.retrying[id] {
+	if !failed {
+		delete(st.retrying, id)
 		return
 	}
-	st.retrying[id] = true
-	time.AfterFunc(st.retry, func() {
+	retry := st.retrying[id]
+	if retry == nil {
+		retry = &settleRetry{backoff: backoff{first: time.Second}}
+		st.retrying[id] = retry
+	}
+	if retry.waiting {
+		return
+	}
+	retry.waiting = true
+	time.AfterFunc(retry.next(), func() {
 		st.mu.Lock()
-		delete(st.retrying, id)
+		retry.waiting = false
 		st.mu.Unlock()
 		st.later(id)
 	})
+}
+
+// A settleRetry is when a content is settled again.
+type settleRetry struct {
+	backoff
+	waiting bool
 }
 
 // close stops the settler and waits until it has stopped.
