@@ -1,6 +1,7 @@
 package dmthin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,11 +24,8 @@ func (p *Pool) volumeName(id uint32) string { return p.prefix + "-" + number(id)
 // volume returns the state of the device of volume id. One that is another's is an error.
 func (p *Pool) volume(id uint32) (dm.Info, error) { return p.own(p.volumeName(id), number(id)) }
 
-// How long activate waits for a device that goes away, and how often it looks.
-const (
-	goingWait = time.Second
-	goingPoll = 2 * time.Millisecond
-)
+// goingWait bounds how long activate waits for a device that goes away.
+const goingWait = time.Second
 
 var (
 	// errGoing is returned for a device that is going away, or may be: it is to be looked at again.
@@ -39,6 +37,7 @@ var (
 
 // activate gives volume id its device, as [Pool.Activate] says. It waits for one that goes away: what holds such a device
 // last is often nobody's use but a child that some goroutine has just forked, which holds all our open files until its exec.
+// A device has an event when it is gone.
 func (p *Pool) activate(ctx context.Context, id uint32, size uint64, readOnly bool) error {
 	for {
 		err := p.activateGoing(ctx, id, size, readOnly)
@@ -54,21 +53,21 @@ func (p *Pool) activate(ctx context.Context, id uint32, size uint64, readOnly bo
 }
 
 func (p *Pool) activateGoing(ctx context.Context, id uint32, size uint64, readOnly bool) error {
-	ctx, cancel := context.WithTimeout(ctx, goingWait)
-	defer cancel()
-	tick := time.NewTicker(goingPoll)
-	defer tick.Stop()
-	for {
-		err := p.tryActivate(id, size, readOnly)
-		if !errors.Is(err, errGoing) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("activate volume %d: %w", id, err)
-		case <-tick.C:
-		}
+	err := p.tryActivate(id, size, readOnly)
+	if !errors.Is(err, errGoing) {
+		return err
 	}
+	bounded, cancel := context.WithTimeout(ctx, goingWait)
+	defer cancel()
+	var last error
+	err = p.control.Watch(bounded, func() (bool, error) {
+		last = p.tryActivate(id, size, readOnly)
+		return !errors.Is(last, errGoing), nil
+	})
+	if bounded.Err() != nil && errors.Is(last, errGoing) {
+		return fmt.Errorf("activate volume %d: %w", id, last)
+	}
+	return cmp.Or(last, err)
 }
 
 // tryActivate is activate once. A device whose removal was deferred may go between any two requests.

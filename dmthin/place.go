@@ -109,27 +109,57 @@ func metadataLength(configured, data, block uint64) (uint64, error) {
 const (
 	deviceLockTime = 3 * time.Second
 	fileLockTime   = 0
-	lockStep       = 20 * time.Millisecond
 )
 
 // lockFile locks an open file until it is closed. One that others have locked for longer than wait is an error.
 func lockFile(ctx context.Context, f *os.File, wait time.Duration) error {
-	end := time.Now().Add(wait)
+	err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return err
+	}
+	if wait > 0 {
+		bounded, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		err = lockInTurn(bounded, f)
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("wait for the lock of %s: %w", f.Name(), context.Cause(ctx))
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s is locked by another process; is there another lamina with the same pool? %w", f.Name(), unix.EWOULDBLOCK)
+	}
+	return err
+}
+
+// lockInTurn waits in the kernel's queue for the lock of a file. No signal ends that wait, so it is a goroutine's, which is left
+// behind when ctx ends, with a descriptor of its own: a lock that comes later is given up with it, if f is closed by then.
+func lockInTurn(ctx context.Context, f *os.File) error {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	own := os.NewFile(uintptr(fd), f.Name())
+	locked := make(chan error, 1)
+	go func() {
+		err := flock(own, unix.LOCK_EX)
+		locked <- errors.Join(err, own.Close())
+	}()
+	select {
+	case err := <-locked:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func flock(f *os.File, how int) error {
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
+		err := unix.Flock(int(f.Fd()), how)
+		switch {
+		case err == nil:
 			return nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
+		case !errors.Is(err, unix.EINTR):
 			return &os.PathError{Op: "lock", Path: f.Name(), Err: err}
-		}
-		if !time.Now().Before(end) {
-			return fmt.Errorf("%s is locked by another process; is there another lamina with the same pool? %w", f.Name(), err)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the lock of %s: %w", f.Name(), context.Cause(ctx))
-		case <-time.After(lockStep):
 		}
 	}
 }

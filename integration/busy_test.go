@@ -59,6 +59,7 @@ func startBusy(t *testing.T, on backend) *busyTest {
 }
 
 func (b *busyTest) with(t *testing.T) *busyTest {
+	t.Helper()
 	return &busyTest{b.daemon, &host{b.Snapshotter, t}, t}
 }
 
@@ -196,7 +197,7 @@ func (b *busyTest) bound(parent string) {
 		require.NoError(b.t, os.WriteFile(filepath.Join(dir, "part", "file"), []byte("part"), 0o600))
 		require.NoError(b.t, unix.Mount(filepath.Join(dir, "part"), left, "", unix.MS_BIND, ""))
 	})
-	defer unix.Unmount(left, unix.MNT_DETACH) //nolint:errcheck // if the test fails before
+	defer unix.Unmount(left, unix.MNT_DETACH)
 	b.removeUsed("it is mounted at "+left, b.keys("used", parent)...)
 	got, err := os.ReadFile(filepath.Join(left, "file"))
 	require.NoError(b.t, err)

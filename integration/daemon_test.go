@@ -124,8 +124,8 @@ func (d *daemon) containerdConfig(version int) string {
 }
 
 // layers returns the names of what lies in the backend's place besides what it
-// keeps for itself: in the union directory a file of ownership and an empty
-// directory, in a pool its first volume, the template.
+// keeps for itself: in the union directory a file of ownership, a reserve and an
+// empty directory, in a pool its first volume, the template.
 func (d *daemon) layers() []string {
 	d.t.Helper()
 	if d.backend.name == lamina.BackendThin {
@@ -137,7 +137,7 @@ func (d *daemon) layers() []string {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.Name() != "owner" && e.Name() != "empty" {
+		if e.Name() != "owner" && e.Name() != "empty" && e.Name() != ".reserve" {
 			names = append(names, e.Name())
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
+	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
 const (
@@ -31,10 +32,11 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, _ map[st
 	if err := b.checkDepth(chain, false); err != nil {
 		return 0, err
 	}
-	if err := b.Delete(ctx, Content{ID: id}); err != nil {
-		return 0, err
+	err = b.Delete(ctx, Content{ID: id})
+	if err == nil {
+		err = b.make(id, chain)
 	}
-	return 0, b.make(id, chain)
+	return 0, space.Explain(err, b.root)
 }
 
 // make creates content id where nothing is.

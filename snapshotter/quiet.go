@@ -21,7 +21,13 @@ func (s *Set) Made(ctx context.Context) error { return s.making.wait(ctx) }
 func (s *Set) Settled(ctx context.Context) error { return s.settler.wait(ctx) }
 
 // Reaped returns when all that is in the trash now has been deleted, or what kept something from that.
-func (s *Set) Reaped(ctx context.Context) error { return s.waitReapers(ctx, nil) }
+func (s *Set) Reaped(ctx context.Context) error {
+	var errs []error
+	for _, r := range s.reapers {
+		errs = append(errs, r.wait(ctx, nil))
+	}
+	return errors.Join(errs...)
+}
 
 // Alone calls fn while no other call works on the snapshot of an id; fn must not call the set. needed says that the
 // snapshot is active or that a view shows it. One that is gone, or has another key meanwhile, is metadata.ErrNotExist.

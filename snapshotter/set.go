@@ -11,8 +11,16 @@ import (
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
-// closeWait bounds the wait of Close for calls under way and for the reaper.
-const closeWait = 30 * time.Second
+const (
+	// closeWait bounds the wait of Close for calls under way, for the reapers and for the settler.
+	closeWait = 30 * time.Second
+
+	// openWait bounds how long the places of the backends may take to answer at a start: less than the 90 s after which
+	// systemd ends a start, so that there is a sentence.
+	openWait = 80 * time.Second
+)
+
+var errPlaceHangs = fmt.Errorf("the disk has not answered within %s", openWait)
 
 // errPlacement is returned when a content is of a medium that no backend of the set serves.
 var errPlacement = errors.New("no backend for it is configured")
@@ -48,13 +56,8 @@ type Set struct {
 // After an error the store and the backends are still the caller's to close.
 func Open(ctx context.Context, c Config) (*Set, error) {
 	s := &Set{store: c.Store, backends: c.Backends, broken: map[metadata.Medium]error{}}
-	if err := s.claim(ctx); err != nil {
+	if err := s.takeOver(ctx); err != nil {
 		return nil, err
-	}
-	for medium, backend := range s.backends {
-		if err := s.sweep(ctx, medium, backend); err != nil && !s.setAside(ctx, medium, err) {
-			return nil, fmt.Errorf("compare the %s contents with the store: %w", medium, err)
-		}
 	}
 	serve := ctx
 	ctx = context.WithoutCancel(ctx)
@@ -65,6 +68,32 @@ func Open(ctx context.Context, c Config) (*Set, error) {
 	s.ensureTemplates(serve)
 	s.close = sync.OnceValue(func() error { return s.shutDown(ctx) })
 	return s, nil
+}
+
+// takeOver claims the places, and puts what no record names into the trash.
+func (s *Set) takeOver(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, openWait, errPlaceHangs)
+	defer cancel()
+	if err := s.claim(ctx); err != nil {
+		return err
+	}
+	for medium, backend := range s.backends {
+		if err := s.sweep(ctx, medium, backend); err != nil && !s.setAside(ctx, medium, err) {
+			return fmt.Errorf("compare the %s contents with the store: %w", medium, err)
+		}
+	}
+	return nil
+}
+
+// reaperOf returns the reaper of a medium.
+func (s *Set) reaperOf(medium metadata.Medium) (*reaper, error) {
+	for _, r := range s.reapers {
+		if r.medium == medium {
+			return r, nil
+		}
+	}
+	_, err := s.backend(medium) // why there is none
+	return nil, err
 }
 
 // Snapshotter returns a snapshotter of that name, which puts new base layers into the backend of that medium.
@@ -106,19 +135,6 @@ func (s *Set) wakeReapers() {
 	for _, r := range s.reapers {
 		r.wake()
 	}
-}
-
-// waitReapers returns when what is in the trash has been deleted, as [reaper.wait] says.
-func (s *Set) waitReapers(ctx context.Context, shut <-chan struct{}) error {
-	errs := make(chan error, len(s.reapers))
-	for _, r := range s.reapers {
-		go func() { errs <- r.wait(ctx, shut) }()
-	}
-	var all []error
-	for range s.reapers {
-		all = append(all, <-errs)
-	}
-	return errors.Join(all...)
 }
 
 func (s *Set) closeReapers(ctx context.Context) error {
