@@ -201,12 +201,17 @@ func TestReadSharingOfDamagedMetadata(t *testing.T) {
 
 // FuzzReadSharing reads any blocks as metadata: they may be found damaged, and nothing worse.
 func FuzzReadSharing(f *testing.F) {
-	m, _ := smallMapping()
-	image := make([]byte, 24*metadataBlock)
+	m := blocks{}
+	m.putMapping(0, leafNode, []uint64{1, 2}, []uint64{1, 2})
+	m.putMapping(1, internalNode, []uint64{0}, []uint64{3})
+	m.putMapping(2, internalNode, []uint64{0, 50}, []uint64{3, 4})
+	m.putMapping(3, leafNode, []uint64{0, 1}, []uint64{block(100), block(101)})
+	m.putMapping(4, leafNode, []uint64{50}, []uint64{block(102)})
+	image := make([]byte, len(m)*metadataBlock)
 	for at, b := range m {
 		copy(image[at*metadataBlock:], b)
 	}
-	f.Add(image, uint64(6), uint64(200), uint64(11), uint64(10))
+	f.Add(image, uint64(0), uint64(200), uint64(2), uint64(1))
 	f.Fuzz(func(t *testing.T, image []byte, root, total, volume, origin uint64) {
 		image = bytes.Clone(image)
 		for at := 0; (at+1)*metadataBlock <= len(image); at++ {

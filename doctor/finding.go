@@ -89,7 +89,7 @@ func (f Finding) String() string {
 	if f.Key != "" {
 		fmt.Fprintf(&b, " (%s, %s)", f.Snapshotter, f.Key)
 	}
-	fmt.Fprintf(&b, ": %s. %s. Cure: %s.", f.What, f.Meaning, f.Advice)
+	fmt.Fprintf(&b, ": %s (%s). Cure: %s.", f.What, f.Meaning, f.Advice)
 	if len(f.Holders) > 0 {
 		fmt.Fprintf(&b, " Held by: %s.", strings.Join(f.Holders, "; "))
 	}
@@ -103,7 +103,7 @@ type remedy struct {
 }
 
 const (
-	startAdvice = "start lamina, which does it by itself, or run lamina doctor --repair"
+	startAdvice = "start lamina, or restart it, which does it by itself; or lamina doctor --repair"
 	lossAdvice  = "remove the snapshot and those upon it, and pull the image again; or lamina doctor --repair --remove-lost"
 )
 
@@ -165,8 +165,8 @@ var remedies = map[Code]remedy{
 	DeviceSuspended: {"whoever uses it hangs", startAdvice, ByStart},
 	DeviceSurplus:   {"nobody needs it, and it keeps the pool from being stopped", startAdvice, ByStart},
 	DeviceMissing:   {"the snapshot cannot be used until it is mounted again through lamina", "restart lamina", ByHand},
-	LoopDeleted:     {"the file behind it was deleted, and its space is not free", "lamina doctor --repair takes it away", ByRepair},
-	LoopDouble:      {"two devices of one file do not know of each other's writes", "lamina doctor --repair takes it away", ByRepair},
+	LoopDeleted:     {"the space of the file is not free", "stop lamina, then lamina doctor --repair, which takes it away", ByRepair},
+	LoopDouble:      {"two devices of one file do not know of each other's writes", "stop lamina, then lamina doctor --repair, which takes it away", ByRepair},
 	LoopLeft:        {"a lamina that was killed left it, and no pool runs on it", startAdvice, ByStart},
 	MountStale:      {"its snapshot was removed while it was mounted; what is read there may be gone", "unmount it", ByHand},
 }
