@@ -86,13 +86,13 @@ func TestSharing(t *testing.T) {
 	require.Equal(t, []blocksOf{{ID: 1}}, p.sharing(t))
 	p.scatter(t, 1, rng, 1000)
 	origins := map[uint32]uint32{}
-	for id := uint32(2); id <= 30; id++ {
+	for id := uint32(2); id <= 16; id++ {
 		origins[id] = 1 + rng.Uint32N(id-1)
 		require.NoError(t, p.Snapshot(t.Context(), id, origins[id]))
 		p.scatter(t, id, rng, rng.IntN(100))
 	}
 	require.Equal(t, p.thinLsBlocks(t), p.sharing(t))
-	for id := uint32(2); id <= 30; id++ {
+	for id := uint32(2); id <= 16; id++ {
 		added, err := p.Added(t.Context(), id, origins[id])
 		require.NoError(t, err)
 		require.Equal(t, p.thinDelta(t, id, origins[id])*testBlock, added, "volume %d of %d", id, origins[id])
@@ -100,7 +100,7 @@ func TestSharing(t *testing.T) {
 	added, err := p.Added(t.Context(), 1, 1)
 	require.NoError(t, err)
 	require.Zero(t, added)
-	for id := uint32(3); id <= 30; id += 2 {
+	for id := uint32(3); id <= 16; id += 2 {
 		require.NoError(t, p.Delete(t.Context(), id, 0, false))
 	}
 	require.Equal(t, p.thinLsBlocks(t), p.sharing(t))

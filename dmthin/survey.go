@@ -83,7 +83,13 @@ func Look(ctx context.Context, c Config) (s *Survey, err error) {
 	if errors.Is(s.Unread, errNoPool) {
 		s.Unread = nil
 	}
-	return s, ctx.Err()
+	if errors.Is(s.Unread, errChanging) { // that is no damage
+		return nil, fmt.Errorf("%w: somebody writes to a volume, and no daemon has the pool; start lamina, and look again", s.Unread)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // lookAtKernel surveys what the kernel has of the place.
@@ -179,7 +185,10 @@ func (b *Backend) Survey(ctx context.Context) (*Survey, error) {
 	}, metadataSnapLock); s.Unread == nil {
 		s.Volumes = volumes
 	}
-	return s, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // surveyVolumes reads the volumes of the running pool: through a metadata snapshot, or, of a pool that takes no changes

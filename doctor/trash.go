@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/lamina-snapshotter/lamina/metadata"
@@ -43,13 +42,10 @@ func (e *examination) trash(ctx context.Context) error {
 }
 
 func (e *examination) contentName(link metadata.Link) string {
-	switch link.Placement.Medium {
-	case metadata.Directory:
+	if link.Placement.Medium == metadata.Directory {
 		return e.directory(link.Content())
-	case metadata.Volume:
-		return volumeName(link.Content())
 	}
-	return fmt.Sprintf("id %d", link.ID)
+	return volumeName(link.Content())
 }
 
 // holders names who uses a content. Who cannot be found is left out: they are no more than a help.
