@@ -78,6 +78,8 @@ type Finding struct {
 	Advice  string   `json:"advice"` // how it is cured
 	Cure    Cure     `json:"cure"`   // what of it [Repair] does
 	Holders []string `json:"holders,omitempty"`
+	// Note says that it is as it should be, and only worth to be known: no fault.
+	Note bool `json:"note,omitempty"`
 
 	cure func(context.Context) error // of ByRepair
 }
@@ -85,6 +87,9 @@ type Finding struct {
 // String returns the finding as a line.
 func (f Finding) String() string {
 	var b strings.Builder
+	if f.Note {
+		b.WriteString("note: ")
+	}
 	fmt.Fprintf(&b, "%s: %s", f.Code, f.Object)
 	if f.Key != "" {
 		fmt.Fprintf(&b, " (%s, %s)", f.Snapshotter, f.Key)
@@ -176,6 +181,6 @@ func finding(code Code, object, format string, args ...any) Finding {
 	r := remedies[code]
 	return Finding{
 		Code: code, Object: object, What: fmt.Sprintf(format, args...),
-		Meaning: r.meaning, Advice: r.advice, Cure: r.cure,
+		Meaning: r.meaning, Advice: r.advice, Cure: r.cure, Note: code == TrashLeft,
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/lamina-snapshotter/lamina/dmthin"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -55,7 +56,8 @@ func (e *examination) holders(ctx context.Context, link metadata.Link) []string 
 		holders, _ := e.HoldersOfDirectory(ctx, e.directory(link.Content()))
 		return holders
 	case link.Placement.Medium == metadata.Volume && e.HoldersOfDevice != nil && e.Live != nil:
-		if d, ok, err := e.Live.SurveyDevice(ctx, link.Placement.Device); err == nil && ok {
+		device := dmthin.SurveyedDevice{Role: dmthin.VolumeDevice, Volume: link.Placement.Device}
+		if d, ok, err := e.Live.SurveyDevice(ctx, device); err == nil && ok {
 			holders, _ := e.HoldersOfDevice(ctx, d.Major, d.Minor)
 			return holders
 		}
