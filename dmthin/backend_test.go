@@ -162,7 +162,7 @@ func TestUsageIsWhatDeletingGivesBack(t *testing.T) {
 				_, err := b.Freeze(t.Context(), chain)
 				require.NoError(t, err)
 			}
-			b.memory.facts = nil // as after a restart
+			b.facts = nil // as after a restart
 			for len(chain) > 1 {
 				begun := time.Now()
 				usage, err := b.Usage(t.Context(), chain)
