@@ -79,16 +79,16 @@ type quiet interface {
 
 func (l live) Survey(ctx context.Context) (*dmthin.Survey, error) {
 	if l.thin == nil {
-		return nil, nil
+		return nil, errors.New("there are some, and no snapshotter of the daemon uses the thin backend")
 	}
 	return l.thin.Survey(ctx)
 }
 
-func (l live) SurveyDevice(ctx context.Context, volume uint32) (dmthin.SurveyedDevice, bool, error) {
+func (l live) SurveyDevice(ctx context.Context, was dmthin.SurveyedDevice) (dmthin.SurveyedDevice, bool, error) {
 	if l.thin == nil {
 		return dmthin.SurveyedDevice{}, false, nil
 	}
-	return l.thin.SurveyDevice(ctx, volume)
+	return l.thin.SurveyDevice(ctx, was)
 }
 
 // Repair examines a root that no process has open, and cures what is found. What it does it announces, and asks about,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 )
@@ -144,37 +145,59 @@ func (c *comparison) seek(key uint64) error {
 
 // Added returns how many bytes volume id has that its origin has not: what deleting it, once nothing is upon it, gives
 // back. Neither may be written meanwhile, and what was written to them must have been flushed: then their trees of blocks
-// stay where they are, whatever the pool does. It changes nothing, and needs neither volume to be active.
+// stay where they are, whatever the pool does. It needs neither volume to be active.
 func (p *Pool) Added(ctx context.Context, id, origin uint32) (bytes uint64, err error) {
-	device, err := openDirect(p.metadataPath, os.O_RDONLY)
-	if err != nil {
-		return 0, err
-	}
-	var added uint64 // not the result itself, which is written when fn may still be running
-	err = bounded(ctx, p.lockName(id), func() (err error) {
-		defer func() { err = errors.Join(err, device.Close()) }()
-		var roots [2]uint64
-		if err := stable(ctx, device, func(sb superblock) error {
-			for i, volume := range []uint32{id, origin} {
-				root, ok, err := find(device, sb.mapping, uint64(volume))
-				if err == nil && !ok {
-					err = fmt.Errorf("the pool has no volume %d: %w", volume, os.ErrNotExist)
-				}
-				if err != nil {
-					return err
-				}
-				roots[i] = root
-			}
-			return nil
-		}); err != nil {
+	roots, err := p.treesOf(ctx, id, origin)
+	var blocks uint64
+	if err == nil {
+		err = p.withMetadata(ctx, func(metadata io.ReaderAt) (err error) {
+			blocks, err = readAdded(ctx, newNodeCache(metadata), roots[0], roots[1])
 			return err
-		}
-		blocks, err := readAdded(ctx, newNodeCache(device), roots[0], roots[1])
-		added = blocks * p.block
-		return err
-	})
+		})
+	}
 	if err != nil {
 		return 0, fmt.Errorf("compare volume %d with volume %d: %w", id, origin, err)
 	}
-	return added, nil
+	return blocks * p.block, nil
+}
+
+// treesOf returns where the trees of blocks of volumes begin. While the pool goes on that is found as it is, or else in a
+// metadata snapshot.
+func (p *Pool) treesOf(ctx context.Context, ids ...uint32) ([]uint64, error) {
+	var roots []uint64
+	look := func(metadata io.ReaderAt, sb superblock) error {
+		roots = nil
+		for _, id := range ids {
+			root, ok, err := find(metadata, sb.mapping, uint64(id))
+			if err == nil && !ok {
+				err = fmt.Errorf("the pool has no volume %d: %w", id, fs.ErrNotExist)
+			}
+			if err != nil {
+				return err
+			}
+			roots = append(roots, root)
+		}
+		return nil
+	}
+	err := p.withMetadata(ctx, func(metadata io.ReaderAt) error {
+		return stable(ctx, metadata, func(sb superblock) error { return look(metadata, sb) })
+	})
+	if errors.Is(err, errChanging) {
+		err = p.do(ctx, func() error { return p.withMetadataSnap(look) }, metadataSnapLock)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return roots, nil
+}
+
+// withMetadata calls fn with the metadata of the running pool. What fn sets may be read only if it returns nil.
+func (p *Pool) withMetadata(ctx context.Context, fn func(metadata io.ReaderAt) error) error {
+	device, err := openDirect(p.metadataPath, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	return bounded(ctx, "read the metadata of "+p.name, func() error {
+		return errors.Join(fn(device), device.Close())
+	})
 }

@@ -89,10 +89,7 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ 
 // that a power cut left is replayed first: views are mounted without. A content that is mounted somewhere can still be
 // written there; its children, which are copies of it, do not show that.
 func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage, error) {
-	if err := b.freeze(ctx, chain[0]); err != nil {
-		return nil, err
-	}
-	return b.knownUsage(chain), nil
+	return nil, b.freeze(ctx, chain[0])
 }
 
 func (b *Backend) freeze(ctx context.Context, c Content) error {

@@ -83,7 +83,13 @@ func Look(ctx context.Context, c Config) (s *Survey, err error) {
 	if errors.Is(s.Unread, errNoPool) {
 		s.Unread = nil
 	}
-	return s, ctx.Err()
+	if errors.Is(s.Unread, errChanging) { // that is no damage
+		return nil, fmt.Errorf("%w: somebody writes to a volume, and no daemon has the pool; start lamina, and look again", s.Unread)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // lookAtKernel surveys what the kernel has of the place.
@@ -179,7 +185,10 @@ func (b *Backend) Survey(ctx context.Context) (*Survey, error) {
 	}, metadataSnapLock); s.Unread == nil {
 		s.Volumes = volumes
 	}
-	return s, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // surveyVolumes reads the volumes of the running pool. The caller has metadataSnapLock.
@@ -204,18 +213,22 @@ func (b *Backend) openData() (metadataReader, error) {
 	return os.Open((&loopPlace{dir: b.config.Root}).dataFile())
 }
 
-// SurveyDevice looks at the device of volume id once more, while nothing works on the volume: what an operation does for a
-// moment is not seen. ok is false if it has none.
-func (b *Backend) SurveyDevice(ctx context.Context, id uint32) (d SurveyedDevice, ok bool, err error) {
+// SurveyDevice looks at a device once more, while nothing works on its volume, or on the pool: what an operation does for a
+// moment is not seen. That of a volume goes by the volume's number, any other by its name. ok is false if there is none.
+func (b *Backend) SurveyDevice(ctx context.Context, was SurveyedDevice) (d SurveyedDevice, ok bool, err error) {
+	name, lock := was.Name, uint32(poolLock)
+	if was.Role == VolumeDevice {
+		name, lock = b.pool.volumeName(was.Volume), was.Volume
+	}
 	var found SurveyedDevice
 	err = b.pool.do(ctx, func() error {
 		pool, err := poolNumber(b.control, b.config.Store)
 		if err != nil {
 			return err
 		}
-		found, err = lookAtDevice(b.control, b.config.Store, b.pool.volumeName(id), pool)
+		found, err = lookAtDevice(b.control, b.config.Store, name, pool)
 		return err
-	}, id)
+	}, lock)
 	if errors.Is(err, fs.ErrNotExist) {
 		return d, false, nil
 	}

@@ -48,9 +48,9 @@ type Live interface {
 	// snapshot that is gone is metadata.ErrNotExist.
 	Alone(ctx context.Context, id metadata.ID, fn func(needed bool) error) error
 
-	// Survey and SurveyDevice are those of the backend of volumes that the daemon has open, nil if it has none.
+	// Survey and SurveyDevice are those of the backend of volumes that the daemon has open. Without one Survey is an error.
 	Survey(ctx context.Context) (*dmthin.Survey, error)
-	SurveyDevice(ctx context.Context, volume uint32) (d dmthin.SurveyedDevice, ok bool, err error)
+	SurveyDevice(ctx context.Context, was dmthin.SurveyedDevice) (d dmthin.SurveyedDevice, ok bool, err error)
 }
 
 // quietWait bounds what an examination waits for operations of a daemon to end.

@@ -78,6 +78,8 @@ type Finding struct {
 	Advice  string   `json:"advice"` // how it is cured
 	Cure    Cure     `json:"cure"`   // what of it [Repair] does
 	Holders []string `json:"holders,omitempty"`
+	// Note says that it is as it should be, and only worth to be known: no fault.
+	Note bool `json:"note,omitempty"`
 
 	cure func(context.Context) error // of ByRepair
 }
@@ -85,11 +87,14 @@ type Finding struct {
 // String returns the finding as a line.
 func (f Finding) String() string {
 	var b strings.Builder
+	if f.Note {
+		b.WriteString("note: ")
+	}
 	fmt.Fprintf(&b, "%s: %s", f.Code, f.Object)
 	if f.Key != "" {
 		fmt.Fprintf(&b, " (%s, %s)", f.Snapshotter, f.Key)
 	}
-	fmt.Fprintf(&b, ": %s. %s. Cure: %s.", f.What, f.Meaning, f.Advice)
+	fmt.Fprintf(&b, ": %s (%s). Cure: %s.", f.What, f.Meaning, f.Advice)
 	if len(f.Holders) > 0 {
 		fmt.Fprintf(&b, " Held by: %s.", strings.Join(f.Holders, "; "))
 	}
@@ -103,7 +108,7 @@ type remedy struct {
 }
 
 const (
-	startAdvice = "start lamina, which does it by itself, or run lamina doctor --repair"
+	startAdvice = "start lamina, or restart it, which does it by itself; or lamina doctor --repair"
 	lossAdvice  = "remove the snapshot and those upon it, and pull the image again; or lamina doctor --repair --remove-lost"
 )
 
@@ -165,8 +170,8 @@ var remedies = map[Code]remedy{
 	DeviceSuspended: {"whoever uses it hangs", startAdvice, ByStart},
 	DeviceSurplus:   {"nobody needs it, and it keeps the pool from being stopped", startAdvice, ByStart},
 	DeviceMissing:   {"the snapshot cannot be used until it is mounted again through lamina", "restart lamina", ByHand},
-	LoopDeleted:     {"the file behind it was deleted, and its space is not free", "lamina doctor --repair takes it away", ByRepair},
-	LoopDouble:      {"two devices of one file do not know of each other's writes", "lamina doctor --repair takes it away", ByRepair},
+	LoopDeleted:     {"the space of the file is not free", "stop lamina, then lamina doctor --repair, which takes it away", ByRepair},
+	LoopDouble:      {"two devices of one file do not know of each other's writes", "stop lamina, then lamina doctor --repair, which takes it away", ByRepair},
 	LoopLeft:        {"a lamina that was killed left it, and no pool runs on it", startAdvice, ByStart},
 	MountStale:      {"its snapshot was removed while it was mounted; what is read there may be gone", "unmount it", ByHand},
 }
@@ -176,6 +181,6 @@ func finding(code Code, object, format string, args ...any) Finding {
 	r := remedies[code]
 	return Finding{
 		Code: code, Object: object, What: fmt.Sprintf(format, args...),
-		Meaning: r.meaning, Advice: r.advice, Cure: r.cure,
+		Meaning: r.meaning, Advice: r.advice, Cure: r.cure, Note: code == TrashLeft,
 	}
 }

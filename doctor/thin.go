@@ -15,7 +15,7 @@ func (e *examination) thin(ctx context.Context) error {
 		return nil
 	}
 	survey, err := e.thinSurvey(ctx)
-	if err != nil || survey == nil {
+	if err != nil {
 		return err
 	}
 	e.loops(survey)
@@ -179,7 +179,7 @@ func (e *examination) devices(ctx context.Context, survey *dmthin.Survey, now co
 	var errs []error
 	for _, d := range survey.Devices {
 		if d.Role != dmthin.VolumeDevice {
-			e.device(ctx, d, metadata.Link{}, true)
+			errs = append(errs, e.poolDevice(ctx, d))
 			continue
 		}
 		active[uint64(d.Volume)] = true
@@ -195,6 +195,18 @@ func (e *examination) devices(ctx context.Context, survey *dmthin.Survey, now co
 	return errors.Join(errs...)
 }
 
+// poolDevice reports what is wrong with a device that is no volume's.
+func (e *examination) poolDevice(ctx context.Context, d dmthin.SurveyedDevice) (err error) {
+	ok := true
+	if e.Live != nil && wrong(d, metadata.Link{}, true) != "" {
+		d, ok, err = e.Live.SurveyDevice(ctx, d)
+	}
+	if err == nil && ok {
+		e.device(ctx, d, metadata.Link{}, true)
+	}
+	return err
+}
+
 // volumeDevice reports what is wrong with the device of a volume; in a daemon, only what is so while nobody works on it.
 func (e *examination) volumeDevice(ctx context.Context, d dmthin.SurveyedDevice, now contents) error {
 	link, known := now.volumes[uint64(d.Volume)]
@@ -207,7 +219,7 @@ func (e *examination) volumeDevice(ctx context.Context, d dmthin.SurveyedDevice,
 		return nil
 	}
 	look := func(needed bool) error {
-		d, ok, err := e.Live.SurveyDevice(ctx, d.Volume)
+		d, ok, err := e.Live.SurveyDevice(ctx, d)
 		if err == nil && ok {
 			e.device(ctx, d, link, needed)
 		}
@@ -273,7 +285,7 @@ func wrong(d dmthin.SurveyedDevice, link metadata.Link, needed bool) Code {
 // missingDevice reports that an active snapshot, or one that a view shows, has no device in a daemon that runs.
 func (e *examination) missingDevice(ctx context.Context, link metadata.Link) error {
 	err := e.Live.Alone(ctx, link.ID, func(needed bool) error {
-		_, ok, err := e.Live.SurveyDevice(ctx, link.Placement.Device)
+		_, ok, err := e.Live.SurveyDevice(ctx, dmthin.SurveyedDevice{Role: dmthin.VolumeDevice, Volume: link.Placement.Device})
 		if err == nil && !ok && needed {
 			e.found(e.of(finding(DeviceMissing, volumeName(link.Content()), "it has no device"), link.ID))
 		}

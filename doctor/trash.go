@@ -2,9 +2,9 @@ package doctor
 
 import (
 	"context"
-	"fmt"
 	"time"
 
+	"github.com/lamina-snapshotter/lamina/dmthin"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -43,13 +43,10 @@ func (e *examination) trash(ctx context.Context) error {
 }
 
 func (e *examination) contentName(link metadata.Link) string {
-	switch link.Placement.Medium {
-	case metadata.Directory:
+	if link.Placement.Medium == metadata.Directory {
 		return e.directory(link.Content())
-	case metadata.Volume:
-		return volumeName(link.Content())
 	}
-	return fmt.Sprintf("id %d", link.ID)
+	return volumeName(link.Content())
 }
 
 // holders names who uses a content. Who cannot be found is left out: they are no more than a help.
@@ -59,7 +56,8 @@ func (e *examination) holders(ctx context.Context, link metadata.Link) []string 
 		holders, _ := e.HoldersOfDirectory(ctx, e.directory(link.Content()))
 		return holders
 	case link.Placement.Medium == metadata.Volume && e.HoldersOfDevice != nil && e.Live != nil:
-		if d, ok, err := e.Live.SurveyDevice(ctx, link.Placement.Device); err == nil && ok {
+		device := dmthin.SurveyedDevice{Role: dmthin.VolumeDevice, Volume: link.Placement.Device}
+		if d, ok, err := e.Live.SurveyDevice(ctx, device); err == nil && ok {
 			holders, _ := e.HoldersOfDevice(ctx, d.Major, d.Minor)
 			return holders
 		}

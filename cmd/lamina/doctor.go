@@ -25,8 +25,8 @@ const (
 )
 
 const doctorCodes = `Exit codes of doctor:
-   0  nothing was found
-   1  there are findings
+   0  nothing is wrong
+   1  there are findings beside notes
    2  something could not be looked at, or not be cured, and stderr says what; or the command line is wrong
    3  the configuration is wrong`
 
@@ -76,7 +76,7 @@ type doctorRun struct {
 
 	repair, removeLost, yes, dryRun bool
 
-	count int // of findings
+	count int // of findings that are faults
 }
 
 func newDoctorRun(c *cli.Command) (*doctorRun, error) {
@@ -107,7 +107,7 @@ func (d *doctorRun) run(ctx context.Context) error {
 		return fmt.Errorf("%w: %d", errFindings, d.count)
 	}
 	if !d.json {
-		_, err = fmt.Fprintln(d.out, "nothing was found")
+		_, err = fmt.Fprintln(d.out, "nothing is wrong")
 	}
 	return err
 }
@@ -116,7 +116,9 @@ func (d *doctorRun) run(ctx context.Context) error {
 func (d *doctorRun) examine(ctx context.Context) error {
 	var failed error
 	say := func(f doctor.Finding) {
-		d.count++
+		if !f.Note {
+			d.count++
+		}
 		failed = errors.Join(failed, d.print(f))
 	}
 	err := lamina.Examine(ctx, d.settings.Config, say)
