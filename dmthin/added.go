@@ -161,8 +161,7 @@ func (p *Pool) Added(ctx context.Context, id, origin uint32) (bytes uint64, err 
 	return blocks * p.block, nil
 }
 
-// treesOf returns where the trees of blocks of volumes begin. While the pool goes on that is found as it is, or else in a
-// metadata snapshot.
+// treesOf returns where the trees of blocks of volumes begin.
 func (p *Pool) treesOf(ctx context.Context, ids ...uint32) ([]uint64, error) {
 	var roots []uint64
 	look := func(metadata io.ReaderAt, sb superblock) error {
@@ -179,13 +178,7 @@ func (p *Pool) treesOf(ctx context.Context, ids ...uint32) ([]uint64, error) {
 		}
 		return nil
 	}
-	err := p.withMetadata(ctx, func(metadata io.ReaderAt) error {
-		return stable(ctx, metadata, func(sb superblock) error { return look(metadata, sb) })
-	})
-	if errors.Is(err, errChanging) {
-		err = p.do(ctx, func() error { return p.withMetadataSnap(look) }, metadataSnapLock)
-	}
-	if err != nil {
+	if err := p.do(ctx, func() error { return p.readTrees(ctx, look) }, metadataSnapLock); err != nil {
 		return nil, err
 	}
 	return roots, nil
