@@ -117,7 +117,7 @@ func (p *process) awaitReady() error {
 	case <-ready:
 		return nil
 	case <-p.done:
-		return fmt.Errorf("%s ended before it was ready: %v\n%s", p.name, p.err, p.tail())
+		return fmt.Errorf("%s ended before it was ready: %w\n%s", p.name, p.err, p.tail())
 	case <-time.After(readyTimeout):
 		return fmt.Errorf("%s is not ready within %s\n%s", p.name, readyTimeout, p.tail())
 	}

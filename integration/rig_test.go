@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,18 +33,21 @@ var errNotReached = errors.New("the daemon did not come by the point")
 type rig struct {
 	t *testing.T
 	*daemon
-	h         *host
-	target    string         // the file that says where it dies
-	hits      string         // the file with the points that it came by
-	died      map[string]int // how often it did, by the point
-	kills     int
-	began     int // starts to the end
-	startTime time.Duration
+	h *host
+	// disconnect ends h: a client of a daemon that died would try to reach it for ever.
+	disconnect func()
+	target     string         // the file that says where it dies
+	hits       string         // the file with the points that it came by
+	died       map[string]int // how often it did, by the point
+	kills      int
+	began      int // starts to the end
+	startTime  time.Duration
 }
 
 func newRig(t *testing.T, b backend, toml string) *rig {
 	t.Helper()
-	r := &rig{t: t, died: map[string]int{}}
+	r := &rig{t: t, died: map[string]int{}, disconnect: func() {}}
+	t.Cleanup(func() { r.disconnect() })
 	r.place(newDaemon(t, mustTempDir(t), b, toml))
 	return r
 }
@@ -94,7 +98,10 @@ func (r *rig) start() {
 	r.clear()
 	began := time.Now()
 	r.process = r.serve(r.t)
-	r.h = r.client(lamina.DefaultName)
+	r.disconnect()
+	sn, disconnect, err := r.connect(lamina.DefaultName)
+	require.NoError(r.t, err)
+	r.h, r.disconnect = &host{sn, r.t}, sync.OnceFunc(func() { require.NoError(r.t, disconnect()) })
 	require.NoError(r.t, r.started())
 	r.began++
 	r.startTime += time.Since(began)

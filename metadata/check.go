@@ -55,6 +55,7 @@ type checker struct {
 	yield   func(Problem) bool
 	records map[ID]Link
 	trash   map[ID]Link
+	sound   bool // the pages have been checked already
 }
 
 // stop is the error of a pass whose caller wants no more problems.
@@ -67,6 +68,22 @@ func (c *checker) report(id ID, format string, args ...any) error {
 		return stop{}
 	}
 	return c.ctx.Err()
+}
+
+// checkAll returns the first problem in a store whose pages have been checked.
+func checkAll(btx *bolt.Tx) error {
+	var first *Problem
+	c := checker{ctx: context.Background(), btx: btx, sound: true, yield: func(p Problem) bool {
+		first = &p
+		return false
+	}}
+	if err := c.run(); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if first != nil {
+		return fmt.Errorf("%w: %v", ErrDamaged, first)
+	}
+	return nil
 }
 
 func (c *checker) run() error {
@@ -87,7 +104,7 @@ func (c *checker) run() error {
 
 // checkPages runs bbolt's own check. The channel must be drained, as its goroutine uses the transaction.
 func (c *checker) checkPages() (err error) {
-	if !c.btx.DB().IsReadOnly() {
+	if c.sound || !c.btx.DB().IsReadOnly() {
 		return nil
 	}
 	sound := true

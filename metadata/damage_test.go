@@ -1,7 +1,9 @@
 package metadata
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -46,7 +48,10 @@ func sampleStore(t *testing.T) []byte {
 	require.NoError(t, s.Close())
 	good, err := os.ReadFile(path)
 	require.NoError(t, err)
-	return good
+	c := &pageChecker{file: bytes.NewReader(good)}
+	_, err = c.readMetas(uint64(len(good)))
+	require.NoError(t, err)
+	return good[:c.high*c.pageSize] // bbolt makes the file longer than it needs
 }
 
 // dump returns all that a store says.
@@ -73,41 +78,107 @@ func dump(s *Store) (all []string, err error) {
 	return all, err
 }
 
-// A store of which a byte is not what was written is refused and stays as it is, or
-// shows what it showed: the byte was in no use.
-func TestFlippedBits(t *testing.T) {
-	good := sampleStore(t)
-	path := filepath.Join(t.TempDir(), "lamina.db")
-	require.NoError(t, os.WriteFile(path, good, 0o600))
-	s, err := Open(path, Options{ReadOnly: true})
-	require.NoError(t, err)
-	want, err := dump(s)
-	require.NoError(t, err)
-	require.NoError(t, s.Close())
+// A damage is a store's file with something wrong, and what was right.
+type damage struct {
+	path string
+	good []byte
+	want []string
+}
 
+func newDamage(t *testing.T) *damage {
+	t.Helper()
+	d := &damage{path: filepath.Join(t.TempDir(), "lamina.db"), good: sampleStore(t)}
+	require.NoError(t, os.WriteFile(d.path, d.good, 0o600))
+	s, err := Open(d.path, Options{})
+	require.NoError(t, err)
+	d.want, err = dump(s)
+	require.NoError(t, errors.Join(err, s.Close()))
+	return d
+}
+
+// open opens a damaged file. It is refused and stays as it is, or shows what it
+// showed.
+func (d *damage) open(t *testing.T, damaged []byte) (refused error) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(d.path, damaged, 0o600))
+	s, err := Open(d.path, Options{})
+	if err == nil {
+		got, err := dump(s)
+		require.NoError(t, errors.Join(err, s.Close()))
+		require.Equal(t, d.want, got)
+		return nil
+	}
+	s, readErr := Open(d.path, Options{ReadOnly: true})
+	if readErr == nil { // what its parts say of each other is for Check to find
+		for problem, checkErr := range s.Check(t.Context()) {
+			readErr = errors.Join(readErr, checkErr, fmt.Errorf("%v", problem))
+		}
+		require.Error(t, readErr, "Open says %v, and Check finds nothing", err)
+		require.NoError(t, s.Close())
+	}
+	after, readErr := os.ReadFile(d.path)
+	require.NoError(t, readErr)
+	require.True(t, bytes.Equal(damaged, after), "the file was changed")
+	return err
+}
+
+// A store of which one bit is not what was written is refused, or the bit was in no
+// use. Every byte of it is tried, in turn over a few runs.
+func TestFlippedBits(t *testing.T) {
+	d := newDamage(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	refused, harmless := 0, 0
-	bad := map[int]int{}
-	page := os.Getpagesize()
-	for at := 0; at < len(good); at += 1 + rng.IntN(7) {
-		damaged := append([]byte(nil), good...)
+	refused, harmless, pages := 0, 0, map[int]bool{}
+	for at := rng.IntN(16); at < len(d.good); at += 1 + rng.IntN(31) {
+		damaged := bytes.Clone(d.good)
 		damaged[at] ^= 1 << rng.IntN(8)
-		require.NoError(t, os.WriteFile(path, damaged, 0o600))
-		s, err := Open(path, Options{ReadOnly: true})
-		if err != nil {
-			require.ErrorIs(t, err, ErrNotStore)
-			refused++
+		err := d.open(t, damaged)
+		if err == nil {
+			harmless++
 			continue
 		}
-		got, err := dump(s)
-		require.NoError(t, s.Close())
-		if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
-			bad[at/page]++
-		} else {
-			harmless++
+		refused++
+		pages[at/os.Getpagesize()] = true
+		if !errors.Is(err, ErrNotStore) && !errors.Is(err, ErrVersion) {
+			require.ErrorIs(t, err, ErrDamaged, "byte %d", at)
 		}
 	}
-	t.Logf("%d flips refused, %d harmless, undetected %v of %d pages", refused, harmless, bad, len(good)/page)
+	t.Logf("of %d flipped bits %d were refused, in %d of %d pages, and %d were in no use",
+		refused+harmless, refused, len(pages), len(d.good)/os.Getpagesize(), harmless)
+	require.Greater(t, refused, 100)
+}
+
+// So is one that ends anywhere, and one of which a page was lost or is another's.
+func TestDamagedPages(t *testing.T) {
+	d := newDamage(t)
+	page := os.Getpagesize()
+	for at := 0; at < len(d.good); at += page / 2 {
+		refused := d.open(t, bytes.Clone(d.good[:at]))
+		require.Error(t, refused, "cut off at %d", at)
+	}
+	var used []int
+	for at := 0; at < len(d.good); at += page {
+		damaged := bytes.Clone(d.good)
+		clear(damaged[at : at+page])
+		if d.open(t, damaged) == nil {
+			continue
+		}
+		used = append(used, at)
+		for i := range damaged[at : at+page] {
+			damaged[at+i] = byte(rand.Uint32())
+		}
+		require.Error(t, d.open(t, damaged), "page %d", at/page)
+	}
+	for _, at := range used {
+		for _, from := range used {
+			if bytes.Equal(d.good[at:at+page], d.good[from:from+page]) {
+				continue
+			}
+			damaged := bytes.Clone(d.good)
+			copy(damaged[at:at+page], d.good[from:from+page])
+			require.Error(t, d.open(t, damaged), "page %d in the place of page %d", from/page, at/page)
+		}
+	}
+	t.Logf("%d of %d pages are in use", len(used), len(d.good)/page)
 }

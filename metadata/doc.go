@@ -13,13 +13,13 @@
 //
 // # Layout
 //
-//	meta      "version", "uuid", "starts"
+//	meta      "version", "uuid", "starts", and "sum", a checksum over them
 //	keys      snapshotter name, 0, key -> id
-//	records   id -> record (see record.go); its sequence is the highest id that was ever recorded
+//	records   id -> record (see record.go) and checksum; its sequence is the highest id that was ever recorded
 //	children  parent id, child id -> nothing
 //	labels    label tag, snapshotter name, value, id -> nothing, for the labels that containerd filters by
 //	devices   thin device id -> id, for records and trash alike
-//	trash     id -> placement of a content whose record is gone
+//	trash     id -> placement of a content whose record is gone, and checksum
 //
 // Ids are 8 bytes and device ids 4 bytes, big endian, so that cursors walk them in order. The rest follows from keys and
 // records; [Store.Check] holds it to that.

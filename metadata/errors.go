@@ -7,8 +7,12 @@ var (
 	// ErrLocked is returned when another process has the store open.
 	ErrLocked = errors.New("another process has the store open")
 
-	// ErrNotStore is returned when the file is no store of Lamina's, or a damaged one.
+	// ErrNotStore is returned when the file is no store of Lamina's.
 	ErrNotStore = errors.New("not a Lamina store")
+
+	// ErrDamaged is returned when the file is a store of which something is not as it was written.
+	ErrDamaged = errors.New("the store is damaged, and was not changed; put back a copy of the whole root, or move lamina.db and the " +
+		"contents beside it away and pull the images again")
 
 	// ErrVersion is returned when the store's schema is one that this program does not know.
 	ErrVersion = errors.New("unknown schema version")

@@ -83,7 +83,7 @@ func (s *Store) Viewed(id ID) (viewed bool, err error) {
 		c := btx.Bucket(bucketChildren).Cursor()
 		for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix) && !viewed; k, _ = c.Next() {
 			child := k[len(prefix):]
-			link, err := decodeLink(id, btx.Bucket(bucketRecords).Get(child))
+			link, err := decodeLink(ID(binary.BigEndian.Uint64(child)), btx.Bucket(bucketRecords).Get(child))
 			if err != nil {
 				return fmt.Errorf("id %x: %w", child, err)
 			}

@@ -118,7 +118,7 @@ const (
 var errRecord = errors.New("malformed record")
 
 func (s Snapshot) encode() []byte {
-	b := make([]byte, 0, 128+len(s.Key)+len(s.Parent))
+	b := make([]byte, 0, 128+len(s.Key)+len(s.Parent)+checksumSize)
 	b = appendString(b, fieldName, s.Name)
 	b = appendString(b, fieldKey, s.Key)
 	b = appendUint(b, fieldKind, uint64(s.Kind))
@@ -136,8 +136,11 @@ func (s Snapshot) encode() []byte {
 		b = appendUint(b, fieldUsageSize, uint64(s.Usage.Size)+1)
 		b = appendUint(b, fieldInodes, uint64(s.Usage.Inodes))
 	}
-	return b
+	return seal(s.ID, b)
 }
+
+// encode returns the trash entry of a content.
+func (l Link) encode() []byte { return seal(l.ID, l.Placement.append(nil)) }
 
 func (p Placement) append(b []byte) []byte {
 	b = appendUint(b, fieldMedium, uint64(p.Medium))
@@ -153,7 +156,11 @@ func decodeSnapshot(id ID, b []byte) (Snapshot, error) {
 	s := Snapshot{ID: id}
 	var created, updated, usage uint64
 	var inodes int64
-	err := eachField(b, func(num protowire.Number, v uint64, data []byte) error {
+	b, err := unseal(id, b)
+	if err != nil {
+		return s, err
+	}
+	err = eachField(b, func(num protowire.Number, v uint64, data []byte) error {
 		switch num {
 		case fieldName:
 			s.Name = string(data)
@@ -186,7 +193,11 @@ func decodeSnapshot(id ID, b []byte) (Snapshot, error) {
 // decodeLink reads what a chain needs and allocates nothing.
 func decodeLink(id ID, b []byte) (Link, error) {
 	l := Link{ID: id}
-	err := eachField(b, func(num protowire.Number, v uint64, _ []byte) error {
+	b, err := unseal(id, b)
+	if err != nil {
+		return l, err
+	}
+	err = eachField(b, func(num protowire.Number, v uint64, _ []byte) error {
 		switch num {
 		case fieldName, fieldKey, fieldParent, fieldCreated, fieldUpdated, fieldUsageSize, fieldInodes, fieldLabel:
 			return nil

@@ -32,18 +32,23 @@ func TestRecordRoundTrip(t *testing.T) {
 }
 
 func TestRecordOfALaterProgram(t *testing.T) {
-	b := appendUint(fullRecord().encode(), 99, 1)
-	_, err := decodeSnapshot(7, b)
+	b, err := unseal(7, fullRecord().encode())
+	require.NoError(t, err)
+	b = seal(7, appendUint(b, 99, 1))
+	_, err = decodeSnapshot(7, b)
 	require.ErrorContains(t, err, "unknown field 99")
 	_, err = decodeLink(7, b)
 	require.ErrorContains(t, err, "unknown field 99")
 }
 
 func FuzzDecodeSnapshot(f *testing.F) {
-	f.Add(fullRecord().encode())
+	full, err := unseal(7, fullRecord().encode())
+	require.NoError(f, err)
+	f.Add(full)
 	f.Add([]byte{})
 	f.Add([]byte{0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f})
 	f.Fuzz(func(t *testing.T, b []byte) {
+		b = seal(7, b)
 		sn, err := decodeSnapshot(7, b)
 		link, linkErr := decodeLink(7, b)
 		if err != nil {
@@ -56,4 +61,15 @@ func FuzzDecodeSnapshot(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, sn, again)
 	})
+}
+
+// A value belongs to its id, and is what was written.
+func TestSealedValue(t *testing.T) {
+	b := fullRecord().encode()
+	_, err := decodeSnapshot(8, b)
+	require.ErrorIs(t, err, errRecord)
+	for _, wrong := range [][]byte{nil, b[:3], b[:len(b)-1], append([]byte{0}, b...)} {
+		_, err := decodeLink(7, wrong)
+		require.ErrorIs(t, err, errRecord)
+	}
 }

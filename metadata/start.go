@@ -3,6 +3,7 @@ package metadata
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -28,7 +29,7 @@ func (s *Store) Start(ctx context.Context) (starts uint64, err error) {
 		if v := meta.Get(keyStarts); len(v) == 8 {
 			starts += binary.BigEndian.Uint64(v)
 		}
-		return t.put(meta, keyStarts, key8(starts))
+		return errors.Join(t.put(meta, keyStarts, key8(starts)), t.put(meta, keySum, metaSum(meta)))
 	})
 	return starts, err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"runtime/debug"
@@ -15,12 +16,13 @@ import (
 	"github.com/google/uuid"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // schemaVersion is the version of the layout in the package comment.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // boltOptions are those of every store. The list of free pages is not kept in the file: it would be written with every
 // commit, and after many removals it is long. bbolt finds it again by a scan at open.
@@ -49,6 +51,7 @@ var (
 	keyVersion = []byte("version")
 	keyUUID    = []byte("uuid")
 	keyStarts  = []byte("starts")
+	keySum     = []byte("sum")
 )
 
 // Options of opening a store.
@@ -71,8 +74,9 @@ type Store struct {
 
 // Open opens the store in the file path. It makes a new one where there is no file, unless o.ReadOnly.
 //
-// It fails at once with [ErrLocked] while another process has the store open, with [ErrVersion] or [ErrNotStore] when
-// the file is not one that this program can use; the file stays as it is.
+// It fails at once with [ErrLocked] while another process has the store open, with [ErrVersion], [ErrNotStore] or
+// [ErrDamaged] when the file is not one that this program can use; the file stays as it is. A store that is opened to be
+// written passes [Store.Check] first.
 func Open(path string, o Options) (*Store, error) {
 	s, err := open(path, o)
 	if errors.Is(err, fs.ErrNotExist) && !o.ReadOnly {
@@ -91,9 +95,11 @@ func open(path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	// bbolt would make an empty file a database.
-	if !st.Mode().IsRegular() || st.Size() == 0 {
-		return nil, fmt.Errorf("%w: it is empty or no regular file", ErrNotStore)
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: it is no regular file", ErrNotStore)
+	}
+	if st.Size() == 0 { // bbolt would make it a database
+		return nil, fmt.Errorf("%w: it is empty", ErrDamaged)
 	}
 	db, err := openBolt(path, o.ReadOnly)
 	if err != nil {
@@ -122,14 +128,21 @@ func (s *Store) openRoom() (err error) {
 	return nil
 }
 
-// openBolt opens the file. To write, it is opened to be read first and looked through: bbolt's own scan for free pages
-// runs into a damaged page in a goroutine of its own, whose panic nobody can catch.
+// openBolt opens the file, once all that is in use of it has been looked at: what is damaged must not be built upon, and
+// bbolt runs into a damaged page with a panic, at times in a goroutine where nobody can catch it.
 func openBolt(path string, readOnly bool) (*bolt.DB, error) {
+	if err := verifyFile(path); err != nil {
+		return nil, err
+	}
 	db, err := openBoltOnce(path, true)
 	if err != nil {
 		return nil, err
 	}
-	if err := guardFaults(func() error { return db.View(verify) }); err != nil {
+	err = guardFaults(func() error { return db.View(verifyMeta) })
+	if err == nil && !readOnly {
+		err = guardFaults(func() error { return db.View(checkAll) })
+	}
+	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	if readOnly {
@@ -157,63 +170,79 @@ func openBoltOnce(path string, readOnly bool) (db *bolt.DB, err error) {
 	return db, err
 }
 
-// verify reads every page that holds keys, so that a damaged one faults here, and checks the order of the keys.
-func verify(btx *bolt.Tx) error {
-	path := btx.DB().Path()
-	st, err := os.Stat(path)
+// verifyFile reads every page that is in use, with bbolt's lock, so that nobody writes meanwhile.
+func verifyFile(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	if btx.Size() > st.Size() {
-		return fmt.Errorf("%w: the file is cut off: %d bytes of %d", ErrNotStore, st.Size(), btx.Size())
+	defer f.Close() //nolint:errcheck // nothing was written through it
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return ErrLocked
+	} else if err != nil {
+		return &os.PathError{Op: "flock", Path: path, Err: err}
 	}
-	return btx.ForEach(func(_ []byte, b *bolt.Bucket) error { return verifyBucket(b) })
-}
-
-func verifyBucket(b *bolt.Bucket) error {
-	var last []byte
-	return b.ForEach(func(k, v []byte) error {
-		if last != nil && bytes.Compare(last, k) >= 0 {
-			return fmt.Errorf("%w: the file is damaged: the key %x is out of order", ErrNotStore, k)
-		}
-		last = k
-		if v == nil {
-			return verifyBucket(b.Bucket(k))
-		}
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	err = checkPages(f, uint64(st.Size()))
+	switch {
+	case err == nil:
 		return nil
-	})
+	case isBolt(f):
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	default:
+		return fmt.Errorf("%w: %w", ErrNotStore, err)
+	}
 }
 
-// guardFaults turns what a damaged file makes of bbolt, a panic or a fault in the mapped file, into ErrNotStore.
+// isBolt reports whether one of the first pages, of which both are meta pages, is one of bbolt's.
+func isBolt(f io.ReaderAt) bool {
+	head := make([]byte, 2*maxPageSize)
+	n, _ := f.ReadAt(head, 0) // what cannot be read is none
+	return bytes.Contains(head[:n], binary.NativeEndian.AppendUint32(nil, boltMagic))
+}
+
+// verifyMeta checks that the file is a store of the known version.
+func verifyMeta(btx *bolt.Tx) error {
+	meta := btx.Bucket(bucketMeta)
+	if meta == nil {
+		return fmt.Errorf("%w: it is a bbolt file of another program", ErrNotStore)
+	}
+	version := meta.Get(keyVersion)
+	if len(version) != 8 {
+		return fmt.Errorf("%w: it has no schema version", ErrNotStore)
+	}
+	if v := binary.BigEndian.Uint64(version); v != schemaVersion {
+		return fmt.Errorf("%w %d; this program knows %d", ErrVersion, v, schemaVersion)
+	}
+	if !bytes.Equal(meta.Get(keySum), metaSum(meta)) {
+		return fmt.Errorf("%w: the checksum of its uuid and its count of starts is wrong", ErrDamaged)
+	}
+	for _, name := range [][]byte{bucketKeys, bucketRecords, bucketChildren, bucketLabels, bucketDevices, bucketTrash} {
+		if btx.Bucket(name) == nil {
+			return fmt.Errorf("%w: the bucket %q is missing", ErrDamaged, name)
+		}
+	}
+	return nil
+}
+
+// guardFaults turns what a damaged file makes of bbolt, a panic or a fault in the mapped file, into ErrDamaged.
 func guardFaults(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: the file is damaged: %v", ErrNotStore, r)
+			err = fmt.Errorf("%w: %v", ErrDamaged, r)
 		}
 	}()
 	return fn()
 }
 
-// load checks that the file is a store of the known version and reads what is kept in memory.
+// load reads what is kept in memory.
 func (s *Store) load() error {
 	return s.view(func(btx *bolt.Tx) error {
 		meta := btx.Bucket(bucketMeta)
-		if meta == nil {
-			return fmt.Errorf("%w: it is a bbolt file of another program", ErrNotStore)
-		}
-		version := meta.Get(keyVersion)
-		if len(version) != 8 {
-			return fmt.Errorf("%w: it has no schema version", ErrNotStore)
-		}
-		if v := binary.BigEndian.Uint64(version); v != schemaVersion {
-			return fmt.Errorf("%w %d; this program knows %d", ErrVersion, v, schemaVersion)
-		}
-		for _, name := range [][]byte{bucketKeys, bucketRecords, bucketChildren, bucketLabels, bucketDevices, bucketTrash} {
-			if btx.Bucket(name) == nil {
-				return fmt.Errorf("%w: the bucket %q is missing", ErrNotStore, name)
-			}
-		}
 		s.uuid = string(meta.Get(keyUUID))
 		s.nextID.Store(btx.Bucket(bucketRecords).Sequence() + 1)
 		return btx.Bucket(bucketDevices).ForEach(func(k, _ []byte) error {
@@ -271,6 +300,7 @@ func initialise(btx *bolt.Tx) error {
 		meta.Put(keyVersion, key8(schemaVersion)),
 		meta.Put(keyUUID, []byte(uuid.NewString())),
 		meta.Put(keyStarts, key8(0)),
+		meta.Put(keySum, metaSum(meta)),
 	)
 }
 

@@ -53,7 +53,7 @@ func TestOpenRefuses(t *testing.T) {
 		"empty": {func(t *testing.T, path string) {
 			t.Helper()
 			require.NoError(t, os.WriteFile(path, nil, 0o600))
-		}, ErrNotStore},
+		}, ErrDamaged},
 		"text": {func(t *testing.T, path string) {
 			t.Helper()
 			require.NoError(t, os.WriteFile(path, []byte("hello"), 0o600))
@@ -75,7 +75,7 @@ func TestOpenRefuses(t *testing.T) {
 			t.Helper()
 			require.NoError(t, create(path))
 			require.NoError(t, os.Truncate(path, 9000))
-		}, ErrNotStore},
+		}, ErrDamaged},
 		"overwritten": {func(t *testing.T, path string) {
 			t.Helper()
 			require.NoError(t, create(path))
@@ -89,7 +89,7 @@ func TestOpenRefuses(t *testing.T) {
 			require.NoError(t, err)
 			_, err = f.WriteAt(junk, 8192)
 			require.NoError(t, errors.Join(err, f.Close()))
-		}, ErrNotStore},
+		}, ErrDamaged},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "lamina.db")

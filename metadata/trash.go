@@ -107,7 +107,7 @@ func (t *tx) adopt(link Link) error {
 			return err
 		}
 	}
-	return t.put(t.Bucket(bucketTrash), key8(uint64(link.ID)), link.Placement.append(nil))
+	return t.put(t.Bucket(bucketTrash), key8(uint64(link.ID)), link.encode())
 }
 
 // skip keeps the numbers of an adopted content from being reserved.

@@ -107,7 +107,7 @@ func (s *Store) Remove(ctx context.Context, name, key string) (sn Snapshot, err 
 		if err := t.erase(sn); err != nil || sn.Placement.Medium == NoMedium {
 			return err
 		}
-		return t.put(t.Bucket(bucketTrash), key8(uint64(sn.ID)), sn.Placement.append(nil))
+		return t.put(t.Bucket(bucketTrash), key8(uint64(sn.ID)), sn.Link().encode())
 	})
 	return sn, err
 }
