@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
+	"sync"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
 )
@@ -29,9 +29,12 @@ type devicePlace struct {
 	files        string // the directory for copies of the metadata
 
 	devices  []*blockDevice // open and locked, in the order of paths
-	layout   *layout        // once the place is made
-	members  []*blockDevice // the devices in the order of the layout
 	attached []string       // dm devices
+	prefix   string         // of their names
+
+	mu      sync.Mutex     // for limits beside grow
+	layout  *layout        // once the place is made
+	members []*blockDevice // the devices in the order of the layout
 }
 
 func (p *devicePlace) owner(ctx context.Context) (uuid string, err error) {
@@ -214,7 +217,7 @@ func (p *devicePlace) attach(ctx context.Context, prefix string) (_ poolDevices,
 		}
 		devs[i] = dev
 	}
-	p.attached = names
+	p.attached, p.prefix = names, prefix
 	return poolDevices{metadata: devs[0], data: devs[1], size: p.layout.dataSize(), metadataPath: dm.Node(names[0])}, nil
 }
 
@@ -253,18 +256,7 @@ func (p *devicePlace) metadata() (metadataReader, error) {
 	if err := p.made(); err != nil {
 		return nil, err
 	}
-	s := p.layout.Metadata[0]
-	f, err := openDirect(p.members[s.Device].path, 0)
-	if err != nil {
-		return nil, err
-	}
-	return segmentReader{io.NewSectionReader(f, int64(s.Offset), int64(s.Length)), f}, nil
-}
-
-// A segmentReader reads a part of a device.
-type segmentReader struct {
-	*io.SectionReader
-	io.Closer
+	return openRegions(p.members, p.layout.Metadata, func(d *blockDevice) (directFile, error) { return openDirect(d.path, 0) })
 }
 
 func (p *devicePlace) close() error {
