@@ -126,7 +126,7 @@ func TestMetadataFull(t *testing.T) {
 	b.place = &fullPlace{growing, minMetadata}
 	ctx := t.Context()
 	c := b.mustMake(t, 2, b.template, nil)
-	const step, count = 8 * mebibyte, 50 // each page has a leaf of the btree for itself
+	const step, count = 8 * mebibyte, 50                       // each page has a leaf of the btree for itself
 	device, err := os.OpenFile(b.device(t, c), os.O_WRONLY, 0) // through the page cache, all at once
 	require.NoError(t, err)
 	for i := range int64(count * 128) {
