@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -76,17 +78,32 @@ func committedAt(histories []history, mark string) bool {
 	return false
 }
 
+// aFewPages is more than the store writes at once, or a pool of its metadata: in
+// bytes.
+const aFewPages = 32 << 10
+
 // largestWrite returns which of the entries from begin to end that a flush covers
-// writes most bytes, or -1.
+// writes most bytes, or -1 if none writes more than a few pages. Zeroes, as a pool
+// writes them to a new block, are on a new disk anyway.
 func (d *recordedDisk) largestWrite(begin, end int) (largest int) {
 	largest = -1
 	for i := begin; i < d.log.FlushedBefore(end); i++ {
 		e := d.log.Entries[i]
-		if e.Writes() && !e.Has(logwrites.FUA) && (largest < 0 || e.Length > d.log.Entries[largest].Length) {
+		if e.Length < aFewPages || !e.Writes() || e.Has(logwrites.FUA) {
+			continue
+		}
+		if (largest < 0 || e.Length > d.log.Entries[largest].Length) && !d.writesZeroes(i) {
 			largest = i
 		}
 	}
 	return largest
+}
+
+func (d *recordedDisk) writesZeroes(entry int) bool {
+	d.t.Helper()
+	data, err := io.ReadAll(d.log.Data(entry))
+	require.NoError(d.t, err)
+	return bytes.Equal(data, make([]byte, len(data)))
 }
 
 // requireLoss checks that one of the first cuts loses something.
