@@ -185,3 +185,24 @@ func someSurvive(log *logwrites.Log, rng *rand.Rand, c cut) cut {
 	c.survives = func(entry int) bool { return survivors[entry-c.from] }
 	return c
 }
+
+// TestPartOfActiveDirectory has a power cut leave a part of what an active
+// snapshot was made of: the start makes the rest.
+func TestPartOfActiveDirectory(t *testing.T) {
+	requireRoot(t)
+	root := filepath.Join(mustTempDir(t), "root")
+	h, stop := openHost(t, union, root)
+	h.layer("base", "", []byte("base"))
+	h.prepare("active", "base", nil)
+	fs, err := filepath.Glob(filepath.Join(root, "union", "*", "fs"))
+	require.NoError(t, err)
+	require.Len(t, fs, 2)
+	stop()
+	require.NoError(t, os.Remove(fs[1]))
+	h, _ = openHost(t, union, root)
+	_, err = h.Usage(t.Context(), "active")
+	require.NoError(t, err)
+	require.NoError(t, h.Commit(t.Context(), "committed", "active"))
+	_, err = h.View(t.Context(), "view", "committed")
+	require.NoError(t, err)
+}
