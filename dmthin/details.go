@@ -43,7 +43,8 @@ const (
 	maxDepth = 8
 )
 
-// readDetails returns all volumes, by ascending id, that there were when the metadata snapshot at block held was taken.
+// readDetails returns all volumes, by ascending id, that the superblock leads to, if held is 0, or the metadata snapshot at
+// that block.
 // metadata is read by whole blocks. All that is read is checked, so that metadata that are damaged, or not a snapshot's,
 // are an error and never another list of volumes.
 func readDetails(ctx context.Context, metadata io.ReaderAt, held uint64) (volumes []volumeDetails, err error) {

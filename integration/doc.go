@@ -7,8 +7,8 @@
 // LAMINA_TEST_ROOT=1 says that they must run, as `make test` does.
 //
 // Tests and benchmarks whose names begin with Thin, and tests whose names begin with
-// PowerCut, need device mapper. Where the kernel has none, the test program runs itself again with just those, in a
-// guest and after the others; see [guest].
+// PowerCut, need device mapper. Where the kernel has none, the test program runs
+// itself again with just those, in a guest and after the others; see [guest].
 //
 // What a test starts lives under one directory, named after its session. Every
 // process that it starts is told to die with it, and a janitor, a process of
