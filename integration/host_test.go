@@ -99,27 +99,6 @@ func within(t *testing.T, mounts []mount.Mount, f func(dir string)) {
 	}))
 }
 
-// TestPartOfActiveDirectory has a power cut leave a part of what an active
-// snapshot was made of: the start makes the rest.
-func TestPartOfActiveDirectory(t *testing.T) {
-	requireRoot(t)
-	root := filepath.Join(mustTempDir(t), "root")
-	h, stop := openHost(t, union, root)
-	h.layer("base", "", []byte("base"))
-	h.prepare("active", "base", nil)
-	fs, err := filepath.Glob(filepath.Join(root, "union", "*", "fs"))
-	require.NoError(t, err)
-	require.Len(t, fs, 2)
-	stop()
-	require.NoError(t, os.Remove(fs[1]))
-	h, _ = openHost(t, union, root)
-	_, err = h.Usage(t.Context(), "active")
-	require.NoError(t, err)
-	require.NoError(t, h.Commit(t.Context(), "committed", "active"))
-	_, err = h.View(t.Context(), "view", "committed")
-	require.NoError(t, err)
-}
-
 // compare checks that a snapshot shows these files and no others.
 func compare(ctx context.Context, mounts []mount.Mount, files map[string]string) error {
 	return mount.WithTempMount(ctx, mounts, func(dir string) error {

@@ -80,8 +80,7 @@ func (c *recordingClient) prepare(key, parent string, stays bool) []mount.Mount 
 	return mounts
 }
 
-// commit commits a snapshot, and has its tree read after that is marked: a read
-// that goes to the disk must not be what brings it there.
+// commit commits a snapshot. Nobody knows its tree before look is called.
 func (c *recordingClient) commit(name, key string) {
 	c.t.Helper()
 	require.NoError(c.t, c.sn.Commit(c.t.Context(), name, key))
@@ -89,9 +88,17 @@ func (c *recordingClient) commit(name, key string) {
 	delete(c.now, key)
 	c.now[name] = held{kind: snapshots.KindCommitted, parent: parent}
 	c.acknowledged()
+}
+
+// look reads the tree of the snapshot that was just committed. That it was is
+// marked: what a reader makes the disk do must not be what keeps the tree.
+func (c *recordingClient) look(name string) {
+	c.t.Helper()
 	tree, err := lookAt(c.t.Context(), c.sn, name)
 	require.NoError(c.t, err)
-	c.now[name] = held{kind: snapshots.KindCommitted, parent: parent, tree: tree}
+	h := c.now[name]
+	h.tree = tree
+	c.now[name] = h
 	c.states[len(c.states)-1] = maps.Clone(c.now)
 }
 
@@ -145,6 +152,7 @@ func (c *recordingClient) run(image *imageLayers, layers int, rng *rand.Rand) {
 	for i := range layers {
 		image.unpack(c.t, i, c.prepare(key("extract-%d", i), top, false))
 		c.commit(key("layer-%d", i), key("extract-%d", i))
+		c.look(key("layer-%d", i))
 		top = key("layer-%d", i)
 	}
 	for i := range 3 {
@@ -162,8 +170,9 @@ func (c *recordingClient) run(image *imageLayers, layers int, rng *rand.Rand) {
 			require.NoError(c.t, os.WriteFile(name, []byte(noise(rng, 1+rng.IntN(40_000))), 0o644))
 		}
 		require.NoError(c.t, os.RemoveAll(filepath.Join(dir, "lamina/links")))
+		c.commit(key("built"), key("builder")) // as of a container that runs: unmounting would sync it
 	})
-	c.commit(key("built"), key("builder"))
+	c.look(key("built"))
 	c.prepare(key("on-built"), key("built"), true)
 
 	c.remove(key("idle-1"))

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"encoding/binary"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -60,7 +62,7 @@ func tortured(ordinarily, tortured int) int {
 func (d *recordedDisk) cutOften(t *testing.T, config lamina.Config, histories []history, rng *rand.Rand, count int) {
 	t.Helper()
 	start, kinds := time.Now(), map[string]int{}
-	for _, c := range chooseCuts(d.log, rng, count) {
+	for _, c := range chooseCuts(t, d.log, rng, count) {
 		if err := d.recover(t, config, c, histories); err != nil {
 			t.Fatalf("%v: %v", c, err)
 		}
@@ -102,6 +104,9 @@ func (d *recordedDisk) recordClients(t *testing.T, config lamina.Config, rng *ra
 	}
 	wg.Wait()
 	require.NoError(t, host.Close())
+	host, err = lamina.Open(t.Context(), config) // on what there is
+	require.NoError(t, err)
+	require.NoError(t, host.Close())
 	d.stop()
 	var histories []history
 	for _, c := range clients {
@@ -112,39 +117,61 @@ func (d *recordedDisk) recordClients(t *testing.T, config lamina.Config, rng *ra
 }
 
 // chooseCuts chooses that many cuts of a log: marks, places near a flush, any
-// entries, and flushes that had not ended, of whose writes any may survive.
-func chooseCuts(log *logwrites.Log, rng *rand.Rand, count int) []cut {
+// entries, flushes that had not ended, of whose writes any may survive, and the
+// writes of a pool's superblock, between which its metadata change.
+func chooseCuts(t *testing.T, log *logwrites.Log, rng *rand.Rand, count int) (cuts []cut) {
+	t.Helper()
 	var marks, flushes []int
 	for i, e := range log.Entries {
 		switch {
 		case e.Has(logwrites.Mark):
-			marks = append(marks, i)
+			marks = append(marks, i+1)
 		case e.Has(logwrites.Flush), e.Has(logwrites.FUA):
 			flushes = append(flushes, i)
 		}
 	}
-	cuts := make([]cut, 0, count)
+	superblocks := poolSuperblocks(t, log)
+	some := func(of []int) int { return of[rng.IntN(len(of))] }
 	for i := range count {
 		var c cut
-		switch i % 4 {
-		case 0: // spread over all
-			n := len(marks) * i / count
-			c = cut{at: marks[n+rng.IntN(max(1, min(len(marks)-n, len(marks)*4/count)))] + 1, about: "at a mark"}
-		case 1:
-			c = cut{at: flushes[rng.IntN(len(flushes))] + rng.IntN(2), about: "beside a flush"}
-		case 2:
+		switch kind := i % 5; {
+		case kind == 0: // spread over all
+			c = cut{at: marks[len(marks)*i/count+rng.IntN(len(marks)-len(marks)*(count-1)/count)], about: "at a mark"}
+		case kind == 1 && len(superblocks) > 0:
+			c = cut{at: some(superblocks) + 1, about: "at a superblock"}
+		case kind <= 2:
+			c = cut{at: some(flushes) + rng.IntN(2), about: "beside a flush"}
+		case kind == 3:
 			c = cut{at: rng.IntN(len(log.Entries)), about: "anywhere"}
 		default:
-			c = cut{at: flushes[rng.IntN(len(flushes))], about: "while it flushes"}
+			c = cut{at: some(flushes), about: "while it flushes"}
 		}
 		c.from = c.at
-		if i%4 == 3 {
+		if i%5 == 4 {
 			c = someSurvive(log, rng, c)
 		}
 		cuts = append(cuts, c)
 	}
 	slices.SortStableFunc(cuts, func(a, b cut) int { return a.from - b.from })
 	return cuts
+}
+
+// poolSuperblocks returns the entries that write the superblock of a thin pool:
+// struct thin_disk_superblock in drivers/md/dm-thin-metadata.c, with its magic
+// number and as block 0.
+func poolSuperblocks(t *testing.T, log *logwrites.Log) (entries []int) {
+	t.Helper()
+	const block, atBlock, atMagic, magic = 4096, 8, 32, 27022010
+	for i := range log.Entries {
+		data, err := io.ReadAll(log.Data(i))
+		require.NoError(t, err)
+		for ; len(data) >= block; data = data[block:] {
+			if binary.LittleEndian.Uint64(data[atMagic:]) == magic && binary.LittleEndian.Uint64(data[atBlock:]) == 0 {
+				entries = append(entries, i)
+			}
+		}
+	}
+	return entries
 }
 
 // someSurvive makes a cut one in which any of the writes survive that no flush
@@ -157,4 +184,25 @@ func someSurvive(log *logwrites.Log, rng *rand.Rand, c cut) cut {
 	}
 	c.survives = func(entry int) bool { return survivors[entry-c.from] }
 	return c
+}
+
+// TestPartOfActiveDirectory has a power cut leave a part of what an active
+// snapshot was made of: the start makes the rest.
+func TestPartOfActiveDirectory(t *testing.T) {
+	requireRoot(t)
+	root := filepath.Join(mustTempDir(t), "root")
+	h, stop := openHost(t, union, root)
+	h.layer("base", "", []byte("base"))
+	h.prepare("active", "base", nil)
+	fs, err := filepath.Glob(filepath.Join(root, "union", "*", "fs"))
+	require.NoError(t, err)
+	require.Len(t, fs, 2)
+	stop()
+	require.NoError(t, os.Remove(fs[1]))
+	h, _ = openHost(t, union, root)
+	_, err = h.Usage(t.Context(), "active")
+	require.NoError(t, err)
+	require.NoError(t, h.Commit(t.Context(), "committed", "active"))
+	_, err = h.View(t.Context(), "view", "committed")
+	require.NoError(t, err)
 }

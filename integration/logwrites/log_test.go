@@ -12,11 +12,11 @@ import (
 
 // The files in testdata were made by Linux 6.1: log is the log, disk the disk that
 // was recorded, as dd, blkdiscard and dmsetup wrote them.
-func mustCaptured(t testing.TB, name string) []byte {
-	t.Helper()
+func mustCaptured(tb testing.TB, name string) []byte {
+	tb.Helper()
 	data, err := os.ReadFile(filepath.Join("testdata", name))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return data
 }
