@@ -68,12 +68,12 @@ func (p thinPatient) live(h *lamina.Host) (found []doctor.Code) {
 // changed by the look.
 func (p thinPatient) findings() (found []doctor.Code) {
 	p.t.Helper()
-	before, devices := digest(p.t, p.root), volumes()
+	before, devices := treeDigest(p.t, p.root), volumes()
 	require.NoError(p.t, lamina.Examine(p.t.Context(), p.backend.config(p.root), func(f doctor.Finding) {
 		p.t.Log(f)
 		found = append(found, f.Code)
 	}))
-	require.Equal(p.t, before, digest(p.t, p.root), "it changed something")
+	require.Equal(p.t, before, treeDigest(p.t, p.root), "it changed something")
 	require.Equal(p.t, devices, volumes())
 	return found
 }

@@ -2,6 +2,7 @@ package overlayaufs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -66,6 +67,10 @@ func (b *Backend) WaitIdle(ctx context.Context, contents []Content) error {
 // users returns the mounts that use these contents.
 func (b *Backend) users(ctx context.Context, contents []Content) (map[uint64][]holders.Mount, error) {
 	root, err := holders.Locate(b.root)
+	if errors.Is(err, holders.ErrUnseen) {
+		b.sayHidden(ctx)
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("who uses %s: %w", b.root, err)
 	}
@@ -77,7 +82,9 @@ func (b *Backend) users(ctx context.Context, contents []Content) (map[uint64][]h
 	if err != nil {
 		return nil, fmt.Errorf("who uses %s: %w", b.root, err)
 	}
-	b.sayHidden(ctx, found.Hidden)
+	if found.Hidden > 0 || holders.Blind() {
+		b.sayHidden(ctx)
+	}
 	for _, m := range found.List {
 		for _, id := range usedBy(root, &m, users) {
 			users[id] = append(users[id], m)
@@ -101,12 +108,9 @@ func usedBy(root holders.Directory, m *holders.Mount, contents map[uint64][]hold
 }
 
 // sayHidden tells once that this process does not see all mounts.
-func (b *Backend) sayHidden(ctx context.Context, hidden int) {
-	if hidden == 0 && !holders.Blind() {
-		return
-	}
+func (b *Backend) sayHidden(ctx context.Context) {
 	b.hidden.Do(func() {
-		log.G(ctx).Warn("not all processes' mounts can be read here (another pid namespace, hidepid, or not root): " +
+		log.G(ctx).Warn("not all processes' mounts can be read here (another pid namespace or root, hidepid, or not root): " +
 			"what they still mount of a removed snapshot is deleted all the same")
 	})
 }

@@ -13,6 +13,10 @@ import (
 const (
 	maxTold  = 10               // contents in use whose users one wait looks for, to log them
 	tellTime = 10 * time.Second // for each of them
+
+	// restFactor is for how many times as long as a look took there is none after it: thousands of removals, of which each
+	// wakes the reaper, share a few looks.
+	restFactor = 9
 )
 
 // A watcher knows which removed contents are in use, and wakes the reaper when one of them no longer is. It is used by one
@@ -22,6 +26,7 @@ type watcher struct {
 	wake    func()
 
 	told  map[metadata.ID]bool // in use, and logged; the goroutine's while it runs
+	ready time.Time            // when the next look may be, unless somebody waits for it
 	fired atomic.Bool          // the goroutine has called wake
 	delay backoff              // before it waits again, if that was for nothing
 	end   func()
@@ -32,6 +37,9 @@ func newWatcher(b Backend, wake func()) *watcher {
 	return &watcher{backend: backend, wake: wake, told: map[metadata.ID]bool{}, delay: backoff{first: 10 * time.Millisecond}, end: func() {}}
 }
 
+// rest returns how long there should be no look.
+func (w *watcher) rest() time.Duration { return time.Until(w.ready) }
+
 // can reports whether the backend can tell when what is in use is so no more.
 func (w *watcher) can() bool { return w.backend != nil }
 
@@ -40,7 +48,9 @@ func (w *watcher) sort(ctx context.Context, links []metadata.Link) (idle, busy [
 	if w.backend == nil || len(links) == 0 {
 		return links, nil, nil
 	}
+	begun := time.Now()
 	ids, err := w.backend.Busy(ctx, contentsOf(links))
+	w.ready = time.Now().Add(restFactor * time.Since(begun))
 	if err != nil {
 		return nil, nil, err
 	}

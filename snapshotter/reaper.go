@@ -111,14 +111,22 @@ func (r *reaper) run(ctx context.Context) {
 	var deletions sync.WaitGroup // also those that take long
 	defer deletions.Wait()
 	defer r.watcher.stop()
-	retry := time.NewTimer(0)
+	retry, rest := time.NewTimer(0), time.NewTimer(0)
 	defer retry.Stop()
+	defer rest.Stop()
 	var waiting []chan error
 	for {
+		kick := r.kick
+		if d := r.watcher.rest(); d > 0 { // only who waits for a pass has one now
+			kick = nil
+			rest.Reset(d)
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.kick:
+		case <-kick:
+		case <-rest.C:
+			continue
 		case <-retry.C:
 		case answer := <-r.requests:
 			waiting = append(waiting, answer)

@@ -12,6 +12,10 @@ import (
 	"strings"
 )
 
+// ErrUnseen is returned when it cannot be told here who uses a directory: there is no /proc, or the process has changed its
+// root, so that mountinfo does not show it the mount that the directory lies on.
+var ErrUnseen = errors.New("who uses it cannot be told")
+
 // A Directory is a directory as mounts name it.
 type Directory struct {
 	paths        []string // as it was given, and without symbolic links
@@ -20,7 +24,7 @@ type Directory struct {
 	namespace    uint64   // ours
 }
 
-// Locate finds out where a directory lies.
+// Locate finds out where a directory lies, or returns ErrUnseen.
 func Locate(dir string) (Directory, error) {
 	given, err := filepath.Abs(dir)
 	if err != nil {
@@ -31,6 +35,9 @@ func Locate(dir string) (Directory, error) {
 		return Directory{}, err
 	}
 	d := Directory{paths: []string{given, real}}
+	if _, err := os.Stat(procRoot + "/self/mountinfo"); err != nil {
+		return Directory{}, fmt.Errorf("%w: %w", ErrUnseen, err)
+	}
 	id, err := mountID(real)
 	if err != nil {
 		return Directory{}, err
@@ -45,7 +52,7 @@ func Locate(dir string) (Directory, error) {
 		return Directory{}, err
 	}
 	if len(mounts) == 0 {
-		return Directory{}, fmt.Errorf("%s: its mount is not in /proc/self/mountinfo", dir)
+		return Directory{}, fmt.Errorf("%w: the mount that %s lies on is not in /proc/self/mountinfo", ErrUnseen, dir)
 	}
 	d.major, d.minor = mounts[0].Major, mounts[0].Minor
 	d.root = filepath.Join(mounts[0].Root, strings.TrimPrefix(real, strings.TrimSuffix(mounts[0].MountPoint, "/")))
@@ -69,7 +76,7 @@ func mountID(dir string) (int, error) {
 			return strconv.Atoi(strings.TrimSpace(value))
 		}
 	}
-	return 0, errors.New("this kernel does not tell the mount of an open file (Linux 3.15)")
+	return 0, fmt.Errorf("%w: this kernel does not tell the mount of an open file (Linux 3.15)", ErrUnseen)
 }
 
 // Uses returns what below the directory a mount needs, as paths relative to it: the layers of an overlay, what is mounted by

@@ -17,8 +17,8 @@ const captured = `27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard,resuid=6
 
 func TestParseMounts(t *testing.T) {
 	list, err := parseMounts(strings.NewReader(strings.ReplaceAll(captured, " //deleted", "")+
-		`91 27 0:52 / /run/x rw,relatime - overlay overlay rw,lowerdir=2/fs:1/fs,upperdir=/r/3/fs,workdir=/r/3/work,index=off
-92 27 0:4 mnt:[4026532211] /run/ns rw shared:3 - nsfs nsfs rw
+		`91 27 0:52 / /run/x rw,relatime - overlay none rw,lowerdir=2/fs:1/fs,upperdir=/r/3/fs,workdir=/r/3/work,index=off
+92 27 0:4 mnt:[4026532211] /run/ns rw shared:3 - nsfs none rw
 `), all)
 	require.NoError(t, err)
 	require.Equal(t, []Mount{
@@ -28,7 +28,7 @@ func TestParseMounts(t *testing.T) {
 		{ID: 92, Minor: 4, Root: "mnt:[4026532211]", MountPoint: "/run/ns", FSType: "nsfs", Options: "rw"},
 	}, list)
 
-	long := "1 1 0:1 / / rw - overlay overlay rw,lowerdir=" + strings.Repeat("/layer:", 100_000) + "/x\n"
+	long := "1 1 0:1 / / rw - overlay none rw,lowerdir=" + strings.Repeat("/layer:", 100_000) + "/x\n"
 	list, err = parseMounts(strings.NewReader(long), all)
 	require.NoError(t, err, "longer than a scanner takes")
 	require.Len(t, list, 1)

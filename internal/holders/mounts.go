@@ -2,6 +2,7 @@ package holders
 
 import (
 	"context"
+	"errors"
 	"os"
 )
 
@@ -17,7 +18,7 @@ func (m Mount) Holder() Holder {
 // Mounts is what one look at all mount namespaces has found.
 type Mounts struct {
 	List   []Mount
-	Hidden int // processes whose mounts may not be read
+	Hidden int // processes whose mounts may not be read, or cannot be understood
 }
 
 // A view is what a mountinfo file shows: the mounts of a namespace below a root directory. A process that has changed its
@@ -68,7 +69,7 @@ func (f *finder) visit(pid int) error {
 	case err == nil:
 		f.partial[v] = list
 		f.seen[v] = true
-	case isHidden(err):
+	case isHidden(err), errors.Is(err, errMountInfo):
 		f.found.Hidden++
 	case !isGone(err):
 		return err

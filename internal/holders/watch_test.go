@@ -15,51 +15,51 @@ import (
 )
 
 // tRoot skips a test that mounts unless it runs as root. Where all tests must run, that is a failure.
-func tRoot(t testing.TB) {
-	t.Helper()
+func tRoot(tb testing.TB) {
+	tb.Helper()
 	if os.Geteuid() == 0 {
 		return
 	}
 	if os.Getenv("LAMINA_TEST_ROOT") == "1" {
-		t.Fatal("this test mounts and must run as root")
+		tb.Fatal("this test mounts and must run as root")
 	}
-	t.Skip("this test mounts and needs root")
+	tb.Skip("this test mounts and needs root")
 }
 
 // tMounted starts a process that mounts dir/part at dir/point in a mount namespace of its own, and returns its number and
 // what ends it. A line that is written to it is a command.
-func tMounted(t testing.TB, dir string) (pid int, tell func(string), end func()) {
-	t.Helper()
+func tMounted(tb testing.TB, dir string) (pid int, tell func(string), end func()) {
+	tb.Helper()
 	cmd := exec.Command("unshare", "--mount", "sh", "-c",
 		fmt.Sprintf("mount --bind %s/part %s/point && echo ready; while read -r c; do eval \"$c\"; done", dir, dir))
 	in, err := cmd.StdinPipe()
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
+	require.NoError(tb, err)
+	require.NoError(tb, cmd.Start())
 	_, err = io.ReadFull(out, make([]byte, len("ready\n")))
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	end = func() {
 		_ = in.Close()
 		_ = cmd.Wait()
 	}
-	t.Cleanup(end)
+	tb.Cleanup(end)
 	return cmd.Process.Pid, func(line string) { _, _ = io.WriteString(in, line+"\n") }, end
 }
 
-func tDirs(t testing.TB) (dir string, find func() []Mount) {
-	t.Helper()
-	tRoot(t)
-	dir = t.TempDir()
+func tDirs(tb testing.TB) (dir string, find func() []Mount) {
+	tb.Helper()
+	tRoot(tb)
+	dir = tb.TempDir()
 	for _, name := range []string{"part", "point"} {
-		require.NoError(t, os.Mkdir(filepath.Join(dir, name), 0o700))
+		require.NoError(tb, os.Mkdir(filepath.Join(dir, name), 0o700))
 	}
 	d, err := Locate(dir)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return dir, func() []Mount {
-		t.Helper()
-		found, err := FindMounts(t.Context(), func(m *Mount) bool { return len(d.Uses(m)) > 0 })
-		require.NoError(t, err)
+		tb.Helper()
+		found, err := FindMounts(tb.Context(), func(m *Mount) bool { return len(d.Uses(m)) > 0 })
+		require.NoError(tb, err)
 		return found.List
 	}
 }
@@ -109,7 +109,7 @@ func TestWaitOwnMounts(t *testing.T) {
 	dir, find := tDirs(t)
 	point := filepath.Join(dir, "point")
 	require.NoError(t, unix.Mount(filepath.Join(dir, "part"), point, "", unix.MS_BIND, ""))
-	defer unix.Unmount(point, unix.MNT_DETACH) //nolint:errcheck // it fails when it is unmounted
+	defer unix.Unmount(point, unix.MNT_DETACH) // it fails when it is unmounted
 	mounts := find()
 	require.NotEmpty(t, mounts)
 	told := make(chan error, 1)
