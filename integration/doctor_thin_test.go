@@ -68,12 +68,12 @@ func (p thinPatient) live(h *lamina.Host) (found []doctor.Code) {
 // changed by the look.
 func (p thinPatient) findings() (found []doctor.Code) {
 	p.t.Helper()
-	before, devices := digest(p.t, p.root), volumes()
+	before, devices := treeDigest(p.t, p.root), volumes()
 	require.NoError(p.t, lamina.Examine(p.t.Context(), p.backend.config(p.root), func(f doctor.Finding) {
 		p.t.Log(f)
 		found = append(found, f.Code)
 	}))
-	require.Equal(p.t, before, digest(p.t, p.root), "it changed something")
+	require.Equal(p.t, before, treeDigest(p.t, p.root), "it changed something")
 	require.Equal(p.t, devices, volumes())
 	return found
 }
@@ -215,6 +215,16 @@ func TestThinDoctorState(t *testing.T) {
 	for _, root := range []int{320, 328} {
 		damage(int64(binary.LittleEndian.Uint64(super[root:])), func(b []byte) { b[1000]++ }, doctor.PoolUnreadable)
 	}
+	require.Empty(t, p.findings())
+
+	_, err = f.ReadAt(super, 0)
+	require.NoError(t, err)
+	super[4] |= 1
+	seal(super)
+	_, err = f.WriteAt(super, 0)
+	require.NoError(t, errors.Join(err, f.Sync()))
+	require.Equal(t, []doctor.Code{doctor.PoolState}, p.findings())
+	p.repair()
 	require.Empty(t, p.findings())
 	checkPool(t, p.root)
 }
