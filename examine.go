@@ -12,6 +12,7 @@ import (
 
 	"github.com/lamina-snapshotter/lamina/dmthin"
 	"github.com/lamina-snapshotter/lamina/doctor"
+	"github.com/lamina-snapshotter/lamina/internal/holders"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -49,10 +50,25 @@ func (c Config) subject(store *metadata.Store) doctor.Subject {
 		Root: c.Root, Store: store, UnionRoot: filepath.Join(c.Root, "union"), Thin: c.Thin,
 	}
 	s.Thin.Root, s.Thin.Store = filepath.Join(c.Root, "thin"), store.UUID()
+	s.HoldersOfDevice = func(ctx context.Context, major, minor uint32) ([]string, error) {
+		found, err := holders.OfDevice(ctx, major, minor)
+		return texts(found), err
+	}
+	s.HoldersOfDirectory = func(ctx context.Context, dir string) ([]string, error) {
+		found, err := holders.OfDirectory(ctx, dir)
+		return texts(found), err
+	}
 	for name := range c.Snapshotters {
 		s.Volumes = s.Volumes || c.medium(name) == metadata.Volume
 	}
 	return s
+}
+
+func texts(found []holders.Holder) (texts []string) {
+	for _, h := range found {
+		texts = append(texts, h.String())
+	}
+	return texts
 }
 
 // Examine is the function of that name for the root that h has open, while it serves: what a call under way does for a
@@ -106,11 +122,35 @@ func Repair(ctx context.Context, c Config, r doctor.Repair) error {
 		return r.Run(ctx)
 	}
 	defer store.Close() //nolint:errcheck // it is open to be read; and closed already if all went well
-	if err := doctor.Examine(ctx, c.subject(store), func(f doctor.Finding) { r.Findings = append(r.Findings, f) }); err != nil {
+	s := c.subject(store)
+	if err := doctor.Examine(ctx, s, func(f doctor.Finding) { r.Findings = append(r.Findings, f) }); err != nil {
+		return err
+	}
+	starts, err := store.Starts()
+	if err != nil {
+		return err
+	}
+	r.Pool = func(ctx context.Context) error {
+		done, err := dmthin.RepairMetadata(ctx, s.Thin, starts)
+		if err == nil {
+			r.Say(poolRepaired(done))
+		}
 		return err
 	}
 	r.Unlock = store.Close // until then no daemon can start
 	return r.Run(ctx)
+}
+
+// poolRepaired says what the repair of a pool's metadata has done.
+func poolRepaired(done dmthin.Repair) string {
+	text := fmt.Sprintf("the pool has %d volumes", done.Volumes)
+	if done.Kept != "" {
+		text += ", and its metadata as they were are kept in " + done.Kept
+	}
+	if len(done.Lost) > 0 {
+		text += fmt.Sprintf("; the volumes %v are lost", done.Lost)
+	}
+	return text
 }
 
 // recover starts on the root and stops again, as the daemon does, which clears away what a crash left. In between it mounts

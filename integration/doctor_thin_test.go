@@ -216,6 +216,16 @@ func TestThinDoctorState(t *testing.T) {
 		damage(int64(binary.LittleEndian.Uint64(super[root:])), func(b []byte) { b[1000]++ }, doctor.PoolUnreadable)
 	}
 	require.Empty(t, p.findings())
+
+	_, err = f.ReadAt(super, 0)
+	require.NoError(t, err)
+	super[4] |= 1
+	seal(super)
+	_, err = f.WriteAt(super, 0)
+	require.NoError(t, errors.Join(err, f.Sync()))
+	require.Equal(t, []doctor.Code{doctor.PoolState}, p.findings())
+	p.repair()
+	require.Empty(t, p.findings())
 	checkPool(t, p.root)
 }
 
