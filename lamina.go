@@ -131,6 +131,8 @@ func (Config) Capabilities(string) []string {
 // goroutines at once.
 type Host struct {
 	config       Config
+	store        *metadata.Store
+	thin         *dmthin.Backend // nil if no snapshotter uses it
 	set          *snapshotter.Set
 	snapshotters map[string]snapshots.Snapshotter
 }
@@ -156,7 +158,8 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	if err != nil {
 		return nil, errors.Join(err, closeBackends(backends), store.Close())
 	}
-	h := &Host{config: c, set: set}
+	h := &Host{config: c, store: store, set: set}
+	h.thin, _ = backends[metadata.Volume].(*dmthin.Backend)
 	if err := h.bind(); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}

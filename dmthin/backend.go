@@ -27,7 +27,8 @@ type Backend struct {
 	config  Config
 	control *dm.Control
 	place   place
-	pool    *Pool // nil until the first Claim
+	pool    *Pool  // nil until the first Claim
+	watch   *watch // of the pool
 
 	memory
 
@@ -65,7 +66,7 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 func (c Config) place(control *dm.Control) place {
 	if c.Pool == poolDevice {
 		return &devicePlace{
-			control: control, paths: c.Devices, force: c.Force,
+			control: control, paths: c.Devices, force: c.Force, files: c.Root,
 			metadataSize: uint64(c.MetadataSize), blockSize: uint64(c.BlockSize),
 		}
 	}
@@ -98,7 +99,8 @@ func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err err
 	return uuid, start, err
 }
 
-// transaction returns the transaction id of the pool, whether it runs or not.
+// transaction returns the transaction id of the pool, whether it runs or not. One that has failed does not tell, and writes no
+// metadata either.
 func (b *Backend) transaction(ctx context.Context, uuid string) (uint64, error) {
 	name := prefix(uuid) + "-pool"
 	info, err := b.control.Info(name)
@@ -110,7 +112,9 @@ func (b *Backend) transaction(ctx context.Context, uuid string) (uint64, error) 
 		}); err != nil {
 			return 0, err
 		}
-		return status.TransactionID, nil
+		if status.Mode != dm.PoolFailed && status.Mode != dm.PoolError {
+			return status.TransactionID, nil
+		}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
@@ -126,6 +130,9 @@ func (b *Backend) superblock() (superblock, error) {
 		return superblock{}, err
 	}
 	sb, err := readSuperblock(m)
+	if errors.Is(err, errDamaged) || errors.Is(err, errForeign) {
+		err = fmt.Errorf("the metadata of the pool: %w: %w: %s", err, errPoolState, repairAdvice)
+	}
 	return sb, errors.Join(err, m.Close())
 }
 
@@ -142,6 +149,7 @@ func (b *Backend) Claim(ctx context.Context, uuid string, start uint64) error {
 			return err
 		}
 		b.pool = pool
+		b.watch = b.startWatch(ctx)
 	}
 	return b.pool.Claim(ctx, start)
 }
@@ -183,7 +191,7 @@ func (b *Backend) startOn(ctx context.Context, uuid string, devices poolDevices)
 	pool, err := startPool(ctx, b.control, poolSettings{
 		prefix: prefix(uuid), uuid: uuid,
 		metadata: devices.metadata, data: devices.data, metadataPath: devices.metadataPath,
-		size: devices.size / block * block, block: block,
+		size: devices.size / block * block, block: block, lowWater: lowWater(devices.size),
 		discard: b.config.Discard == on, zeroing: b.config.Zeroing == on,
 	})
 	if err != nil {
@@ -197,17 +205,9 @@ func (b *Backend) startOn(ctx context.Context, uuid string, devices poolDevices)
 
 // blockSize returns that of the pool that there is, or the one of the configuration, in bytes.
 func (b *Backend) blockSize(uuid string) (uint64, error) {
-	targets, err := b.control.Table(prefix(uuid) + "-pool")
-	if err == nil && len(targets) == 1 {
-		var metadata, data string
-		var sectors uint64
-		if _, err := fmt.Sscan(targets[0].Params, &metadata, &data, &sectors); err != nil {
-			return 0, fmt.Errorf("the table of the running pool, %q: %w", targets[0].Params, err)
-		}
-		return sectors * sector, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, err
+	size, err := tableBlockSize(b.control, prefix(uuid)+"-pool")
+	if !errors.Is(err, fs.ErrNotExist) {
+		return size, err
 	}
 	sb, err := b.superblock()
 	if errors.Is(err, errNoPool) {
@@ -247,6 +247,7 @@ func (b *Backend) stopPool(ctx context.Context) error {
 	if b.pool == nil {
 		return nil
 	}
+	b.watch.stop(ctx)
 	stopped, err := b.pool.Stop(ctx)
 	if err != nil {
 		return err

@@ -5,7 +5,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -135,9 +137,48 @@ func TestUsageOfMounted(t *testing.T) {
 	require.GreaterOrEqual(t, usage.Size, int64(3<<20))
 	unmount()
 	require.NoError(t, os.RemoveAll(dir))
-	said, err := b.Freeze(t.Context(), []Content{c, b.template})
+	_, err = b.Freeze(t.Context(), []Content{c, b.template})
 	require.NoError(t, err)
-	require.EqualValues(t, 3, said.Inodes)
+	frozen, err := b.Usage(t.Context(), []Content{c, b.template})
+	require.NoError(t, err)
+	require.EqualValues(t, 3, frozen.Inodes)
+	require.GreaterOrEqual(t, frozen.Size, usage.Size, "blocks that were changed count too")
+}
+
+// The usage of a frozen content is what the pool has back when it is deleted, also for blocks that were only changed, and
+// whether it is known that it was frozen or not.
+func TestUsageIsWhatDeletingGivesBack(t *testing.T) {
+	for _, kind := range []string{fsExt4, fsXFS} {
+		t.Run(kind, func(t *testing.T) {
+			b := openBackend(t, Config{FS: kind})
+			chain := []Content{b.template}
+			for id := range uint64(3) {
+				c := b.mustMake(t, id+2, chain[0], nil)
+				dir, unmount := b.mount(t, c, true)
+				writeFile(t, filepath.Join(dir, "changed"), strings.Repeat(number(uint32(id)), 1<<20))
+				writeFile(t, filepath.Join(dir, number(uint32(id))), string(make([]byte, 1<<20)))
+				unmount()
+				chain = append([]Content{c}, chain...)
+				_, err := b.Freeze(t.Context(), chain)
+				require.NoError(t, err)
+			}
+			b.facts = nil // as after a restart
+			for len(chain) > 1 {
+				begun := time.Now()
+				usage, err := b.Usage(t.Context(), chain)
+				require.NoError(t, err)
+				t.Logf("%d bytes in %v", usage.Size, time.Since(begun))
+				before, err := b.pool.Status(t.Context())
+				require.NoError(t, err)
+				require.NoError(t, b.Delete(t.Context(), chain[0]))
+				after, err := b.pool.Status(t.Context())
+				require.NoError(t, err)
+				require.EqualValues(t, usage.Size, (before.DataUsed-after.DataUsed)*b.pool.block)
+				require.Greater(t, usage.Size, int64(2<<20))
+				chain = chain[1:]
+			}
+		})
+	}
 }
 
 // A start that fails leaves nothing behind that is in the way of who repairs the pool.

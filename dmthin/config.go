@@ -55,20 +55,24 @@ type Config struct {
 	// Pool is "loop", two files under Root, or "device", block devices.
 	Pool string `toml:"pool"`
 
-	// DataSize is how large the data file of a pool "loop" is, 100GiB by default. A value that is raised later makes the
-	// pool larger at the next start; a pool is never made smaller.
+	// DataSize is how large the data file of a pool "loop" is at first, 100GiB by default. The pool grows before it is full, and
+	// is never made smaller.
 	DataSize Size `toml:"data_size"`
 
-	// MaxSize is how far DataSize may be raised later: the metadata is made large enough for it. The default is no bound,
-	// and metadata for DataSize.
+	// MaxSize is how far the data file grows; the metadata is made large enough for it from the start. The default is no bound
+	// but HostShare.
 	MaxSize Size `toml:"max_size"`
 
-	// HostShare bounds the data file: it is made no larger than this share of the space that is free on the host's file
-	// system, 0.9 by default.
+	// HostShare bounds the data file, also when it grows: it is made no larger than this share of the space that is free on
+	// the host's file system or that it has already, 0.9 by default.
 	HostShare float64 `toml:"host_share"`
 
-	// MetadataSize is how large the metadata is; by default what the formula of thin-provisioning-tools gives.
+	// MetadataSize is how large the metadata is at first; by default what the formula of thin-provisioning-tools gives.
 	MetadataSize Size `toml:"metadata_size"`
+
+	// Reserve is how much of the data is kept for containers that run: nothing new is made when no more is free, and the pool
+	// cannot grow. By default it is a twentieth of the pool, and at most 4GiB.
+	Reserve Size `toml:"reserve"`
 
 	// Devices are the block devices of a pool "device", as /dev/disk/by-id/...; their order does not matter.
 	Devices []string `toml:"devices"`

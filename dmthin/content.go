@@ -31,6 +31,9 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, labels m
 	if err != nil {
 		return 0, err
 	}
+	if err := b.admit(ctx); err != nil {
+		return 0, err
+	}
 	size = max(want, chain[0].Size)
 	b.forget(id)
 	if err := b.pool.Snapshot(ctx, volume, origin); err != nil {
@@ -73,6 +76,9 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ 
 		return nil, err
 	}
 	kind, err := b.kind(ctx, volume, chain[0])
+	if err == nil && writable {
+		err = b.mend(ctx, volume, chain[0], kind)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -83,10 +89,7 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ 
 // that a power cut left is replayed first: views are mounted without. A content that is mounted somewhere can still be
 // written there; its children, which are copies of it, do not show that.
 func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage, error) {
-	if err := b.freeze(ctx, chain[0]); err != nil {
-		return nil, err
-	}
-	return b.knownUsage(chain), nil
+	return nil, b.freeze(ctx, chain[0])
 }
 
 func (b *Backend) freeze(ctx context.Context, c Content) error {

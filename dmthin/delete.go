@@ -26,7 +26,12 @@ const discardPiece = 1 << 30
 // A power cut leaves the volume, with a part of its blocks or none: nobody reads it any more, and the next Delete goes on.
 func (p *Pool) Delete(ctx context.Context, id uint32, size uint64, discard bool) error {
 	return p.do(ctx, func() error {
-		if discard {
+		status, err := p.control.PoolStatus(p.name)
+		if err != nil {
+			return err
+		}
+		// Without metadata the kernel answers a discard with success, and does nothing.
+		if discard && !metadataFull(status) {
 			err := p.discard(ctx, id, size)
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
@@ -35,7 +40,7 @@ func (p *Pool) Delete(ctx context.Context, id uint32, size uint64, discard bool)
 				log.G(ctx).WithError(err).Warnf("volume %d is deleted, but not all of its space is given back to what the pool lies on", id)
 			}
 		}
-		return p.delete(id)
+		return p.delete(ctx, id)
 	}, id)
 }
 
@@ -84,7 +89,7 @@ func (p *Pool) activateMapped(ctx context.Context, id uint32, size uint64) (end 
 	if err := p.control.Remove(name); err != nil {
 		return 0, err
 	}
-	return end, p.makeVolume(id, end, false)
+	return end, p.activate(ctx, id, end, false)
 }
 
 // discardTo discards the first end bytes of a device, in pieces.
@@ -101,7 +106,7 @@ func discardTo(ctx context.Context, device *os.File, end uint64) error {
 }
 
 // delete deletes a volume without a discard.
-func (p *Pool) delete(id uint32) error {
+func (p *Pool) delete(ctx context.Context, id uint32) error {
 	failpoint.Hit("thin.delete")
 	pending, err := p.deactivate(id)
 	if err != nil {
@@ -110,9 +115,30 @@ func (p *Pool) delete(id uint32) error {
 	if pending {
 		return fmt.Errorf("delete volume %d: it is in use: %w", id, unix.EBUSY)
 	}
-	err = p.change(func() error { return p.control.DeleteThin(p.name, id) })
+	for range fullTries {
+		if err = p.unlockFull(ctx); err != nil {
+			return err
+		}
+		err = p.change(func() error { return p.control.DeleteThin(p.name, id) })
+		if !errors.Is(err, errMetadataFull) {
+			break
+		}
+	}
 	if errors.Is(err, unix.ENODATA) {
 		return nil
 	}
 	return err
+}
+
+// fullTries bounds how often a deletion is tried while the pool's users write it full again.
+const fullTries = 3
+
+// unlockFull lets a pool whose metadata are full take changes for as long as nobody commits. A deletion then works with what
+// the kernel has kept for itself (__set_metadata_reserve in drivers/md/dm-thin-metadata.c), and leaves more free than it found.
+func (p *Pool) unlockFull(ctx context.Context) error {
+	status, err := p.control.PoolStatus(p.name)
+	if err != nil || !metadataFull(status) {
+		return err
+	}
+	return p.do(ctx, func() error { return p.resize(p.settings) }, poolLock)
 }

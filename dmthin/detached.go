@@ -74,9 +74,11 @@ func configure(fd int, device string, options []string) (mount int, err error) {
 	return unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSUID)
 }
 
+// unmountWait bounds how long a file system may take to be unmounted. unmountLook is when it is looked at for the second time;
+// each look after that comes later.
 const (
 	unmountWait = 10 * time.Second
-	unmountPoll = time.Millisecond
+	unmountLook = time.Millisecond
 )
 
 // close unmounts, waits until it is, and flushes the device. Unmounting writes all that there is to be written, but not
@@ -99,21 +101,22 @@ func (m *detachedMount) close(ctx context.Context) error {
 }
 
 // waitUnmounted waits until the kernel has unmounted a device. Mostly it has; what can be in the way is such a child, which
-// has the root directory open too.
+// has the root directory open too. The kernel tells nobody when the device is free again: inotify's IN_UNMOUNT comes before.
 func waitUnmounted(ctx context.Context, device string) error {
 	ctx, cancel := context.WithTimeout(ctx, unmountWait)
 	defer cancel()
-	tick := time.NewTicker(unmountPoll)
-	defer tick.Stop()
-	for {
+	timer := time.NewTimer(unmountLook)
+	defer timer.Stop()
+	for pause := unmountLook; ; pause *= 2 {
 		err := checkUnmounted(device)
 		if !errors.Is(err, unix.EBUSY) {
 			return err
 		}
+		timer.Reset(pause)
 		select {
 		case <-ctx.Done():
 			return errors.Join(err, ctx.Err())
-		case <-tick.C:
+		case <-timer.C:
 		}
 	}
 }

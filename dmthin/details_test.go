@@ -64,14 +64,23 @@ func smallTree() blocks {
 	return m
 }
 
+// readHeld reads the volumes of the metadata snapshot at a block.
+func readHeld(ctx context.Context, metadata io.ReaderAt, held uint64) ([]volumeDetails, error) {
+	sb, err := readSuperblockAt(metadata, held)
+	if err != nil {
+		return nil, err
+	}
+	return readDetails(ctx, metadata, sb)
+}
+
 func TestReadDetails(t *testing.T) {
-	got, err := readDetails(t.Context(), smallTree(), 5)
+	got, err := readHeld(t.Context(), smallTree(), 5)
 	require.NoError(t, err)
-	require.Equal(t, []volumeDetails{{1, 10}, {2, 20}, {9, 90}}, got)
+	require.Equal(t, []volumeDetails{{ID: 1, Mapped: 10}, {ID: 2, Mapped: 20}, {ID: 9, Mapped: 90}}, got)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = readDetails(ctx, smallTree(), 5)
+	_, err = readHeld(ctx, smallTree(), 5)
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -86,26 +95,26 @@ func TestReadDetailsOfDamagedMetadata(t *testing.T) {
 		"block 5: it says that it is block 4": func(m blocks) { m.putSnap(4, 6); m[5] = m[4] },
 		"superblock is damaged":               func(m blocks) { m[5][100]++ },
 		"no thin pool":                        func(m blocks) { m[5][offsetMagic]++ },
-		"block 7 of the pool's metadata is no node of the tree of volumes: checksum": func(m blocks) { m[7][4000]++ },
-		"it says that it is block 8":                       func(m blocks) { m[7] = m[8] },
-		"flags 0x3":                                        word(7, nodeFlags, 3),
-		"values of 24 bytes, not 8":                        word(7, nodeFlags, internalNode),
-		"values of 25 bytes, not 24":                       word(7, nodeValue, 25),
-		"127 entries of 126":                               word(7, nodeEntries, 127),
-		"2 entries of 128, with room for 127":              word(7, nodeMost, 128),
-		"unexpected EOF":                                   func(m blocks) { delete(m, 8) },
-		"block 6 is in the pool's tree of volumes twice":   func(m blocks) { m.putNode(6, internalNode, []uint64{1}, []uint64{6}) },
-		"block 7 is in the pool's tree of volumes twice":   func(m blocks) { m.putNode(6, internalNode, []uint64{1, 2}, []uint64{7, 7}) },
-		"volume 16777216, and no pool can":                 func(m blocks) { m.putNode(8, leafNode, []uint64{1 << 24}, []uint64{0}) },
-		"volume 2 behind volume 2":                         func(m blocks) { m.putNode(8, leafNode, []uint64{2}, []uint64{0}) },
-		"point to block 18446744073709551615, which no":    func(m blocks) { m.putSnap(5, 1<<64-1) },
-		"point to block 4161600, which no":                 func(m blocks) { m.putSnap(5, maxMetadata/metadataBlock) },
-		"tree of volumes is deeper than 8 at block 108":    deepTree,
-		"metadata snapshot at block 5: there is no pool y": func(m blocks) { m[5] = make([]byte, metadataBlock) },
+		"block 7 of the pool's metadata is no node of its tree: checksum": func(m blocks) { m[7][4000]++ },
+		"it says that it is block 8":                                      func(m blocks) { m[7] = m[8] },
+		"flags 0x3":                                                       word(7, nodeFlags, 3),
+		"values of 24 bytes, not 8":                                       word(7, nodeFlags, internalNode),
+		"values of 25 bytes, not 24":                                      word(7, nodeValue, 25),
+		"127 entries of 126":                                              word(7, nodeEntries, 127),
+		"2 entries of 128, with room for 127":                             word(7, nodeMost, 128),
+		"unexpected EOF":                                                  func(m blocks) { delete(m, 8) },
+		"block 6 is in the pool's tree of volumes twice":                  func(m blocks) { m.putNode(6, internalNode, []uint64{1}, []uint64{6}) },
+		"block 7 is in the pool's tree of volumes twice":                  func(m blocks) { m.putNode(6, internalNode, []uint64{1, 2}, []uint64{7, 7}) },
+		"volume 16777216, and no pool can":                                func(m blocks) { m.putNode(8, leafNode, []uint64{1 << 24}, []uint64{0}) },
+		"volume 2 behind volume 2":                                        func(m blocks) { m.putNode(8, leafNode, []uint64{2}, []uint64{0}) },
+		"point to block 18446744073709551615, which no":                   func(m blocks) { m.putSnap(5, 1<<64-1) },
+		"point to block 4161600, which no":                                func(m blocks) { m.putSnap(5, maxMetadata/metadataBlock) },
+		"tree of volumes is deeper than 8 at block 108":                   deepTree,
+		"metadata snapshot at block 5: there is no pool y":                func(m blocks) { m[5] = make([]byte, metadataBlock) },
 	} {
 		m := smallTree()
 		damage(m)
-		_, err := readDetails(t.Context(), m, 5)
+		_, err := readHeld(t.Context(), m, 5)
 		require.ErrorContains(t, err, want)
 	}
 }
@@ -153,7 +162,7 @@ func capturedVolumes() (volumes []volumeDetails) {
 
 func TestReadCapturedDetails(t *testing.T) {
 	m, held := captured(t)
-	got, err := readDetails(t.Context(), m, held)
+	got, err := readHeld(t.Context(), m, held)
 	require.NoError(t, err)
 	require.Equal(t, capturedVolumes(), got)
 }
@@ -181,7 +190,7 @@ func FuzzReadDetails(f *testing.F) {
 				seal(b, uint64(at), nodeSalt)
 			}
 		}
-		volumes, err := readDetails(t.Context(), bytes.NewReader(image), 0)
+		volumes, err := readHeld(t.Context(), bytes.NewReader(image), 0)
 		if err == nil && len(volumes) > len(image)/(8+detailsSize) {
 			t.Errorf("%d volumes in %d bytes", len(volumes), len(image))
 		}

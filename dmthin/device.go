@@ -1,6 +1,7 @@
 package dmthin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,33 +24,50 @@ func (p *Pool) volumeName(id uint32) string { return p.prefix + "-" + number(id)
 // volume returns the state of the device of volume id. One that is another's is an error.
 func (p *Pool) volume(id uint32) (dm.Info, error) { return p.own(p.volumeName(id), number(id)) }
 
-// How long activate waits for a device that goes away, and how often it looks.
-const (
-	goingWait = time.Second
-	goingPoll = 2 * time.Millisecond
-)
+// goingWait bounds how long activate waits for a device that goes away.
+const goingWait = time.Second
 
-// errGoing is returned for a device that is going away, or may be: it is to be looked at again.
-var errGoing = errors.New("the device is going away")
+var (
+	// errGoing is returned for a device that is going away, or may be: it is to be looked at again.
+	errGoing = errors.New("the device is going away")
+
+	// errReloading is returned when a volume could not be activated because the pool was just given another table.
+	errReloading = errors.New("the pool is being reloaded")
+)
 
 // activate gives volume id its device, as [Pool.Activate] says. It waits for one that goes away: what holds such a device
 // last is often nobody's use but a child that some goroutine has just forked, which holds all our open files until its exec.
+// A device has an event when it is gone.
 func (p *Pool) activate(ctx context.Context, id uint32, size uint64, readOnly bool) error {
-	ctx, cancel := context.WithTimeout(ctx, goingWait)
-	defer cancel()
-	tick := time.NewTicker(goingPoll)
-	defer tick.Stop()
 	for {
-		err := p.tryActivate(id, size, readOnly)
-		if !errors.Is(err, errGoing) {
+		err := p.activateGoing(ctx, id, size, readOnly)
+		if !errors.Is(err, errReloading) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		unlock, err := p.lock(ctx, poolLock) // who has it reloads the pool
+		if err != nil {
 			return fmt.Errorf("activate volume %d: %w", id, err)
-		case <-tick.C:
 		}
+		unlock()
 	}
+}
+
+func (p *Pool) activateGoing(ctx context.Context, id uint32, size uint64, readOnly bool) error {
+	err := p.tryActivate(id, size, readOnly)
+	if !errors.Is(err, errGoing) {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, goingWait)
+	defer cancel()
+	var last error
+	err = p.control.Watch(bounded, func() (bool, error) {
+		last = p.tryActivate(id, size, readOnly)
+		return !errors.Is(last, errGoing), nil
+	})
+	if bounded.Err() != nil && errors.Is(last, errGoing) {
+		return fmt.Errorf("activate volume %d: %w", id, last)
+	}
+	return cmp.Or(last, err)
 }
 
 // tryActivate is activate once. A device whose removal was deferred may go between any two requests.
@@ -98,7 +116,13 @@ func going(err error) error {
 
 func (p *Pool) makeVolume(id uint32, size uint64, readOnly bool) error {
 	target := dm.Thin{Pool: p.dev, ID: id}.Target(size / sector)
+	before := p.reloads.Load()
 	_, err := makeDevice(p.control, p.volumeName(id), p.deviceUUID(number(id)), readOnly, target)
+	// A suspended pool gives no volume a device (thin_ctr in drivers/md/dm-thin.c), and the wait for one that the kernel has
+	// suspended with its pool is ended by any signal (dm_resume in drivers/md/dm.c).
+	if (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EINTR)) && (before%2 == 1 || before != p.reloads.Load()) {
+		return fmt.Errorf("%w: %w", errReloading, err)
+	}
 	return err
 }
 

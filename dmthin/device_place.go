@@ -27,6 +27,7 @@ type devicePlace struct {
 	metadataSize uint64 // bytes; 0: by the formula, for all devices
 	blockSize    uint64 // bytes, of the pool
 	force        bool
+	files        string // the directory for copies of the metadata
 
 	devices  []*blockDevice // open and locked, in the order of paths
 	layout   *layout        // once the place is made
@@ -261,6 +262,45 @@ func (p *devicePlace) metadata() (metadataReader, error) {
 		return nil, err
 	}
 	return segmentReader{io.NewSectionReader(f, int64(s.Offset), int64(s.Length)), f}, nil
+}
+
+func (p *devicePlace) data() (metadataReader, error) {
+	if err := p.made(); err != nil {
+		return nil, err
+	}
+	r := &segmentsReader{segments: p.layout.Data}
+	for _, s := range r.segments {
+		f, err := openDirect(p.members[s.Device].path, 0)
+		if err != nil {
+			return nil, errors.Join(err, r.Close())
+		}
+		r.files = append(r.files, f)
+	}
+	return r, nil
+}
+
+// A segmentsReader reads segments as one. What is read at once lies in one of them.
+type segmentsReader struct {
+	segments []segment
+	files    []directFile
+}
+
+func (r *segmentsReader) ReadAt(b []byte, offset int64) (int, error) {
+	for i, s := range r.segments {
+		if offset >= 0 && uint64(offset) < s.Length {
+			return io.NewSectionReader(r.files[i], int64(s.Offset), int64(s.Length)).ReadAt(b, offset)
+		}
+		offset -= int64(s.Length)
+	}
+	return 0, io.EOF
+}
+
+func (r *segmentsReader) Close() error {
+	var errs []error
+	for _, f := range r.files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // A segmentReader reads a part of a device.

@@ -19,9 +19,11 @@ const (
 	ext4FreeInodesCount = ext4Super + 0x10
 	ext4LogBlockSize    = ext4Super + 0x18
 	ext4MagicOffset     = ext4Super + 0x38
+	ext4State           = ext4Super + 0x3A
 	ext4FeatureIncompat = ext4Super + 0x60
 	ext4BlocksCountHigh = ext4Super + 0x150
 
+	ext4ErrorFS = 0x2  // EXT4_ERROR_FS
 	ext4Recover = 0x4  // EXT4_FEATURE_INCOMPAT_RECOVER: the journal is to be replayed
 	ext464Bit   = 0x80 // EXT4_FEATURE_INCOMPAT_64BIT: ext4BlocksCountHigh counts
 
@@ -54,6 +56,7 @@ func (ext4) parse(head []byte) (fsState, error) {
 		blockSize: 1024 << log,
 		blocks:    blocks,
 		inodes:    int64(total) - int64(free),
+		errors:    binary.LittleEndian.Uint16(head[ext4State:])&ext4ErrorFS != 0,
 		dirty:     features&ext4Recover != 0,
 	}, nil
 }

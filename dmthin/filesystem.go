@@ -31,6 +31,10 @@ type filesystem interface {
 	// resize makes the file system that root is the root directory of as large as blocks says.
 	resize(root *os.File, state fsState, blocks uint64) error
 
+	// mend makes up for what a kernel that could not write to a device did to it when it was unmounted, and reports whether
+	// there was anything.
+	mend(device string) (mended bool, err error)
+
 	// command returns how an empty volume of size bytes is formatted.
 	command(device string, size uint64) mkfs
 }
@@ -40,6 +44,7 @@ type fsState struct {
 	blockSize  uint64 // bytes
 	blocks     uint64 // how long the file system is
 	inodes     int64  // in use; when that is up to date, see inodes
+	errors     bool   // the kernel or a check has found damage in it
 	dirty      bool   // the journal may hold what the rest of the device does not yet
 	maxInodes  uint32 // xfs: percentage of the space that inodes may take
 	tailBlocks uint64 // an end of the device of fewer blocks than that stays unused
@@ -158,8 +163,16 @@ func inodesInUse(device string) (used int64, err error) {
 // frozen is never empty (xfs_fs_freeze), though all that was synced is in its place.
 func replay(ctx context.Context, device string) error {
 	fs, state, err := readState(device)
-	if err != nil || !state.dirty {
+	if err != nil {
 		return err
+	}
+	if !state.dirty {
+		if err := checkUnmounted(device); err != nil {
+			return err
+		}
+		if mended, err := fs.mend(device); err != nil || !mended {
+			return err
+		}
 	}
 	m, err := mountDetached(fs, device, fs.ownMount(false))
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 const (
 	poolLock         = dm.MaxThinID + 1 + iota // the state and the table of the pool itself
 	metadataSnapLock                           // the one metadata snapshot that a pool can have
+	growLock                                   // the size of the place; who has it may take poolLock
 )
 
 // volumeLock is the lock of one volume; refs counts who holds it or waits for it.

@@ -146,7 +146,7 @@ func (p *loopPlace) makeFiles(uuid string) error {
 	if err != nil {
 		return err
 	}
-	size, err := p.allowed(0, metadata-min(metadata, used))
+	size, err := p.allowed(p.dataSize, 0, metadata-min(metadata, used))
 	if err != nil {
 		return err
 	}
@@ -174,20 +174,28 @@ func (p *loopPlace) metadataWanted() (uint64, error) {
 	return metadataLength(p.metadataSize, max(p.dataSize, p.maxSize), p.blockSize)
 }
 
-// allowed returns how long the data file may be, when it takes up used bytes of the file system already, and the metadata
-// file will take so many more.
-func (p *loopPlace) allowed(used, metadata uint64) (uint64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(p.dir, &st); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: p.dir, Err: err}
+// allowed returns how long the data file may be made, if so much is wanted, when it takes up used bytes of the file system
+// already, and the metadata file will take so many more.
+func (p *loopPlace) allowed(wanted, used, metadata uint64) (uint64, error) {
+	free, err := p.free()
+	if err != nil {
+		return 0, err
 	}
-	free := st.Bavail * uint64(st.Frsize)
 	free -= min(free, metadata)
-	size := min(p.dataSize, uint64(p.share*float64(free+used)))
+	size := min(wanted, uint64(p.share*float64(free+used)))
 	if p.maxSize > 0 {
 		size = min(size, p.maxSize)
 	}
 	return size / mebibyte * mebibyte, nil
+}
+
+// free returns how many bytes are free in the host's file system.
+func (p *loopPlace) free() (uint64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(p.dir, &st); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: p.dir, Err: err}
+	}
+	return st.Bavail * uint64(st.Frsize), nil
 }
 
 func (p *loopPlace) attach(ctx context.Context, _ string) (_ poolDevices, err error) {
@@ -226,7 +234,7 @@ func (p *loopPlace) extend() error {
 	if err := extendAllocated(p.metadataFile(), metadata); err != nil {
 		return err
 	}
-	return extendSparse(p.dataFile(), func(used uint64) (uint64, error) { return p.allowed(used, 0) })
+	return extendSparse(p.dataFile(), func(used uint64) (uint64, error) { return p.allowed(p.dataSize, used, 0) })
 }
 
 func (p *loopPlace) detach(context.Context) error {
@@ -245,6 +253,8 @@ func (p *loopPlace) detach(context.Context) error {
 // metadata reads the file. That agrees with what a loop device wrote: with direct I/O it drops the pages that it
 // overwrites, and without it writes to them.
 func (p *loopPlace) metadata() (metadataReader, error) { return os.Open(p.metadataFile()) }
+
+func (p *loopPlace) data() (metadataReader, error) { return os.Open(p.dataFile()) }
 
 func (p *loopPlace) close() error {
 	if p.lock == nil {

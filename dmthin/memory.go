@@ -50,6 +50,20 @@ func (b *Backend) replay(ctx context.Context, volume uint32, size uint64) error 
 	return b.pool.Use(ctx, volume, size, false, func(device string) error { return replay(ctx, device) })
 }
 
+// mend makes up for an unmount in a full pool, unless somebody has the volume mounted.
+func (b *Backend) mend(ctx context.Context, volume uint32, c Content, kind filesystem) error {
+	return b.pool.Use(ctx, volume, c.Size, false, func(device string) error {
+		err := checkUnmounted(device)
+		if errors.Is(err, unix.EBUSY) {
+			return nil
+		}
+		if err == nil {
+			_, err = kind.mend(device)
+		}
+		return err
+	})
+}
+
 func (m *memory) known(id uint64) facts {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -67,15 +67,22 @@ func (m *detachedMount) removeLostFound() error {
 	return nil
 }
 
-// run runs the program. It ends when ctx does, or this process.
 func (m mkfs) run(ctx context.Context) error {
-	path, err := findProgram(m.program)
+	return runProgram(ctx, m.program, m.pkg, m.env, m.args...)
+}
+
+// errProgram is returned when a program has run, and said that something is wrong.
+var errProgram = errors.New("it failed")
+
+// runProgram runs a program of the Debian package pkg. It ends when ctx does, or this process.
+func runProgram(ctx context.Context, program, pkg string, env []string, args ...string) error {
+	path, err := findProgram(program)
 	if err != nil {
-		return fmt.Errorf("there is no %s (apt-get install %s): %w", m.program, m.pkg, err)
+		return fmt.Errorf("there is no %s (apt-get install %s): %w", program, pkg, err)
 	}
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, path, m.args...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}, m.env...)
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}, env...)
 	cmd.Stderr = &stderr
 	// The signal comes when the thread ends that started the program (prctl(2)), so the thread is to last.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -86,9 +93,9 @@ func (m mkfs) run(ctx context.Context) error {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil: // rather than "signal: killed"
-		return fmt.Errorf("%s: %w", m.program, ctx.Err())
+		return fmt.Errorf("%s: %w", program, ctx.Err())
 	default:
-		return fmt.Errorf("%s: %w: %s", m.program, err, bytes.TrimSpace(stderr.Bytes()))
+		return fmt.Errorf("%s: %w: %w: %s", program, errProgram, err, bytes.TrimSpace(stderr.Bytes()))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"time"
 
@@ -26,7 +27,7 @@ const (
 // A place is where the pool of a backend lies: two files on loop devices ([loopPlace]) or block devices ([devicePlace]).
 // It is locked from the first call on that finds it, until close: a place that another process has is an error at once.
 //
-// Its methods are not to be called at once, and metadata, attach and detach only for a place that is made.
+// Its methods are not to be called at once, and metadata, data, attach and detach only for a place that is made.
 type place interface {
 	// owner returns the uuid of the store that the place belongs to, or "" if it is new. What lies there and is not
 	// ours is an error that says what was found, and so is a place of ours of which a part is missing. It changes nothing.
@@ -40,11 +41,25 @@ type place interface {
 	// names of the dm devices that it needs begin with the prefix, which is the pool's own.
 	attach(ctx context.Context, prefix string) (poolDevices, error)
 
+	// grow makes the data and the metadata of an attached place as long as asked for in bytes, or as near to that as limits
+	// lets it, and returns the devices, as attach does. What is as long already stays. The pool may run; it learns of its
+	// devices' new sizes when it is reloaded. A power cut leaves devices that are longer than the pool knows.
+	grow(ctx context.Context, data, metadata uint64) (poolDevices, error)
+
+	// limits returns how far grow can go now. It takes no time worth mentioning.
+	limits() (limits, error)
+
 	// detach takes away what attach found or made; the pool is stopped. Nothing to take away is no error.
 	detach(ctx context.Context) error
 
 	// metadata opens the pool's metadata to be read while the pool does not run, whether attached or not.
 	metadata() (metadataReader, error)
+
+	// data opens the pool's data in the same way.
+	data() (metadataReader, error)
+
+	// repairable prepares the metadata to be checked and replaced; the pool is stopped.
+	repairable(ctx context.Context) (repairable, error)
 
 	// close gives up the lock. What is attached stays.
 	close() error
@@ -57,7 +72,21 @@ type poolDevices struct {
 	metadataPath   string // the node of the metadata device
 }
 
-// A metadataReader reads the metadata of a pool, from its first byte on.
+// limits are what a place can still be made to hold, in bytes. They change with what else is on the host's file system.
+type limits struct {
+	data     uint64 // as long as the data can become
+	metadata uint64 // as long as the metadata can become
+
+	// free is how much can be written before what the place lies on is full, if it may be less than what the data have
+	// left; otherwise it is noLimit.
+	free uint64
+
+	why string // the data cannot become longer, and what to do, as a part of a sentence
+}
+
+const noLimit = math.MaxUint64
+
+// A metadataReader reads the metadata of a pool, or its data, from the first byte on.
 type metadataReader interface {
 	io.ReaderAt
 	io.Closer
@@ -80,27 +109,57 @@ func metadataLength(configured, data, block uint64) (uint64, error) {
 const (
 	deviceLockTime = 3 * time.Second
 	fileLockTime   = 0
-	lockStep       = 20 * time.Millisecond
 )
 
 // lockFile locks an open file until it is closed. One that others have locked for longer than wait is an error.
 func lockFile(ctx context.Context, f *os.File, wait time.Duration) error {
-	end := time.Now().Add(wait)
+	err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return err
+	}
+	if wait > 0 {
+		bounded, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		err = lockInTurn(bounded, f)
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("wait for the lock of %s: %w", f.Name(), context.Cause(ctx))
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s is locked by another process; is there another lamina with the same pool? %w", f.Name(), unix.EWOULDBLOCK)
+	}
+	return err
+}
+
+// lockInTurn waits in the kernel's queue for the lock of a file. No signal ends that wait, so it is a goroutine's, which is left
+// behind when ctx ends, with a descriptor of its own: a lock that comes later is given up with it, if f is closed by then.
+func lockInTurn(ctx context.Context, f *os.File) error {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	own := os.NewFile(uintptr(fd), f.Name())
+	locked := make(chan error, 1)
+	go func() {
+		err := flock(own, unix.LOCK_EX)
+		locked <- errors.Join(err, own.Close())
+	}()
+	select {
+	case err := <-locked:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func flock(f *os.File, how int) error {
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
+		err := unix.Flock(int(f.Fd()), how)
+		switch {
+		case err == nil:
 			return nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
+		case !errors.Is(err, unix.EINTR):
 			return &os.PathError{Op: "lock", Path: f.Name(), Err: err}
-		}
-		if !time.Now().Before(end) {
-			return fmt.Errorf("%s is locked by another process; is there another lamina with the same pool? %w", f.Name(), err)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the lock of %s: %w", f.Name(), context.Cause(ctx))
-		case <-time.After(lockStep):
 		}
 	}
 }

@@ -162,5 +162,5 @@ func wantTransaction(t *testing.T, p place, want uint64) {
 	super, err := readSuperblock(r)
 	require.NoError(t, err)
 	require.NoError(t, r.Close())
-	require.Equal(t, superblock{Transaction: want, BlockSize: testBlock}, super)
+	require.Equal(t, []uint64{want, testBlock}, []uint64{super.Transaction, super.BlockSize})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -29,6 +30,9 @@ type Pool struct {
 	dev     dm.DevNum
 
 	metadataPath string
+
+	settings poolSettings  // under poolLock
+	reloads  atomic.Uint64 // odd while the pool is given another table
 
 	mu    sync.Mutex
 	locks map[uint32]*volumeLock

@@ -202,7 +202,9 @@ func TestStartAgain(t *testing.T) {
 	require.NoError(t, err)
 	super, err := readSuperblock(f)
 	require.NoError(t, errors.Join(err, f.Close()))
-	require.Equal(t, superblock{Transaction: 7, BlockSize: testBlock}, super)
+	require.EqualValues(t, 7, super.Transaction)
+	require.EqualValues(t, testBlock, super.BlockSize)
+	require.Equal(t, space{testData / testBlock, 1}, super.data)
 
 	// Half made: the device of the pool without a table.
 	_, err = p.control.Create(p.name, p.deviceUUID("pool"))

@@ -20,6 +20,7 @@ type poolSettings struct {
 	size     uint64 // bytes of the data device
 	block    uint64 // bytes
 	discard  bool   // freed blocks are discarded on the data device
+	lowWater uint64 // bytes of data; when no more are free the kernel says so
 
 	metadataPath string // where the metadata device is found, to list the volumes
 
@@ -32,6 +33,7 @@ func (s poolSettings) target() dm.Target {
 	return dm.ThinPool{
 		Metadata: s.metadata, Data: s.data,
 		BlockSectors:      s.block / sector,
+		LowWaterBlocks:    s.lowWater / s.block,
 		SkipBlockZeroing:  !s.zeroing,
 		NoDiscardPassdown: !s.discard,
 		// A full pool fails writes; held back they would hang whoever writes, and hold his file system locked.
@@ -46,7 +48,7 @@ func (s poolSettings) target() dm.Target {
 func startPool(ctx context.Context, control *dm.Control, s poolSettings) (*Pool, error) {
 	p := &Pool{
 		control: control, name: s.prefix + "-pool", prefix: s.prefix, uuid: s.uuid, block: s.block,
-		metadataPath: s.metadataPath, locks: map[uint32]*volumeLock{},
+		metadataPath: s.metadataPath, locks: map[uint32]*volumeLock{}, settings: s,
 	}
 	err := errors.New("the store has no uuid")
 	if s.uuid != "" {
@@ -87,11 +89,21 @@ func (p *Pool) make(ctx context.Context, s poolSettings) (dm.Info, error) {
 	if err := ctx.Err(); err != nil {
 		return dm.Info{}, err
 	}
+	if err := spoilUncounted(s.metadataPath); err != nil {
+		return dm.Info{}, err
+	}
 	info, err := makeDevice(p.control, p.name, p.deviceUUID("pool"), false, s.target())
+	if unreadable(err) {
+		err = fmt.Errorf("the metadata cannot be read: %w: %w: %s", err, errPoolState, repairAdvice)
+	}
 	if err != nil {
 		return info, err
 	}
-	if err := p.check(s); err != nil {
+	err = p.check(s)
+	if err == nil {
+		err = p.dropHeld()
+	}
+	if err != nil {
 		return info, errors.Join(err, p.control.Remove(p.name), p.control.RemoveNode(p.name))
 	}
 	return info, nil
@@ -102,6 +114,15 @@ func (p *Pool) adopt(s poolSettings) error {
 	if err := resumeAll(p.control, p.prefix, p.uuid); err != nil {
 		return err
 	}
+	return p.resize(s)
+}
+
+// resize gives the running pool the table of these settings, if it has another or its metadata device has grown, or if the
+// kernel has stopped changes for want of metadata: the resume takes that back, until the next commit finds it still so.
+//
+// A kill before the resume leaves a suspended pool, which the next start resumes (resumeAll), a power cut the pool as it
+// was or larger: the kernel commits its size when it resumes, and the devices are as large by then.
+func (p *Pool) resize(s poolSettings) error {
 	targets, err := p.control.Table(p.name)
 	if err != nil {
 		return err
@@ -110,26 +131,32 @@ func (p *Pool) adopt(s poolSettings) error {
 	if len(targets) != 1 || targets[0].Type != want.Type || !sameDevices(targets[0].Params, want.Params) {
 		return fmt.Errorf("another device of that name is there: it has the table %v, this pool %q", targets, want.Params)
 	}
-	longer, err := p.metadataIsLonger(s)
+	status, err := p.control.PoolStatus(p.name)
+	if err != nil {
+		return err
+	}
+	longer, err := metadataIsLonger(status, s)
 	if err != nil {
 		return err
 	}
 	switch has := targets[0]; {
 	case has.Length > want.Length:
 		return fmt.Errorf("it runs with %d sectors and its data device has only %d", has.Length, want.Length)
-	case has != want || longer:
+	case has != want || longer || metadataFull(status):
 		err = p.reload(has, want)
 	}
 	// Also after an error, whose reason may be the state.
-	return errors.Join(err, p.check(s))
+	if err := errors.Join(err, p.check(s)); err != nil {
+		return err
+	}
+	return p.dropHeld() // of a process that died: the kernel that took it has counted it
 }
 
 // metadataIsLonger reports whether the metadata device has room that the running pool does not know of: the kernel looks
 // when it resumes (maybe_resize_metadata_dev in drivers/md/dm-thin.c). Of a pool that has failed it is not known.
-func (p *Pool) metadataIsLonger(s poolSettings) (bool, error) {
-	status, err := p.control.PoolStatus(p.name)
-	if err != nil || status.Mode == dm.PoolFailed || status.Mode == dm.PoolError {
-		return false, err
+func metadataIsLonger(status dm.PoolStatus, s poolSettings) (bool, error) {
+	if status.Mode == dm.PoolFailed || status.Mode == dm.PoolError {
+		return false, nil
 	}
 	size, err := deviceSize(s.metadataPath)
 	return status.MetadataTotal < min(size, maxMetadata)/metadataBlock, err
@@ -143,27 +170,23 @@ func sameDevices(a, b string) bool {
 
 // reload gives the running pool another table.
 //
-// The suspend needs no flush: no I/O goes through the pool's own device, and that of the volumes waits in the meantime.
+// The kernel needs no flush for it: no I/O goes through the pool's own device, and that of the volumes waits in the meantime.
 func (p *Pool) reload(has, want dm.Target) error {
-	if err := p.control.Load(p.name, false, want); err != nil {
-		return err
-	}
-	failpoint.Hit("thin.pool-loaded")
-	err := p.control.Suspend(p.name, dm.NoFlush)
-	failpoint.Hit("thin.pool-suspended")
-	if err == nil {
-		err = p.control.Resume(p.name)
-	}
-	if err != nil { // it may be suspended, and all its volumes hang: back to the table that it ran with
+	p.reloads.Add(1)
+	defer p.reloads.Add(1)
+	failpoint.Hit("thin.pool-reload")
+	if err := p.control.Replace(p.name, false, want); err != nil {
+		// It may be suspended, and all its volumes hang: back to the table that it ran with.
 		return errors.Join(err, p.control.Load(p.name, false, has), p.control.Resume(p.name))
 	}
+	failpoint.Hit("thin.pool-reloaded")
 	return nil
 }
 
 // check checks that the pool can be written and is as large as its table. The kernel makes it so when it resumes, or logs
 // why it does not and says nothing (maybe_resize_data_dev in drivers/md/dm-thin.c).
 func (p *Pool) check(s poolSettings) error {
-	status, err := p.checkState()
+	status, err := p.usable()
 	if err != nil {
 		return err
 	}

@@ -12,22 +12,41 @@ import (
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
-// errPoolState is returned when a pool takes no changes any more, until somebody has repaired it.
-var errPoolState = fmt.Errorf("the pool takes no changes: %w", errdefs.ErrUnavailable)
+var (
+	// errPoolState is returned when a pool takes no changes any more, until somebody has repaired it.
+	errPoolState = fmt.Errorf("the pool takes no changes: %w", errdefs.ErrUnavailable)
+
+	// errMetadataFull is returned when a pool takes no changes until its metadata have room again.
+	errMetadataFull = fmt.Errorf("the metadata of the pool are full: remove images or containers, or make room for them: %w", errdefs.ErrResourceExhausted)
+)
+
+const repairAdvice = "stop lamina, run `lamina doctor --repair`, and start lamina again"
+
+// unreadable reports whether the kernel could not read the metadata of a pool that it was to start: the checksum of a block is
+// wrong, or it is another block (dm-btree-spine.c), or it has not what should be there.
+func unreadable(err error) bool {
+	return errors.Is(err, unix.EILSEQ) || errors.Is(err, unix.ENOTBLK) || errors.Is(err, unix.EIO) || errors.Is(err, unix.ENODATA)
+}
 
 // checkState returns the pool's status, and errPoolState if it is read-only or has failed, or will be so after the next
-// resume. One without free blocks of data takes changes.
+// resume, or errMetadataFull. One without free blocks of data takes changes.
 func (p *Pool) checkState() (dm.PoolStatus, error) {
 	status, err := p.control.PoolStatus(p.name)
 	if err != nil {
 		return status, err
 	}
+	return status, stateError(p.name, status)
+}
+
+func stateError(pool string, status dm.PoolStatus) error {
 	writable := status.Mode == dm.PoolReadWrite || status.Mode == dm.PoolOutOfDataSpace
 	if writable && !status.NeedsCheck {
-		return status, nil
+		return nil
 	}
-	return status, fmt.Errorf("%s is in the state %q (needs a check: %t): stop lamina, run thin_check --clear-needs-check-flag on its metadata, "+
-		"or thin_repair if that finds damage, and start lamina again: %w", p.name, status.Mode, status.NeedsCheck, errPoolState)
+	if metadataFull(status) {
+		return fmt.Errorf("%s: %w", pool, errMetadataFull)
+	}
+	return fmt.Errorf("%s is in the state %q (needs a check: %t): %s: %w", pool, status.Mode, status.NeedsCheck, repairAdvice, errPoolState)
 }
 
 // change sends the pool a message that changes its metadata. When it returns nil the change is durable.

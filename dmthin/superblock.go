@@ -16,11 +16,20 @@ const (
 	superblockMagic = 27022010
 	superblockSalt  = 160774 // SUPERBLOCK_CSUM_XOR
 
-	offsetChecksum    = 0
-	offsetMagic       = 32
-	offsetVersion     = 40
-	offsetTransaction = 48
-	offsetBlockSize   = 336 // of data, in sectors
+	offsetChecksum      = 0
+	offsetFlags         = 4 // u32
+	offsetBlockNumber   = 8
+	offsetMagic         = 32
+	offsetVersion       = 40
+	offsetTransaction   = 48
+	offsetHeldRoot      = 56
+	offsetDataSpace     = 64  // u64 blocks, u64 blocks in use: a space map's root (struct disk_sm_root)
+	offsetMetadataSpace = 192 // the same of the metadata
+	offsetMappingRoot   = 320
+	offsetDetailsRoot   = 328
+	offsetBlockSize     = 336 // of data, in sectors
+
+	flagNeedsCheck = 1 // THIN_METADATA_NEEDS_CHECK_FLAG
 
 	maxVersion = 2
 )
@@ -28,6 +37,9 @@ const (
 var (
 	// errNoPool is returned when a metadata device is all zero at its start: the kernel would make a new pool on it.
 	errNoPool = errors.New("there is no pool yet")
+
+	// errDamaged is returned when a superblock is not what was written once.
+	errDamaged = errors.New("the pool's superblock is damaged")
 
 	// errForeign is returned when a metadata device begins with something that is no superblock of a thin pool.
 	errForeign = errors.New("it holds something that is no thin pool")
@@ -37,7 +49,28 @@ var (
 type superblock struct {
 	Transaction uint64 // the pool's transaction id
 	BlockSize   uint64 // bytes
+
+	needsCheck bool
+	held       uint64 // block of the metadata snapshot, 0 if there is none
+	details    uint64 // block where the tree of volumes begins
+	mapping    uint64 // block where the tree of the volumes' trees of blocks begins
+
+	data, metadata space
 }
+
+// clearNeedsCheck changes a superblock that is whole to one that needs no check.
+func clearNeedsCheck(b []byte) {
+	flags := binary.LittleEndian.Uint32(b[offsetFlags:])
+	setFlags(b, flags&^flagNeedsCheck)
+}
+
+func setFlags(b []byte, flags uint32) {
+	binary.LittleEndian.PutUint32(b[offsetFlags:], flags)
+	binary.LittleEndian.PutUint32(b[offsetChecksum:], checksum(b, superblockSalt))
+}
+
+// space is how much there is of something, and how much of it is in use, in blocks.
+type space struct{ total, used uint64 }
 
 // readSuperblock reads the superblock of metadata that no kernel has in use: one that does writes it now and then.
 func readSuperblock(metadata io.ReaderAt) (superblock, error) {
@@ -59,19 +92,26 @@ func parseSuperblock(b []byte) (superblock, error) {
 		return superblock{}, errForeign
 	}
 	if want, got := binary.LittleEndian.Uint32(b[offsetChecksum:]), checksum(b, superblockSalt); got != want {
-		return superblock{}, fmt.Errorf("the pool's superblock is damaged: checksum %08x, not %08x", got, want)
+		return superblock{}, fmt.Errorf("%w: checksum %08x, not %08x", errDamaged, got, want)
 	}
 	if v := binary.LittleEndian.Uint32(b[offsetVersion:]); v == 0 || v > maxVersion {
 		return superblock{}, fmt.Errorf("the pool's metadata have version %d, and this program knows 1 to %d", v, maxVersion)
 	}
+	number := func(offset int) uint64 { return binary.LittleEndian.Uint64(b[offset:]) }
 	return superblock{
-		Transaction: binary.LittleEndian.Uint64(b[offsetTransaction:]),
+		Transaction: number(offsetTransaction),
 		BlockSize:   uint64(binary.LittleEndian.Uint32(b[offsetBlockSize:])) * sector,
+		needsCheck:  binary.LittleEndian.Uint32(b[offsetFlags:])&flagNeedsCheck != 0,
+		held:        number(offsetHeldRoot),
+		details:     number(offsetDetailsRoot),
+		mapping:     number(offsetMappingRoot),
+		data:        space{number(offsetDataSpace), number(offsetDataSpace + 8)},
+		metadata:    space{number(offsetMetadataSpace), number(offsetMetadataSpace + 8)},
 	}, nil
 }
 
 // checksum is that of all bytes of a block after the checksum itself (dm_bm_checksum in drivers/md/persistent-data/dm-block-manager.c).
-// The kernel's crc32c inverts nothing at the end.
-func checksum(b []byte, salt uint32) uint32 {
-	return ^crc32.Checksum(b[4:], crc32.MakeTable(crc32.Castagnoli)) ^ salt
-}
+func checksum(b []byte, salt uint32) uint32 { return crc32c(b[4:]) ^ salt }
+
+// crc32c is that of the kernel, which inverts nothing at the end.
+func crc32c(b []byte) uint32 { return ^crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }

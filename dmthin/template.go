@@ -50,6 +50,9 @@ func (b *Backend) MakeTemplate(ctx context.Context, id uint64, name string) (siz
 	if err != nil {
 		return 0, err
 	}
+	if err := b.admit(ctx); err != nil {
+		return 0, err
+	}
 	b.forget(id)
 	if err := b.pool.Create(ctx, volume); err != nil {
 		return 0, err

@@ -2,6 +2,8 @@ package dmthin
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 )
@@ -12,9 +14,14 @@ type figures struct {
 	inodes int64
 }
 
-// Usage returns what chain[0] has beyond its parent, in constant time: blocks that are mapped, by the kernel's count, and
-// inodes, by that of the file system. A block or an inode that the content has changed, and so has of its own, counts with
-// those of the parent that it stands for: the figures are what was added, and less was deleted. They are never negative.
+// Usage returns what chain[0] has beyond its parent: blocks, and inodes by the file system's count, which are what was
+// added, less was deleted. Neither is negative.
+//
+// The blocks of a frozen content are those that its parent has not at their place, by the trees of blocks of both: what
+// deleting it gives back. That takes time with what it differs in, so Freeze leaves it to be asked for; and it is the same whatever children come and go: theirs
+// are copies, and as long as there is one it cannot be deleted. The blocks of a content that may be written are told in
+// constant time, by the kernel's count of what it maps: one that it has changed, and so has of its own, then counts with
+// that of the parent that it stands for.
 func (b *Backend) Usage(ctx context.Context, chain []Content) (snapshots.Usage, error) {
 	own, err := b.figures(ctx, chain[0])
 	if err != nil {
@@ -26,7 +33,31 @@ func (b *Backend) Usage(ctx context.Context, chain []Content) (snapshots.Usage, 
 			return snapshots.Usage{}, err
 		}
 	}
-	return own.beyond(below), nil
+	usage := own.beyond(below)
+	if len(chain) > 1 {
+		err = b.setAdded(ctx, &usage, chain[0], chain[1])
+	}
+	return usage, err
+}
+
+// setAdded sets how many bytes a content has that its parent has not, unless it may be written just now: it has a device
+// for that.
+func (b *Backend) setAdded(ctx context.Context, usage *snapshots.Usage, c, parent Content) error {
+	volume, err := b.begin(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	origin, err := volumeID(parent.ID)
+	if err != nil {
+		return err
+	}
+	info, err := b.pool.volume(volume)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) || err == nil && !info.ReadOnly {
+		return err
+	}
+	added, err := b.pool.Added(ctx, volume, origin)
+	usage.Size = int64(added)
+	return err
 }
 
 // beyond returns what f has that below has not.
@@ -35,19 +66,6 @@ func (f figures) beyond(below figures) snapshots.Usage {
 		Size:   max(0, f.bytes-below.bytes),
 		Inodes: max(0, f.inodes-below.inodes),
 	}
-}
-
-// knownUsage returns the usage of a frozen content, if it is known, or nil.
-func (b *Backend) knownUsage(chain []Content) *snapshots.Usage {
-	own, below := b.known(chain[0].ID).frozen, &figures{}
-	if len(chain) > 1 {
-		below = b.known(chain[1].ID).frozen
-	}
-	if own == nil || below == nil {
-		return nil
-	}
-	usage := own.beyond(*below)
-	return &usage
 }
 
 // figures returns those of a content, which are known if it was frozen and not written since.

@@ -87,7 +87,7 @@ func (p *Pool) replacing(ctx context.Context, id uint32, create func() error) er
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := p.delete(id); err != nil {
+	if err := p.delete(ctx, id); err != nil {
 		return fmt.Errorf("delete what a crash left at volume %d: %w", id, err)
 	}
 	return p.change(create)

@@ -18,8 +18,11 @@ const (
 	xfsInodeCount   = 128 // allocated, be they used or free
 	xfsFreeInodes   = 136
 	xfsMaxInodes    = 127 // percent
+	xfsIncompat     = 216
 	xfsMinBlockSize = 512
 	xfsMaxBlockSize = 64 << 10
+
+	xfsNeedsRepair = 1 << 4 // XFS_SB_FEAT_INCOMPAT_NEEDSREPAIR
 
 	xfsMinGroupBlocks = 64 // XFS_MIN_AG_BLOCKS: an allocation group of fewer blocks is not made
 )
@@ -44,6 +47,7 @@ func (xfs) parse(head []byte) (fsState, error) {
 		blockSize:  uint64(block),
 		blocks:     binary.BigEndian.Uint64(head[xfsDataBlocks:]),
 		inodes:     int64(allocated - free),
+		errors:     binary.BigEndian.Uint32(head[xfsIncompat:])&xfsNeedsRepair != 0,
 		dirty:      true, // the superblock does not say; only the log does
 		maxInodes:  uint32(head[xfsMaxInodes]),
 		tailBlocks: xfsMinGroupBlocks,
@@ -59,6 +63,9 @@ func (xfs) mountOptions(readOnly bool) []string {
 }
 
 func (xfs) ownMount(bool) []string { return []string{"nouuid"} }
+
+// mend does nothing: xfs keeps its log until all of it is in place.
+func (xfs) mend(string) (bool, error) { return false, nil }
 
 func (xfs) resize(root *os.File, s fsState, blocks uint64) error {
 	return dm.GrowXFS(root, blocks, s.maxInodes)

@@ -42,7 +42,17 @@ func startDaemon(t *testing.T, dir string, b backend) *daemon {
 // snapshotter on the backend.
 func startDaemonWith(t *testing.T, dir string, b backend, toml string) *daemon {
 	t.Helper()
+	return startDaemonOn(t, dir, filepath.Join(dir, "root"), b, toml)
+}
+
+// startDaemonOn is startDaemonWith with a root elsewhere.
+func startDaemonOn(t *testing.T, dir, root string, b backend, toml string) *daemon {
+	t.Helper()
 	d := newDaemon(t, dir, b, toml)
+	d.rootDir = root
+	if err := d.configure(toml); err != nil {
+		t.Fatal(err)
+	}
 	d.process = d.serve(t)
 	return d
 }
@@ -114,8 +124,8 @@ func (d *daemon) containerdConfig(version int) string {
 }
 
 // layers returns the names of what lies in the backend's place besides what it
-// keeps for itself: in the union directory a file of ownership and an empty
-// directory, in a pool its first volume, the template.
+// keeps for itself: in the union directory a file of ownership, a reserve and an
+// empty directory, in a pool its first volume, the template.
 func (d *daemon) layers() []string {
 	d.t.Helper()
 	if d.backend.name == lamina.BackendThin {
@@ -127,7 +137,7 @@ func (d *daemon) layers() []string {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.Name() != "owner" && e.Name() != "empty" {
+		if e.Name() != "owner" && e.Name() != "empty" && e.Name() != ".reserve" {
 			names = append(names, e.Name())
 		}
 	}

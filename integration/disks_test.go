@@ -18,6 +18,12 @@ func mustDisk(t *testing.T, dir, name string, size int64) string {
 	file := filepath.Join(dir, name)
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	require.NoError(t, os.Truncate(file, size))
+	return mustLoop(t, file)
+}
+
+// mustLoop returns a block device over a file.
+func mustLoop(t *testing.T, file string) string {
+	t.Helper()
 	out, err := command(background, nil, "losetup", "--find", "--show", file)
 	require.NoError(t, err)
 	disk := strings.TrimSpace(out)

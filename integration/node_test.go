@@ -52,13 +52,19 @@ func startNode(t *testing.T, c containerd, b backend) *node {
 	} else {
 		n.daemon = startDaemon(t, filepath.Join(dir, "lamina"), b)
 	}
+	n.startBeside(c)
+	return n
+}
+
+// startBeside starts the containerd that calls the node's daemon, if it has one.
+func (n *node) startBeside(c containerd) {
+	n.t.Helper()
 	var imports string
 	if n.daemon != nil {
-		imports = filepath.Join(dir, "lamina.toml")
+		imports = filepath.Join(n.dir, "lamina.toml")
 		n.write(imports, n.daemon.containerdConfig(c.configVersion))
 	}
-	n.start(c, filepath.Join(mustHave(t, c.dir, "containerd")), imports)
-	return n
+	n.start(c, filepath.Join(mustHave(n.t, c.dir, "containerd")), imports)
 }
 
 // start starts the containerd at program with a config of its version, and the

@@ -141,8 +141,13 @@ func (p *process) stop() {
 
 // kill ends the process at once. It may have ended before.
 func (p *process) kill() {
+	p.t.Helper()
 	_ = p.cmd.Process.Kill()
-	<-p.done
+	select {
+	case <-p.done:
+	case <-time.After(stopTimeout):
+		p.t.Fatalf("%s, killed, has not ended in %s: a call to the kernel hangs\n%s", p.name, stopTimeout, p.tail())
+	}
 }
 
 // ended says whether the process has.
@@ -168,7 +173,7 @@ func (p *process) tail() string {
 // command runs a program to its end and returns its standard output. An error
 // carries what the program wrote to standard error.
 func command(ctx context.Context, env []string, argv ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), env...)

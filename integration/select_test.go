@@ -23,7 +23,7 @@ import (
 const programsVariable = "LAMINA_TEST_PROGRAMS"
 
 // runTests runs the tests and benchmarks that the flags select and returns the
-// exit code. Those whose names begin with Thin need device mapper: if this
+// exit code. Those whose names begin with Thin or PowerCut need device mapper: if this
 // kernel has none they run in a guest, after the others and within the same
 // -test.timeout.
 func runTests(m *testing.M) (code int, err error) {
@@ -59,57 +59,95 @@ func runTests(m *testing.M) (code int, err error) {
 	return max(code, inner), err
 }
 
-// longest is the test that takes as long as all others for thin together. It has
-// a guest of its own, as a guest uses one processor only.
-const longest = "TestThinConformance"
+// alone are the tests that take long, the longest first. Each has a guest of its own, and two guests run at once, as each
+// uses one processor only. All other tests for thin share one.
+var alone = []string{
+	"TestThinConformance", "TestThinLife", "TestThinKilledDaemon",
+}
+
+const guestsAtOnce = 2
 
 // runInGuests runs the tests named thin, and none of the others.
 func runInGuests(thin, others []string, skip string, start time.Time) (int, error) {
-	rest := slices.DeleteFunc(slices.Clone(thin), func(name string) bool { return name == longest })
-	if err := errors.Join(guest.Prebuild(), leaveTime(start)); err != nil {
+	if err := guest.Prebuild(); err != nil {
 		return 0, err
 	}
-	if len(rest) == len(thin) || len(rest) == 0 {
-		return runInGuest(skipAlso(skip, others), len(others) > 0)
-	}
-	if err := flag.Set("test.skip", skipAlso(skip, append(rest, others...))); err != nil {
-		return 0, err
-	}
-	wait, err := startBeside(arguments(true))
+	timeout, err := time.ParseDuration(flagValue("test.timeout"))
 	if err != nil {
 		return 0, err
 	}
-	code, err := runInGuest(skipAlso(skip, append([]string{longest}, others...)), true)
-	beside, besideErr := wait()
-	return max(code, beside), errors.Join(err, besideErr)
-}
-
-// leaveTime takes what has been spent since start from -test.timeout.
-func leaveTime(start time.Time) error {
-	timeout, err := time.ParseDuration(flagValue("test.timeout"))
-	if err != nil || timeout == 0 {
-		return err
+	groups := grouped(thin)
+	results := make(chan error, len(groups))
+	turns := make(chan struct{}, guestsAtOnce)
+	code := 0
+	for _, group := range groups {
+		turns <- struct{}{}
+		if timeout > 0 {
+			if err := flag.Set("test.timeout", max(timeout-time.Since(start), time.Second).String()); err != nil {
+				return 0, err
+			}
+		}
+		left := skipAlso(skip, append(without(thin, group), others...))
+		if len(groups) == 1 {
+			return runInGuest(left, len(others) > 0)
+		}
+		if err := flag.Set("test.skip", left); err != nil {
+			return 0, err
+		}
+		wait, err := startBeside(arguments(true))
+		if err != nil {
+			return 0, err
+		}
+		go func() {
+			results <- wait()
+			<-turns
+		}()
 	}
-	return flag.Set("test.timeout", max(timeout-time.Since(start), time.Second).String())
+	var failed []error
+	for range groups {
+		err := <-results
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() {
+			code = max(code, exit.ExitCode())
+			continue
+		}
+		failed = append(failed, err)
+	}
+	return code, errors.Join(failed...)
 }
 
-// startBeside runs this program a second time, with a session and a guest of its
-// own. The returned func waits for it, shows what it printed, and returns its exit
-// code.
-func startBeside(args []string) (wait func() (int, error), err error) {
+// grouped returns the tests that share a guest. Benchmarks are to have the machine for themselves.
+func grouped(thin []string) (groups [][]string) {
+	if flagValue("test.bench") != "" {
+		return [][]string{thin}
+	}
+	for _, name := range alone {
+		if slices.Contains(thin, name) {
+			groups = append(groups, []string{name})
+		}
+	}
+	if rest := without(thin, alone); len(rest) > 0 {
+		groups = append(groups, rest)
+	}
+	return groups
+}
+
+func without(names, left []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(left, name) })
+}
+
+// startBeside runs this program a second time, with a session and a guest of its own. The returned func waits for it and
+// shows what it printed.
+func startBeside(args []string) (wait func() error, err error) {
 	cmd := exec.Command("/proc/self/exe", args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	starter() <- func() { started <- cmd.Start() }
-	return func() (int, error) {
+	return func() error {
 		err := cmd.Wait()
 		_, _ = os.Stdout.Write(out.Bytes())
-		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() {
-			return exit.ExitCode(), nil
-		}
-		return 0, err
+		return err
 	}, <-started
 }
 
@@ -162,7 +200,7 @@ func selectedTests() (thin, others []string, err error) {
 		}
 		switch {
 		case isBenchmark && bench == "", !selects(pattern, name), skips(skip, name):
-		case strings.HasPrefix(name, "TestThin"), strings.HasPrefix(name, "BenchmarkThin"):
+		case strings.HasPrefix(name, "TestThin"), strings.HasPrefix(name, "BenchmarkThin"), strings.HasPrefix(name, "TestPowerCut"):
 			thin = append(thin, name)
 		default:
 			others = append(others, name)

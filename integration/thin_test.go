@@ -63,19 +63,23 @@ func (b backend) toml() string {
 	return text
 }
 
-// check is [checkPool] where there is a pool.
+// check checks what a Lamina that has stopped left in its root: the doctor finds
+// nothing, and of a pool checkPool.
 func (b backend) check(t *testing.T, root string) {
 	t.Helper()
 	if b.name == lamina.BackendThin {
 		checkPool(t, root)
+		return
 	}
+	doctored(t, b, root)
 }
 
 // checkPool checks what a Lamina that has stopped left in its root: no device,
 // metadata in which thin_check finds no fault, and a volume for each content that
-// the store knows and no other.
+// the store knows and no other. The doctor finds nothing either.
 func checkPool(t *testing.T, root string) {
 	t.Helper()
+	doctored(t, thinExt4, root)
 	for _, v := range volumesOf(root) {
 		t.Errorf("the device %s is left", v.name)
 	}

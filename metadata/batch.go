@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
+	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
 // A batcher commits writes in groups. The first writer to find nobody at work becomes the leader: it runs what has
@@ -18,6 +20,7 @@ import (
 type batcher struct {
 	db       *bolt.DB
 	commitTx func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
+	room     *room                // what the disk has for the file; nil if that is not looked after
 
 	mu      sync.Mutex
 	queue   []*write
@@ -28,6 +31,7 @@ type batcher struct {
 // A write is one operation on its way into a transaction.
 type write struct {
 	fn   func(*tx) error
+	grow bool // it may take more pages than it frees
 	err  error
 	done chan struct{} // closed when err stands
 	lead chan struct{} // closed when this writer is to lead
@@ -39,8 +43,10 @@ type write struct {
 //
 // A write that is still queued when ctx ends is withdrawn. One that a leader has taken is waited for, whatever ctx says:
 // it ends with the commit under way, and the caller must know how.
-func (b *batcher) update(ctx context.Context, fn func(*tx) error) error {
-	w := &write{fn: fn, done: make(chan struct{}), lead: make(chan struct{})}
+//
+// A write that may make the store larger, grow, is ENOSPC if that would leave no room for the others.
+func (b *batcher) update(ctx context.Context, grow bool, fn func(*tx) error) error {
+	w := &write{fn: fn, grow: grow, done: make(chan struct{}), lead: make(chan struct{})}
 	if b.enqueue(w) {
 		b.runGroup()
 		return w.err
@@ -106,7 +112,7 @@ func (b *batcher) runGroup() {
 	b.mu.Unlock()
 
 	if failed == nil {
-		failed = b.commit(group)
+		failed = b.commit(b.fitting(group))
 	} else {
 		for _, w := range group {
 			w.err = failed
@@ -124,6 +130,26 @@ func (b *batcher) runGroup() {
 	} else {
 		b.leading = false
 	}
+}
+
+// fitting returns the writes for which there is room, and sets the others' error.
+func (b *batcher) fitting(group []*write) []*write {
+	if !slices.ContainsFunc(group, func(w *write) bool { return w.grow }) {
+		return group
+	}
+	err := b.room.ensure()
+	if err == nil {
+		return group
+	}
+	var fit []*write
+	for _, w := range group {
+		if w.grow {
+			w.err = err
+		} else {
+			fit = append(fit, w)
+		}
+	}
+	return fit
 }
 
 // commit runs the group in one transaction and sets each write's error. A write that fails after it has written takes
@@ -172,10 +198,21 @@ func (b *batcher) try(group []*write) (spoiler, txid int, err error) {
 	}
 	failpoint.Hit("store.commit")
 	if err := b.commitTx(btx); err != nil {
-		return -1, txid, fmt.Errorf("commit: %w", err)
+		return -1, txid, fmt.Errorf("commit: %w", space.Explain(err, b.db.Path()))
 	}
 	failpoint.Hit("store.committed")
+	b.measure()
 	return -1, txid, nil
+}
+
+// measure notes how long the part of the file is that has pages now.
+func (b *batcher) measure() {
+	btx, err := b.db.Begin(false)
+	if err != nil {
+		return // it is closed
+	}
+	b.room.use(btx.Size())
+	_ = btx.Rollback() // nothing was written
 }
 
 // visible reports whether reads show transaction txid. After a failed commit it tells whether bbolt came as far as its

@@ -21,7 +21,7 @@ func held(t *testing.T) (s *Store, release func()) {
 	var once sync.Once
 	done := make(chan error, 1)
 	go func() {
-		done <- s.batch.update(context.Background(), func(*tx) error {
+		done <- s.batch.update(context.Background(), true, func(*tx) error {
 			once.Do(func() { close(entered) })
 			<-let
 			return nil
@@ -47,7 +47,7 @@ func enqueueAll(ctx context.Context, t *testing.T, s *Store, fns ...func(*tx) er
 	for i, fn := range fns {
 		results[i] = make(chan error, 1)
 		before := s.batch.queued()
-		go func() { results[i] <- s.batch.update(ctx, fn) }()
+		go func() { results[i] <- s.batch.update(ctx, true, fn) }()
 		require.Eventually(t, func() bool { return s.batch.queued() > before }, tWait, tTick)
 	}
 	return results
@@ -119,7 +119,7 @@ func TestBatchUnderCancellation(t *testing.T) {
 					go cancel()
 				}
 				key := fmt.Sprintf("%d-%d", w, i)
-				err := s.batch.update(ctx, putMeta(key))
+				err := s.batch.update(ctx, true, putMeta(key))
 				if got := metaHas(t, s, key)[key]; got != (err == nil) {
 					t.Errorf("%s: written %v, error %v", key, got, err)
 				}
@@ -128,7 +128,7 @@ func TestBatchUnderCancellation(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.NoError(t, s.batch.update(t.Context(), putMeta("last")))
+	require.NoError(t, s.batch.update(t.Context(), true, putMeta("last")))
 }
 
 func metaHas(tb testing.TB, s *Store, keys ...string) map[string]bool {

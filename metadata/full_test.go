@@ -2,53 +2,143 @@ package metadata
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
-// A full disk refuses writes and loses nothing; with room again they succeed, without a restart.
+// A full disk refuses what would make the store larger, says so, and loses nothing. All can be removed there, by one and by
+// many at once, also after a restart. With room again the rest succeeds, without a restart.
 func TestDiskFull(t *testing.T) {
-	tRoot(t)
-	dir := t.TempDir()
-	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"))
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
-	s := mustOpen(t, filepath.Join(dir, "lamina.db"))
+	for _, fs := range []string{"tmpfs", "ext4", "xfs"} {
+		t.Run(fs, func(t *testing.T) { testDiskFull(t, fs) })
+	}
+}
+
+func testDiskFull(t *testing.T, fs string) {
+	t.Helper()
+	dir := tDisk(t, fs)
+	path := filepath.Join(dir, "lamina.db")
+	s := mustOpen(t, path)
 	create := func(i int) error {
 		return s.Create(t.Context(), Snapshot{
 			ID: s.ReserveID(), Name: "n", Key: fmt.Sprint(i), Kind: snapshots.KindActive, Placement: Placement{Medium: Directory},
+			Labels: map[string]string{"label": strings.Repeat("x", 2000)},
 		})
 	}
-	n := 0
+	for i := range 50 {
+		require.NoError(t, create(i))
+	}
+	filler := tFill(t, dir)
+	n := 50
 	var err error
 	for ; err == nil; n++ {
 		require.Less(t, n, 100_000)
 		err = create(n)
 	}
 	require.ErrorIs(t, err, unix.ENOSPC)
+	require.ErrorContains(t, err, "free")
 	require.NotErrorIs(t, err, ErrFailed, "it was undone")
 	n--
 	_, err = s.Get("n", fmt.Sprint(n))
 	require.ErrorIs(t, err, ErrNotExist)
 	tCheck(t, s)
-	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size=64m"))
-	require.NoError(t, create(n))
-	require.NoError(t, s.Close())
+	tFillRest(t, filler)
 
-	s = mustOpen(t, filepath.Join(dir, "lamina.db"))
-	for i := range n + 1 {
-		_, err := s.Get("n", fmt.Sprint(i))
-		require.NoError(t, err)
+	removeAll := func(which func(i int) bool) {
+		t.Helper()
+		var group errgroup.Group
+		for i := range n - 1 {
+			if which(i) {
+				group.Go(func() error {
+					_, err := s.Remove(t.Context(), "n", fmt.Sprint(i))
+					return err
+				})
+			}
+		}
+		require.NoError(t, group.Wait())
 	}
+	removeAll(func(i int) bool { return i%9 == 0 }) // each changes other pages
+	require.NoError(t, s.Close())
+	s = mustOpen(t, path)
+	_, err = s.Start(t.Context())
+	require.NoError(t, err, "on a full disk")
+	removeAll(func(i int) bool { return i%9 != 0 })
+	trash, err := s.Trash(t.Context())
+	require.NoError(t, err)
+	require.Len(t, trash, n-1)
+	for chunk := range slices.Chunk(trash, 32) {
+		require.NoError(t, s.Forget(t.Context(), chunk...))
+	}
+	require.ErrorIs(t, create(n), unix.ENOSPC, "what was removed is not the disk's")
+	tCheck(t, s)
+
+	require.NoError(t, errors.Join(filler.Close(), os.Remove(filler.Name())))
+	require.Eventually(t, func() bool { return create(n) == nil }, 10*time.Second, 10*time.Millisecond) // xfs frees in the background
+	_, err = s.Get("n", fmt.Sprint(n-1))
+	require.NoError(t, err)
 	tCheck(t, s)
 	require.NoError(t, s.Close())
+}
+
+// tDisk mounts a file system of its own, of some 64 MiB or more, for the test.
+func tDisk(t *testing.T, fs string) (dir string) {
+	t.Helper()
+	tRoot(t)
+	dir = t.TempDir()
+	if fs == "tmpfs" {
+		require.NoError(t, unix.Mount("tmpfs", dir, fs, 0, "size=64m"))
+	} else {
+		image := filepath.Join(t.TempDir(), "disk")
+		require.NoError(t, os.WriteFile(image, nil, 0o600))
+		require.NoError(t, os.Truncate(image, 320<<20))
+		mkfs := exec.CommandContext(t.Context(), "mkfs."+fs, "-q", image)
+		out, err := mkfs.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		out, err = exec.CommandContext(t.Context(), "mount", "-o", "loop", image, dir).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
+	return dir
+}
+
+// tFill fills a disk but for the last pages, and returns the file that fills it.
+func tFill(t *testing.T, dir string) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "filler"))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = f.Close() })
+	var size int64
+	for _, step := range []int64{16 << 20, 1 << 20, 64 << 10} {
+		for unix.Fallocate(int(f.Fd()), 0, size, step) == nil {
+			size += step
+		}
+	}
+	return f
+}
+
+// tFillRest takes what is left.
+func tFillRest(t *testing.T, f *os.File) {
+	t.Helper()
+	_, err := f.Seek(0, io.SeekEnd)
+	require.NoError(t, err)
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	require.ErrorIs(t, err, unix.ENOSPC)
 }
 
 // Whether a failed commit may have happened is told by what reads show.

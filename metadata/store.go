@@ -109,7 +109,23 @@ func open(path string, o Options) (*Store, error) {
 	if err := guardFaults(s.load); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+	if err := s.openRoom(); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	return s, nil
+}
+
+// openRoom begins to look after the room of a store that is to be written. A disk that is full now is no error.
+func (s *Store) openRoom() (err error) {
+	if s.readOnly {
+		return nil
+	}
+	if s.batch.room, err = openRoom(s.db.Path()); err != nil {
+		return err
+	}
+	s.batch.measure()
+	_ = s.batch.room.ensure() // the first write that needs it says what is wrong
+	return nil
 }
 
 // openBolt opens the file, once all that is in use of it has been looked at: what is damaged must not be built upon, and
@@ -290,7 +306,7 @@ func initialise(btx *bolt.Tx) error {
 
 // Close closes the store. It waits for the transactions under way; no write may follow. It may be called again.
 func (s *Store) Close() error {
-	return s.db.Close()
+	return errors.Join(s.db.Close(), s.batch.room.close())
 }
 
 // UUID returns what tells this store from all others.

@@ -21,7 +21,7 @@ func (s *Store) Trash(ctx context.Context) (links []Link, err error) {
 		})
 		return links, err
 	}
-	err = s.update(ctx, func(t *tx) error {
+	err = s.reduce(ctx, func(t *tx) error {
 		links, err = readTrash(t.Tx)
 		return err
 	})
@@ -42,7 +42,7 @@ func readTrash(btx *bolt.Tx) (links []Link, err error) {
 
 // Forget deletes entries of the trash, whose contents have been deleted: their ids are free from now on.
 func (s *Store) Forget(ctx context.Context, links ...Link) error {
-	err := s.update(ctx, func(t *tx) error {
+	err := s.reduce(ctx, func(t *tx) error {
 		for _, link := range links {
 			if err := t.delete(t.Bucket(bucketTrash), key8(uint64(link.ID))); err != nil {
 				return err
@@ -78,7 +78,7 @@ func (s *Store) Adopt(ctx context.Context, medium Medium, contents []uint64) err
 		}
 		links = append(links, link)
 	}
-	err := s.update(ctx, func(t *tx) error {
+	err := s.reduce(ctx, func(t *tx) error {
 		for _, link := range links {
 			if err := t.adopt(link); err != nil {
 				return err

@@ -97,7 +97,7 @@ func (s *Store) Commit(ctx context.Context, name, newKey, key string, o CommitOp
 // Remove deletes the record of key and puts its content, if it has one, into the trash. It returns the snapshot as it was,
 // or ErrState while it has children.
 func (s *Store) Remove(ctx context.Context, name, key string) (sn Snapshot, err error) {
-	err = s.update(ctx, func(t *tx) error {
+	err = s.reduce(ctx, func(t *tx) error {
 		if sn, err = t.get(name, key); err != nil {
 			return err
 		}

@@ -9,10 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
 // Names in the root beside the contents, which are decimal numbers, and in a content.
@@ -41,6 +44,7 @@ type Backend struct {
 	bootID   func() (string, error)
 
 	restoring singleflight.Group // of contents that Mounts makes again, by id
+	hidden    sync.Once          // has been said
 }
 
 // Open makes the directory cfg.Root if it is missing, and finds out what its file system and this kernel can do by
@@ -66,14 +70,18 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
+	b, err := newBackend(cfg)
+	if err != nil {
+		return nil, err
+	}
 	options, err := probe(ctx, cfg)
-	if err != nil {
-		return nil, err
+	if errors.Is(err, unix.ENOSPC) && b.giveUpReserve(ctx) {
+		options, err = probe(ctx, cfg)
 	}
-	b, err := newBackend(cfg, options)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(space.Explain(err, b.root), b.Close())
 	}
+	b.overlay = overlay{options: options}
 	if ids, err := b.List(ctx); err != nil || len(ids) > 0 {
 		if err := cmp.Or(err, was.checkForm(cfg.Root, options)); err != nil {
 			return nil, errors.Join(err, b.Close())
@@ -82,8 +90,8 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	return b, nil
 }
 
-// newBackend returns a backend on the existing directory cfg.Root that uses these overlay options.
-func newBackend(cfg Config, options []string) (*Backend, error) {
+// newBackend returns a backend on the existing directory cfg.Root, with no overlay options yet.
+func newBackend(cfg Config) (*Backend, error) {
 	root := filepath.Clean(cfg.Root)
 	dir, err := os.Open(root)
 	if err != nil {
@@ -92,7 +100,6 @@ func newBackend(cfg Config, options []string) (*Backend, error) {
 	b := &Backend{
 		root:     root,
 		dir:      dir,
-		overlay:  overlay{options: options},
 		volatile: cfg.Volatile == on,
 		bootID:   kernelBootID,
 	}

@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+
+	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
 // Freeze makes content chain[0] durable, with every other change in the file system up to now. With union.sync = "off" it
@@ -33,7 +35,7 @@ func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage
 		return nil, nil
 	}
 	if err := b.flusher.flush(ctx); err != nil {
-		return nil, fmt.Errorf("freeze %s: %w", b.path(chain[0].ID), err)
+		return nil, fmt.Errorf("freeze %s: %w", b.path(chain[0].ID), space.Explain(err, b.root))
 	}
 	return nil, nil
 }

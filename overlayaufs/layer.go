@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
+	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
 const (
@@ -31,18 +32,23 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, _ map[st
 	if err := b.checkDepth(chain, false); err != nil {
 		return 0, err
 	}
-	if err := b.Delete(ctx, Content{ID: id}); err != nil {
-		return 0, err
+	err = b.Delete(ctx, Content{ID: id})
+	if err == nil {
+		err = b.make(id, chain)
 	}
-	return 0, b.make(id, chain)
+	return 0, space.Explain(err, b.root)
 }
 
 // make creates content id where nothing is.
 //
 // Nothing is synced. A power cut after any step leaves a directory id that List returns and Delete removes, and since fs
-// gets its name last, there is no fs with a wrong owner or mode: a content that has fs is complete. On ext4 and xfs the
-// fsync of the store's record, later and in the same file system, makes all steps durable. On btrfs it does not, so a
-// power cut may leave a record of an active snapshot without its directory, or without work; Mounts makes that again.
+// gets its name last, there is no fs with a wrong owner or mode: a content that has fs is complete.
+//
+// Nor does the commit of the store's record make the steps durable, on any file system: it is an fdatasync(2) of a file that
+// mostly is as long as it was, and then commits no journal (ext4_fsync_journal in fs/ext4/fsync.c, xfs_file_fsync in
+// fs/xfs/xfs_file.c). So a power cut may leave a record of an active snapshot without its directory, and on btrfs without
+// work alone; Mounts makes that again, empty. Nothing that was synced is lost so: on ext4 and xfs the fsync of a file made in
+// fs takes the steps before with it, on btrfs the directories above the file.
 func (b *Backend) make(id uint64, chain []Content) error {
 	root := rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: 0o755}
 	if len(chain) > 0 {

@@ -16,8 +16,8 @@ import (
 // Mounts returns how to mount a chain: a bind mount if one directory is all there is, an overlay otherwise. It mounts
 // nothing.
 //
-// If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone. Only
-// a power cut on a file system where the store's fsync does not order directories (btrfs) loses them.
+// If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone: a
+// power cut loses them that comes before anything in them is synced.
 func (b *Backend) Mounts(
 	ctx context.Context, chain []Content, writable bool, _ map[string]string,
 ) ([]mount.Mount, error) {

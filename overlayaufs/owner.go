@@ -11,7 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
+	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
 // The owner file and what it is called before it is complete.
@@ -91,9 +94,14 @@ func (b *Backend) Claim(ctx context.Context, uuid string, start uint64) error {
 	if err := os.Chmod(empty, 0o755); err != nil { // regardless of the umask
 		return err
 	}
-	if err := writeDurably(b.root, ownerNewName, ownerName, append(data, '\n')); err != nil {
-		return err
+	err = writeDurably(b.root, ownerNewName, ownerName, append(data, '\n'))
+	if errors.Is(err, unix.ENOSPC) && b.giveUpReserve(ctx) {
+		err = writeDurably(b.root, ownerNewName, ownerName, append(data, '\n'))
 	}
+	if err != nil {
+		return space.Explain(err, b.root)
+	}
+	b.takeReserve(ctx)
 	return syncDir(filepath.Dir(b.root)) // Open may have made the root
 }
 
@@ -150,7 +158,7 @@ func checkNew(root string) error {
 		return err
 	}
 	// The root of a file system of its own may have lost+found.
-	leftovers := []string{ownerNewName, probeName, emptyName, "lost+found"}
+	leftovers := []string{ownerNewName, probeName, emptyName, reserveName, "lost+found"}
 	for _, e := range entries {
 		if !slices.Contains(leftovers, e.Name()) {
 			return fmt.Errorf("%s holds %q but no file %q that says which store it belongs to: "+

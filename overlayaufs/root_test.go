@@ -121,7 +121,7 @@ func tUnprobed(t *testing.T, cfg Config) *Backend {
 	if cfg.Root == "" {
 		cfg.Root = t.TempDir()
 	}
-	b, err := newBackend(cfg, nil)
+	b, err := newBackend(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

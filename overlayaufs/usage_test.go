@@ -104,7 +104,7 @@ func TestUsageOfChangingContent(t *testing.T) {
 }
 
 func BenchmarkUsage(b *testing.B) {
-	backend, err := newBackend(Config{Root: b.TempDir()}, nil)
+	backend, err := newBackend(Config{Root: b.TempDir()})
 	if err != nil {
 		b.Fatal(err)
 	}

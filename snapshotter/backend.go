@@ -40,8 +40,8 @@ type Backend interface {
 	// garbage, left by a crash, and is deleted first. The labels are those of the snapshot.
 	//
 	// It returns the size that the record shall keep, in bytes: that of the volume, or 0 where a content has no size of
-	// its own. At return the content need not be durable, but a fsync in the store's file system must make it so, or an
-	// empty content must be as good after a power cut.
+	// its own. At return the content need not be durable, if it becomes so with the first file in it that somebody syncs: an
+	// empty content is then as good after a power cut, and Mounts makes it.
 	//
 	// On error nothing needs to be left to delete; if something is, Delete(id) removes it.
 	Make(ctx context.Context, id uint64, chain []Content, labels map[string]string) (size uint64, err error)
@@ -65,7 +65,7 @@ type Backend interface {
 	Usage(ctx context.Context, chain []Content) (snapshots.Usage, error)
 
 	// Delete removes content c. It is idempotent: no content, or a part of one, is no error. It stops early when ctx
-	// ends; what is left goes with the next call. A content that somebody still uses is unix.EBUSY.
+	// ends; what is left goes with the next call. A content that somebody still uses is unix.EBUSY: see Watcher.
 	Delete(ctx context.Context, c Content) error
 
 	// List returns the numbers of all contents that lie in this place, whole or partial, in any order.
@@ -93,4 +93,20 @@ type Templater interface {
 	// MakeTemplate makes the content id as the template of that name, frozen and durable, and returns its size, as Make
 	// does. What already lies at id is deleted first.
 	MakeTemplate(ctx context.Context, id uint64, name string) (size uint64, err error)
+}
+
+// A Watcher is a Backend whose contents somebody may still use when they have been removed: nobody can be told to let go of a
+// mount, or of a device. Such a content stays until its last user is gone.
+type Watcher interface {
+	// Busy returns those of the contents that somebody uses. They are in the trash, so nobody is given them any more. It is
+	// called once before the deletions of many. Delete is not called for what it returns; it sees to it that nothing but
+	// that use keeps such a content.
+	Busy(ctx context.Context, contents []Content) ([]uint64, error)
+
+	// Users says in words for the log who uses a content.
+	Users(ctx context.Context, c Content) (string, error)
+
+	// WaitIdle returns nil when one of these contents may be used no more, because the kernel said so, and ctx's error if
+	// that ends before. It takes a bounded number of threads and file descriptors, however many contents there are.
+	WaitIdle(ctx context.Context, contents []Content) error
 }

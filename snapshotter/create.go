@@ -41,6 +41,7 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	}
 	defer release()
 
+	defer s.set.making.enter()()
 	sn := metadata.Snapshot{Name: s.name, Key: key, Kind: kind, Parent: parent, Labels: info.Labels}
 	chain, err := s.resolve(&sn)
 	if err != nil {

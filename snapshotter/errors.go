@@ -34,6 +34,8 @@ func classOf(err error) error {
 		{unix.EDQUOT, errdefs.ErrResourceExhausted},
 		{unix.EBUSY, errdefs.ErrFailedPrecondition}, // somebody else uses the content
 		{metadata.ErrFailed, errdefs.ErrUnavailable},
+		{unix.EROFS, errdefs.ErrUnavailable}, // the disk below has failed
+		{unix.EIO, errdefs.ErrUnavailable},
 		{errBusy, errdefs.ErrUnavailable},
 		{errClosed, errdefs.ErrUnavailable},
 	} {

@@ -128,7 +128,7 @@ func (s *Snapshotter) remove(ctx context.Context, key string) error {
 		s.set.settler.later(sn.ParentID) // which nobody may show any more, or which is a template that nobody needs
 	}
 	if sn.Kind != snapshots.KindView {
-		s.set.reaper.wake()
+		s.set.wakeReapers()
 	}
 	return nil
 }

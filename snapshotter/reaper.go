@@ -10,38 +10,50 @@ import (
 	"time"
 
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
 const (
-	reapWorkers = 2                // deletions at once
-	reapChunk   = 32               // deletions that share a transaction
-	reapTimeout = 10 * time.Minute // of one deletion; what is left then goes with the next attempt
-	reapRetry   = time.Minute      // between attempts on what could not be deleted
+	reapWorkers  = 2                // deletions at once
+	reapChunk    = 32               // deletions that share a transaction
+	reapTimeout  = 10 * time.Minute // of one deletion; what is left then goes with the next attempt
+	reapPatience = 10 * time.Second // until others are deleted beside one that takes long
+	reapSlow     = 16               // that take long, at once
 )
 
-// A reaper deletes the contents in the trash. Its queue is the trash in the store, so nothing is lost when it stops.
+// A reaper deletes the contents of one medium that are in the trash. Its queue is the trash in the store, so nothing is lost
+// when it stops. Each backend has a reaper of its own, so that a disk that hangs holds up nobody else's deletions.
 type reaper struct {
-	store    *metadata.Store
-	backends map[metadata.Medium]Backend
-	retry    time.Duration
+	store   *metadata.Store
+	medium  metadata.Medium
+	backend Backend
 
 	kick     chan struct{}   // holds one: there may be something new
 	requests chan chan error // each is answered after a pass that began later
 	cancel   context.CancelFunc
-	done     chan struct{}
+	stopped  <-chan struct{} // closed when it is to stop
+	done     chan struct{}   // closed when it has
+
+	mu   sync.Mutex
+	slow map[metadata.ID]bool // still being deleted when their pass went on
+
+	// Of run alone.
+	retry   backoff  // of passes that failed
+	watcher *watcher // of contents in use
 }
 
-// startReaper starts the reaper, which runs until ctx ends or it is closed.
-func startReaper(ctx context.Context, store *metadata.Store, backends map[metadata.Medium]Backend) *reaper {
+// startReaper starts a reaper, which runs until ctx ends or it is closed.
+func startReaper(ctx context.Context, store *metadata.Store, medium metadata.Medium, backend Backend) *reaper {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &reaper{
-		store: store, backends: backends, retry: reapRetry,
-		kick: make(chan struct{}, 1), requests: make(chan chan error), cancel: cancel, done: make(chan struct{}),
+		store: store, medium: medium, backend: backend, slow: map[metadata.ID]bool{},
+		kick: make(chan struct{}, 1), requests: make(chan chan error), cancel: cancel, stopped: ctx.Done(), done: make(chan struct{}),
+		retry: backoff{first: time.Second},
 	}
-	r.wake()
+	r.watcher = newWatcher(backend, r.wake)
 	go r.run(ctx)
 	return r
 }
@@ -54,13 +66,13 @@ func (r *reaper) wake() {
 	}
 }
 
-// wait returns when all that is in the trash now has been deleted, or what kept it from that: the reaper's end, that of
-// ctx, or that shut is closed.
+// wait returns when all that is in the trash now has been deleted, but for what somebody uses; or what kept it from that: an
+// error, the reaper's end, that of ctx, or that shut is closed.
 func (r *reaper) wait(ctx context.Context, shut <-chan struct{}) error {
 	answer := make(chan error, 1)
 	select {
 	case r.requests <- answer:
-	case <-r.done:
+	case <-r.stopped:
 		return errClosed
 	case <-shut:
 		return errClosed
@@ -70,6 +82,8 @@ func (r *reaper) wait(ctx context.Context, shut <-chan struct{}) error {
 	select {
 	case err := <-answer:
 		return err
+	case <-r.stopped:
+		return errClosed
 	case <-shut:
 		return errClosed
 	case <-ctx.Done():
@@ -94,10 +108,13 @@ func (r *reaper) close(ctx context.Context) error {
 
 func (r *reaper) run(ctx context.Context) {
 	defer close(r.done)
-	retry := time.NewTimer(r.retry)
+	var deletions sync.WaitGroup // also those that take long
+	defer deletions.Wait()
+	defer r.watcher.stop()
+	retry := time.NewTimer(0)
 	defer retry.Stop()
+	var waiting []chan error
 	for {
-		var waiting []chan error
 		select {
 		case <-ctx.Done():
 			return
@@ -107,16 +124,22 @@ func (r *reaper) run(ctx context.Context) {
 			waiting = append(waiting, answer)
 		}
 		waiting = append(waiting, r.moreRequests()...)
-		err := r.pass(ctx)
+		err := r.pass(ctx, &deletions)
 		if ctx.Err() != nil {
 			err = errClosed
 		}
-		for _, answer := range waiting {
-			answer <- err
+		if err != nil || r.countSlow() == 0 { // otherwise the last one that takes long causes another pass
+			for _, answer := range waiting {
+				answer <- err
+			}
+			waiting = nil
 		}
-		if err != nil && ctx.Err() == nil {
-			log.G(ctx).WithError(err).WithField("retry", r.retry).Warn("some removed contents could not be deleted yet")
-			retry.Reset(r.retry)
+		if err == nil {
+			r.retry.reset()
+		} else if ctx.Err() == nil {
+			in := r.retry.next()
+			log.G(ctx).WithError(err).WithField("retry", in).Warn("some removed contents could not be deleted yet")
+			retry.Reset(in)
 		}
 	}
 }
@@ -133,67 +156,82 @@ func (r *reaper) moreRequests() (waiting []chan error) {
 	}
 }
 
-// pass deletes what is in the trash at its start, and returns the first thing that went wrong.
-func (r *reaper) pass(ctx context.Context) error {
-	links, err := r.store.Trash(ctx)
+// pass deletes what is in the trash at its start and in nobody's use, and returns the first thing that went wrong.
+func (r *reaper) pass(ctx context.Context, deletions *sync.WaitGroup) error {
+	links, err := r.trash(ctx)
 	if err != nil {
 		return err
 	}
-	// What no backend serves stays until one does: the user may have taken it out of the configuration for a while.
-	links = slices.DeleteFunc(links, func(l metadata.Link) bool { return r.backends[l.Placement.Medium] == nil })
-	chunks := make(chan []metadata.Link)
+	idle, busy, err := r.watcher.sort(ctx, links)
+	if err != nil {
+		return err
+	}
 	var (
 		wg     sync.WaitGroup
 		mu     sync.Mutex
 		failed error
 	)
-	for range min(reapWorkers, len(links)) {
+	chunks := slices.Collect(slices.Chunk(idle, reapChunk))
+	for range min(reapWorkers, len(chunks)) {
 		wg.Go(func() {
-			for chunk := range chunks {
-				if err := r.reap(ctx, chunk); err != nil {
-					mu.Lock()
-					failed = cmp.Or(failed, err)
+			for {
+				mu.Lock()
+				if len(chunks) == 0 {
 					mu.Unlock()
+					return
 				}
+				chunk := chunks[0]
+				chunks = chunks[1:]
+				mu.Unlock()
+				used, err := r.reap(ctx, chunk, deletions)
+				mu.Lock()
+				busy = append(busy, used...)
+				failed = cmp.Or(failed, err)
+				mu.Unlock()
 			}
 		})
 	}
-	for chunk := range slices.Chunk(links, reapChunk) {
-		chunks <- chunk
-	}
-	close(chunks)
 	wg.Wait()
+	r.watcher.watch(ctx, busy, len(busy) < len(links))
 	return failed
+}
+
+// trash returns what is to be deleted, and is not being deleted already.
+func (r *reaper) trash(ctx context.Context) ([]metadata.Link, error) {
+	links, err := r.store.Trash(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// What no backend serves stays until one does: the user may have taken it out of the configuration for a while.
+	return slices.DeleteFunc(links, func(l metadata.Link) bool { return l.Placement.Medium != r.medium || r.slow[l.ID] }), nil
 }
 
 // reap deletes contents and then their trash entries. After a crash in between the deletions are done again, which is no
-// error. It returns the first of its errors; thousands may be of one kind.
-func (r *reaper) reap(ctx context.Context, links []metadata.Link) (failed error) {
+// error. It returns those that somebody uses, and the first of its errors; thousands may be of one kind.
+func (r *reaper) reap(ctx context.Context, links []metadata.Link, deletions *sync.WaitGroup) (busy []metadata.Link, failed error) {
 	gone := make([]metadata.Link, 0, len(links))
 	for _, link := range links {
 		failpoint.Hit("reap.delete")
-		if err := r.delete(ctx, link); err != nil {
+		err := r.delete(ctx, link, deletions)
+		switch {
+		case err == nil:
+			failpoint.Hit("reap.deleted")
+			gone = append(gone, link)
+		case errors.Is(err, errSlow):
+		case r.watcher.can() && errors.Is(err, unix.EBUSY):
+			busy = append(busy, link)
+		default:
 			failed = cmp.Or(failed, fmt.Errorf("delete the %s %d: %w", link.Placement.Medium, link.Content(), err))
-			continue
 		}
-		failpoint.Hit("reap.deleted")
-		gone = append(gone, link)
 	}
 	if len(gone) == 0 {
-		return failed
+		return busy, failed
 	}
 	if err := r.store.Forget(ctx, gone...); err != nil {
-		return errors.Join(failed, err)
+		return busy, errors.Join(failed, err)
 	}
 	failpoint.Hit("reap.forgotten")
-	return failed
-}
-
-func (r *reaper) delete(ctx context.Context, link metadata.Link) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
-	defer cancel()
-	return r.backends[link.Placement.Medium].Delete(ctx, contentOf(link))
+	return busy, failed
 }

@@ -59,7 +59,7 @@ func TestSweep(t *testing.T) {
 	h.mustCheck(t)
 }
 
-// The directory of an active snapshot may be lost to a power cut; it was as good as empty.
+// The directory of an active snapshot may be lost to a power cut; it was as good as empty, and is made again at the start.
 func TestActiveDirectoryIsMadeAgain(t *testing.T) {
 	h := mustOpen(t, t.TempDir())
 	h.layer(t, "base", "")
@@ -68,6 +68,7 @@ func TestActiveDirectoryIsMadeAgain(t *testing.T) {
 	require.NoError(t, h.set.Close())
 	require.NoError(t, os.RemoveAll(source(mounts)))
 	h = mustOpen(t, h.root)
+	require.DirExists(t, source(mounts), "before anybody asks")
 	again, err := h.Mounts(t.Context(), "c")
 	require.NoError(t, err)
 	require.Equal(t, mounts, again)

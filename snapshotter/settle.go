@@ -17,7 +17,7 @@ import (
 
 const (
 	settleTimeout = time.Minute // of one content
-	settleRetry   = time.Minute // until the next attempt on what could not be settled
+	settleWorkers = 4           // contents at once, so that one whose device hangs does not keep the others
 )
 
 // A settler works in the background on what the kernel has of contents whose backend is a Releaser: after a start, what
@@ -25,76 +25,99 @@ const (
 // is gone. What it has not come to when it stops is done by the next start.
 type settler struct {
 	set    *Set
-	retry  time.Duration
 	kick   chan struct{} // holds one: the queue is not empty
 	cancel context.CancelFunc
 	done   chan struct{}
 
 	mu       sync.Mutex
 	queue    []metadata.ID
-	retrying map[metadata.ID]bool
+	waiting  []chan struct{}              // each is closed when what was queued before it has been worked on
+	retrying map[metadata.ID]*settleRetry // what could not be settled
 }
 
 // startSettler starts the settler, which runs until ctx ends or it is closed, with all contents.
 func startSettler(ctx context.Context, set *Set) *settler {
 	ctx, cancel := context.WithCancel(ctx)
-	st := &settler{set: set, retrying: map[metadata.ID]bool{}, retry: settleRetry, kick: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	st := &settler{set: set, retrying: map[metadata.ID]*settleRetry{}, kick: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
 	go st.run(ctx)
 	return st
 }
 
 // later has a content settled soon. 0 is none.
 func (st *settler) later(id metadata.ID) {
-	if id == 0 {
-		return
+	if id != 0 {
+		st.mu.Lock()
+		st.queue = append(st.queue, id)
+		st.mu.Unlock()
 	}
-	st.mu.Lock()
-	st.queue = append(st.queue, id)
-	st.mu.Unlock()
 	select {
 	case st.kick <- struct{}{}:
 	default:
 	}
 }
 
-func (st *settler) take() []metadata.ID {
+// wait returns when what is queued now has been worked on.
+func (st *settler) wait(ctx context.Context) error {
+	answer := make(chan struct{})
+	st.mu.Lock()
+	st.waiting = append(st.waiting, answer)
+	st.mu.Unlock()
+	st.later(0)
+	select {
+	case <-answer:
+		return nil
+	case <-st.done:
+		return errClosed
+	case <-ctx.Done():
+		return fmt.Errorf("the devices of contents are still being settled: %w", context.Cause(ctx))
+	}
+}
+
+func (st *settler) take() (ids []metadata.ID, waiting []chan struct{}) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	ids := st.queue
-	st.queue = nil
-	return ids
+	ids, waiting = st.queue, st.waiting
+	st.queue, st.waiting = nil, nil
+	return ids, waiting
 }
 
 func (st *settler) run(ctx context.Context) {
 	defer close(st.done)
-	st.all(ctx)
-	failpoint.Hit("start.settled")
+	work := newBatches(func(id metadata.ID) { st.one(ctx, id) })
+	defer work.wait()
+	all, err := st.all()
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("the contents are not compared with what the kernel has of them")
+	}
+	work.run(all, func() { failpoint.Hit("start.settled") })
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-st.kick:
 		}
-		for _, id := range st.take() {
-			st.one(ctx, id)
-		}
+		ids, waiting := st.take()
+		work.run(ids, func() {
+			for _, answer := range waiting {
+				close(answer)
+			}
+		})
 	}
 }
 
-// all settles every content that the store has now.
-func (st *settler) all(ctx context.Context) {
+// all returns every content that may have something in the kernel.
+func (st *settler) all() (ids []metadata.ID, err error) {
 	for medium, b := range st.set.backends {
 		if _, ok := b.(Releaser); !ok {
 			continue
 		}
-		links, err := st.set.store.Contents(medium)
-		if err != nil {
-			log.G(ctx).WithError(err).Warn("the contents are not compared with what the kernel has of them")
-		}
+		links, failed := st.set.store.Contents(medium)
+		err = errors.Join(err, failed)
 		for _, link := range links {
-			st.one(ctx, link.ID)
+			ids = append(ids, link.ID)
 		}
 	}
+	return ids, err
 }
 
 // one settles a content, in bounded time: a device that hangs must not keep the others. What fails is tried again later,
@@ -104,29 +127,44 @@ func (st *settler) one(ctx context.Context, id metadata.ID) {
 	defer cancel()
 	err := st.set.settle(bounded, id)
 	failpoint.Hit("settle.settled")
-	if err == nil || ctx.Err() != nil {
+	if ctx.Err() != nil {
 		return
 	}
-	log.G(ctx).WithError(err).WithField("id", id).Warn("what the kernel has of a content is not what it should have")
-	if !errors.Is(err, fs.ErrNotExist) {
-		st.again(id)
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("id", id).Warn("what the kernel has of a content is not what it should have")
 	}
+	st.again(id, err != nil && !errors.Is(err, fs.ErrNotExist))
 }
 
-// again has a content settled once more after a while.
-func (st *settler) again(id metadata.ID) {
+// again has a content settled once more after a while, which grows with each attempt that fails.
+func (st *settler) again(id metadata.ID, failed bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.retrying[id] {
+	if !failed {
+		delete(st.retrying, id)
 		return
 	}
-	st.retrying[id] = true
-	time.AfterFunc(st.retry, func() {
+	retry := st.retrying[id]
+	if retry == nil {
+		retry = &settleRetry{backoff: backoff{first: time.Second}}
+		st.retrying[id] = retry
+	}
+	if retry.waiting {
+		return
+	}
+	retry.waiting = true
+	time.AfterFunc(retry.next(), func() {
 		st.mu.Lock()
-		delete(st.retrying, id)
+		retry.waiting = false
 		st.mu.Unlock()
 		st.later(id)
 	})
+}
+
+// A settleRetry is when a content is settled again.
+type settleRetry struct {
+	backoff
+	waiting bool
 }
 
 // close stops the settler and waits until it has stopped.

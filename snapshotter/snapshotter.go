@@ -223,14 +223,20 @@ func (s *Snapshotter) chainOf(id metadata.ID) (Backend, []Content, error) {
 	return b, contents, err
 }
 
-// Cleanup returns when all that has been removed so far has been deleted.
+// Cleanup returns when all contents of this snapshotter's medium that have been removed so far are deleted, except what
+// somebody still uses: that goes with its last user, and to wait for him is not for containerd's garbage collection, which
+// calls this. What was made while the name was bound to another medium goes in the background.
 func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	leave, err := s.gate.enter()
 	if err != nil {
 		return fail("cleanup", s.name, err)
 	}
 	defer leave()
-	return fail("cleanup", s.name, s.set.reaper.wait(ctx, s.gate.closed))
+	r, err := s.set.reaperOf(s.medium)
+	if err == nil {
+		err = r.wait(ctx, s.gate.closed)
+	}
+	return fail("cleanup", s.name, err)
 }
 
 // Close lets no more calls in and waits for those under way, bounded; Cleanup, which may take long, ends with

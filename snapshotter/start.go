@@ -2,9 +2,11 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
@@ -25,24 +27,52 @@ func (s *Set) claim(ctx context.Context) error {
 		}
 	}
 	failpoint.Hit("start.checked")
-	return s.countStart(ctx)
+	return s.countStart(ctx, s.setAside)
+}
+
+// spareUnavailable is for a stop: a place that is not claimed then has seen an older start, which is accepted.
+func spareUnavailable(ctx context.Context, medium metadata.Medium, err error) bool {
+	if !errdefs.IsUnavailable(err) {
+		return false
+	}
+	log.G(ctx).WithError(err).Warnf("the place of the %s contents could not be claimed at the stop", medium)
+	return true
+}
+
+// setAside takes a backend out of service that is unavailable, and reports whether it is. Nobody calls it any more, so it is
+// closed: it is to be repaired. Its place is claimed by the first start after that. But a place whose owner cannot be told ends
+// the start: were starts counted nevertheless, a store from an old copy would come to match it.
+func (s *Set) setAside(ctx context.Context, medium metadata.Medium, err error) bool {
+	if !errdefs.IsUnavailable(err) {
+		return false
+	}
+	s.broken[medium] = err
+	b := s.backends[medium]
+	delete(s.backends, medium)
+	err = errors.Join(err, b.Close())
+	log.G(ctx).WithError(err).Errorf("the %s contents cannot be used; their snapshots answer with this error", medium)
+	return true
 }
 
 // countStart counts a start and claims the places with it. A stop in order does so too: so a copy of the store that was
 // taken while it ran is older than its places once it has stopped, and is refused when it is put back.
-func (s *Set) countStart(ctx context.Context) error {
+//
+// A backend that cannot be claimed is an error, unless spare says that it is none.
+func (s *Set) countStart(ctx context.Context, spare func(context.Context, metadata.Medium, error) bool) error {
 	start, err := s.store.Start(ctx)
 	if err != nil {
 		return err
 	}
 	failpoint.Hit("start.counted")
+	var errs []error
 	for medium, backend := range s.backends {
-		if err := backend.Claim(ctx, s.store.UUID(), start); err != nil {
-			return fmt.Errorf("claim the place of the %s contents: %w", medium, err)
+		err := backend.Claim(ctx, s.store.UUID(), start)
+		if err != nil && !spare(ctx, medium, err) {
+			errs = append(errs, fmt.Errorf("claim the place of the %s contents: %w", medium, err))
 		}
 		failpoint.Hit("start.claimed")
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (s *Set) checkOwner(ctx context.Context, medium metadata.Medium, b Backend, starts uint64) error {
@@ -104,9 +134,10 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 	}
 	var orphans []uint64
 	for _, n := range found {
-		_, known := missing[n]
+		link, known := missing[n]
 		delete(missing, n)
 		if known {
+			s.complete(ctx, b, link)
 			continue
 		}
 		taken, err := s.takenByView(medium, n)
@@ -130,21 +161,29 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 		failpoint.Hit("sweep.adopted")
 	}
 	for _, link := range missing {
-		if !s.dropMissingTemplate(ctx, link) {
-			s.reportMissing(ctx, link)
+		if !s.replaceMissingTemplate(ctx, b, link) {
+			s.restoreOrReport(ctx, b, link)
 		}
 	}
 	return nil
 }
 
-// dropMissingTemplate removes the record of a template whose content is missing, so that it is made again. No client could.
-func (s *Set) dropMissingTemplate(ctx context.Context, link metadata.Link) bool {
+// replaceMissingTemplate sees to a template whose content is missing; no client could. The record is removed, and it is made
+// again when it is needed; or if bases are upon it, it is made again at the number that it had.
+func (s *Set) replaceMissingTemplate(ctx context.Context, b Backend, link metadata.Link) bool {
 	sn, _, err := s.store.ChainOf(link.ID)
-	if err != nil || sn.Name != metadata.Templates {
+	t, ok := b.(Templater)
+	if err != nil || sn.Name != metadata.Templates || !ok {
 		return false
 	}
 	_, err = s.store.Remove(ctx, metadata.Templates, sn.Key)
-	return err == nil // otherwise a base is upon it
+	if errors.Is(err, metadata.ErrState) {
+		err = s.remakeTemplate(ctx, b, t, link, sn.Key)
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("template", sn.Key).Error("a template is missing and could not be made again")
+	}
+	return err == nil
 }
 
 // takenByView reports whether n is the id of a snapshot without a content of its own. What lies at it is garbage that a
@@ -156,10 +195,41 @@ func (s *Set) takenByView(medium metadata.Medium, n uint64) (bool, error) {
 	return s.store.Recorded(metadata.ID(n))
 }
 
-// reportMissing says that a record's content is missing. The directory of an active snapshot may be lost to a power cut
-// on a file system where the store's fsync does not cover it; it was as good as empty then, and Backend.Mounts makes it
-// again. Anything else is damage, and left to the user.
-func (s *Set) reportMissing(ctx context.Context, link metadata.Link) {
+// restorable says whether a content is one that a power cut may take, in part or whole: the directory of an active
+// snapshot, as the commit of the store's record does not make it durable (see Backend.Make). It was as good as empty then:
+// who synced a file in it made the directory durable too.
+func restorable(link metadata.Link) bool {
+	return link.Kind == snapshots.KindActive && link.Placement.Medium == metadata.Directory
+}
+
+// restore makes again what a power cut took of a restorable content. That is done before anything is served, so that all
+// calls find it; if it is lost once more, the next start does it again.
+func (s *Set) restore(ctx context.Context, b Backend, link metadata.Link) error {
+	sn, chain, err := s.store.ChainOf(link.ID)
+	if err != nil {
+		return err
+	}
+	_, contents, err := s.contents(chain, metadata.NoMedium)
+	if err != nil {
+		return err
+	}
+	_, err = b.Mounts(ctx, contents, true, sn.Labels)
+	return err
+}
+
+// complete restores a content of which something is there.
+func (s *Set) complete(ctx context.Context, b Backend, link metadata.Link) {
+	if !restorable(link) {
+		return
+	}
+	if err := s.restore(ctx, b, link); err != nil {
+		log.G(ctx).WithError(err).WithField("id", link.ID).Warn("an active snapshot cannot be mounted")
+	}
+}
+
+// restoreOrReport restores a content of which nothing is there, or says that it is missing: that is damage, and left to the
+// user.
+func (s *Set) restoreOrReport(ctx context.Context, b Backend, link metadata.Link) {
 	if link.Kind == snapshots.KindUnknown {
 		return // trash, and gone already
 	}
@@ -167,9 +237,13 @@ func (s *Set) reportMissing(ctx context.Context, link metadata.Link) {
 	if sn, _, err := s.store.ChainOf(link.ID); err == nil {
 		logger = logger.WithField("snapshotter", sn.Name).WithField("key", sn.Key)
 	}
-	if link.Kind == snapshots.KindActive && link.Placement.Medium == metadata.Directory {
-		logger.Warn("the directory of an active snapshot is missing, as after a power cut; it will be mounted empty")
-		return
+	if restorable(link) {
+		err := s.restore(ctx, b, link)
+		if err == nil {
+			logger.Info("the directory of an active snapshot was missing, as after a power cut, and is made again, empty")
+			return
+		}
+		logger = logger.WithError(err)
 	}
 	logger.Errorf("the %s of a snapshot is missing: remove the snapshot and those upon it, and pull the image again", link.Placement.Medium)
 }

@@ -3,6 +3,8 @@ package snapshotter
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
@@ -72,6 +74,7 @@ func (s *Set) ensureTemplate(ctx context.Context, b Backend, t Templater, medium
 	if _, err := s.store.Get(metadata.Templates, name); !errors.Is(err, metadata.ErrNotExist) {
 		return err
 	}
+	defer s.making.enter()()
 	log.G(ctx).WithField("template", name).Info("making the template of base layers")
 	failpoint.Hit("template.make")
 	template := metadata.Snapshot{ID: s.store.ReserveID(), Name: metadata.Templates, Key: name, Kind: snapshots.KindCommitted}
@@ -121,6 +124,27 @@ func (s *Set) dropTemplate(ctx context.Context, t Templater, name string) (dropp
 		return false, err
 	}
 	failpoint.Hit("template.dropped")
-	s.reaper.wake()
+	s.wakeReapers()
 	return true, nil
+}
+
+// remakeTemplate makes the missing content of a template again, at the number that its record has. It is a copy of one made
+// elsewhere, so that a power cut leaves nothing at that number, or all of it; what it leaves elsewhere is swept.
+func (s *Set) remakeTemplate(ctx context.Context, b Backend, t Templater, link metadata.Link, name string) error {
+	elsewhere := metadata.Link{Placement: metadata.Placement{Medium: link.Placement.Medium}}
+	var err error
+	if elsewhere.Placement.Device, err = s.store.ReserveDevice(); err != nil {
+		return err
+	}
+	defer s.discard(ctx, b, elsewhere)
+	size, err := t.MakeTemplate(ctx, elsewhere.Content(), name)
+	if err == nil && size != link.Placement.Size {
+		err = fmt.Errorf("it would have %d bytes, and had %d", size, link.Placement.Size)
+	}
+	if err != nil {
+		return err
+	}
+	same := map[string]string{snapshots.LabelSnapshotMaxSize: strconv.FormatUint(size, 10)}
+	_, err = b.Make(ctx, link.Content(), []Content{{ID: elsewhere.Content(), Size: size}}, same)
+	return err
 }

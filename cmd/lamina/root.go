@@ -56,6 +56,10 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.Is(err, errFindings):
+		return exitFindings
+	case errors.Is(err, errNotLooked):
+		return exitNotLooked
 	case errors.Is(err, errUsage):
 		return exitUsage
 	case errors.Is(err, errConfig):
@@ -74,7 +78,7 @@ func newRoot(stdout, stderr io.Writer) *cli.Command {
 		Name:            "lamina",
 		Usage:           "a snapshotter for containerd",
 		Description:     exitCodes,
-		Commands:        []*cli.Command{newServe(), newConfig(), newPool(), newVersion()},
+		Commands:        []*cli.Command{newServe(), newConfig(), newPool(), newDoctor(), newVersion()},
 		HideHelpCommand: true,
 		Writer:          stdout,
 		ErrWriter:       stderr,

@@ -51,7 +51,9 @@ func serve(ctx context.Context, s settings) error {
 		"snapshotters": host.Names(),
 	}).Info("serving")
 	defer context.AfterFunc(ctx, host.StopDeleting)()
-	err = newServer(newService(log.G(ctx), served)).run(ctx, sock)
+	server := newServer(newService(log.G(ctx), served))
+	registerDoctor(server.grpc, host)
+	err = server.run(ctx, sock)
 	err = errors.Join(err, host.Close(), sock.release())
 	if err == nil {
 		log.G(ctx).Info("stopped")

@@ -22,16 +22,18 @@ func boot(m machine) {
 	var r report
 	b := booting{inside: m}
 	err := b.prepare(context.Background())
+	line, lineErr := b.openLine(fdControl)
+	if lineErr != nil { // then the end of process 1 ends the guest, with a panic
+		fmt.Fprintln(os.Stderr, errors.Join(err, lineErr))
+		os.Exit(1)
+	}
 	if err == nil {
+		stop := beat(line)
 		r, err = b.runProgram()
+		stop()
 	}
 	if err != nil {
 		r.Error = fmt.Sprint(err)
-	}
-	line, err := b.openLine(fdControl)
-	if err != nil { // then the end of process 1 ends the guest, with a panic
-		fmt.Fprintln(os.Stderr, r.Error)
-		os.Exit(1)
 	}
 	r.writeTo(line)
 	drain(line)

@@ -28,6 +28,24 @@ func TestCanceled(t *testing.T) {
 	}
 }
 
+// A guest whose kernel stands still is ended long before its time is over.
+func TestStandstill(t *testing.T) {
+	requireGuest(t)
+	const memory = 777 << 20
+	ready := make(chan struct{})
+	go func() {
+		<-ready
+		_ = syscall.Kill(kernelProcess(t, memory), syscall.SIGSTOP)
+	}()
+	start := time.Now()
+	_, err := Run(t.Context(), Program{
+		Path: "/bin/bash", Stdout: closer(ready), Args: []string{"-c", "echo ready; sleep 1000"},
+	}, Options{Memory: memory, standstill: 5 * time.Second})
+	if !errors.Is(err, ErrStoodStill) || !errors.Is(err, ErrNoReport) || time.Since(start) > 30*time.Second {
+		t.Errorf("after %v got error %v", time.Since(start), err)
+	}
+}
+
 // TestEscape kills the kernel of a guest and checks that the guest's processes
 // do not go on as processes of the host. What they write in the guest's /tmp
 // would then be in the host's.
@@ -37,7 +55,7 @@ func TestEscape(t *testing.T) {
 	ready := make(chan struct{})
 	go func() {
 		<-ready
-		_ = syscall.Kill(slices.Min(processes(t, escapeMemory)), syscall.SIGKILL) // the oldest is the kernel
+		_ = syscall.Kill(kernelProcess(t, escapeMemory), syscall.SIGKILL)
 	}()
 	_, err := Run(t.Context(), Program{
 		Path: "/bin/bash", Stdout: closer(ready),
@@ -87,6 +105,24 @@ func TestParentKilled(t *testing.T) {
 	if left := processes(t, innerMemory); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
+}
+
+// kernelProcess returns the one whose parent is not a process of the guest. It
+// need not have the smallest number: they begin anew at the largest.
+func kernelProcess(t *testing.T, memory int) int {
+	t.Helper()
+	pids := processes(t, memory)
+	for _, pid := range pids {
+		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // it may be gone
+		_, fields, _ := bytes.Cut(stat, []byte(") "))
+		var state string
+		var parent int
+		if _, err := fmt.Sscan(string(fields), &state, &parent); err == nil && !slices.Contains(pids, parent) {
+			return pid
+		}
+	}
+	t.Errorf("no kernel among the processes %v", pids)
+	return 1 << 30 // no process has it
 }
 
 // processes returns those of the guest with so many bytes of memory.

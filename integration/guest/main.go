@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -82,7 +83,8 @@ func Needed() (bool, error) {
 
 // Tests runs this test binary in a guest, with these arguments, and returns its
 // exit code. A timeout in o is the -test.timeout among them: the tests have some
-// seconds more to say what ran. [Main] calls it for all tests of a package; who
+// seconds more to say what ran. After [ErrStoodStill] it says so and runs them
+// once more. [Main] calls it for all tests of a package; who
 // calls it for some says in args which.
 func Tests(ctx context.Context, o Options, args []string) (int, error) {
 	if err := Prebuild(); err != nil {
@@ -96,13 +98,19 @@ func Tests(ctx context.Context, o Options, args []string) (int, error) {
 	if o.Timeout > 0 {
 		o.Timeout += testMargin
 	}
-	return Run(ctx, Program{
+	p := Program{
 		Path:   exe,
 		Args:   args,
 		Env:    setenv(os.Environ(), modeVariable, "native"),
 		Stdout: os.Stdout,
 		Stderr: os.Stderr,
-	}, o)
+	}
+	code, err := Run(ctx, p, o)
+	if errors.Is(err, ErrStoodStill) {
+		fmt.Fprintf(os.Stderr, "%v\nThe tests are run once more, in another guest.\n", err)
+		code, err = Run(ctx, p, o)
+	}
+	return code, err
 }
 
 // outputDirs returns the directories that the tests will write to because of

@@ -27,6 +27,8 @@ type Options struct {
 	// Udev starts systemd-udevd.
 	Udev bool
 
+	standstill time.Duration // stoodStill if zero
+
 	// Writable are directories of the host that the guest may write to.
 	Writable []string
 }
@@ -50,6 +52,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
+	}
+	if o.standstill == 0 {
+		o.standstill = stoodStill
 	}
 	return o
 }

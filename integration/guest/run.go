@@ -17,6 +17,13 @@ import (
 // outputMargin is how long the host waits for output that a guest reported.
 const outputMargin = 10 * time.Second
 
+// How long a guest's process 1 may be silent before and after it has said that
+// it runs: until then the test may have to be built, and a kernel emulated.
+const (
+	neverStarted = 10 * time.Minute
+	stoodStill   = 2 * time.Minute
+)
+
 // A Program is what runs in a guest.
 type Program struct {
 	Path   string
@@ -30,6 +37,10 @@ type Program struct {
 // ErrNoReport is returned when a guest ended, or had to be ended, before its
 // program did: after a panic of its kernel, or a hang.
 var ErrNoReport = errors.New("the guest ended before its program")
+
+// ErrStoodStill is an [ErrNoReport] of a guest whose kernel ran nothing any more,
+// not even process 1, which says every second that it does.
+var ErrStoodStill = fmt.Errorf("%w: its kernel stood still", ErrNoReport)
 
 // Run runs a program as root in a new guest and returns its exit code: 128 and
 // the number of the signal if one ended it. The error says why there is none,
@@ -58,6 +69,7 @@ func Run(ctx context.Context, p Program, o Options) (int, error) {
 	}
 	defer closeAll(disks)
 	g := &running{out: newStream(p.Stdout), errOut: newStream(p.Stderr)}
+	g.standstill = o.standstill
 	return g.run(ctx, s, o.Timeout+m.margin(), disks)
 }
 
@@ -77,6 +89,8 @@ type running struct {
 	readers sync.WaitGroup
 	theirs  []*os.File // the ends of pipes that the launcher has
 	ours    []*os.File
+
+	standstill time.Duration
 }
 
 func (g *running) run(ctx context.Context, s *spec, timeout time.Duration, disks []*os.File) (int, error) {
@@ -115,43 +129,46 @@ func (g *running) run(ctx context.Context, s *spec, timeout time.Duration, disks
 	g.closeTheirs()
 	err = json.NewEncoder(in).Encode(s)
 	var last report
-	var reported bool
 	if err == nil {
-		last, reported = g.wait(ctx, reports)
+		last, err = g.wait(ctx, reports)
 	}
-	cause := context.Cause(ctx)
 	cancel() // kills the launcher, so that nothing holds the pipes open
 	_ = cmd.Wait()
 	g.readers.Wait()
-	return g.result(last, reported, cause)
-}
-
-// wait returns the report when all output that it speaks of has arrived, and
-// false when there is no report.
-func (g *running) wait(ctx context.Context, reports <-chan report) (report, bool) {
-	select {
-	case r, ok := <-reports:
-		ctx, cancel := context.WithTimeout(ctx, outputMargin)
-		defer cancel()
-		g.out.wait(ctx, r.Out)
-		g.errOut.wait(ctx, r.Err)
-		return r, ok
-	case <-ctx.Done():
-		return report{}, false
+	if err == nil && last.Error != "" {
+		err = fmt.Errorf("guest: %s", last.Error)
 	}
+	if err != nil {
+		return 0, fmt.Errorf("%w; last on its console:\n%s", err, &g.console)
+	}
+	return last.Exit, nil
 }
 
-// result makes sense of how a guest ended. The cause is that of its context.
-func (g *running) result(r report, reported bool, cause error) (int, error) {
-	switch {
-	case reported && r.Error == "":
-		return r.Exit, nil
-	case reported:
-		return 0, fmt.Errorf("guest: %s; last on its console:\n%s", r.Error, &g.console)
-	case cause != nil:
-		return 0, fmt.Errorf("%w: %w; last on its console:\n%s", ErrNoReport, cause, &g.console)
-	default:
-		return 0, fmt.Errorf("%w; last on its console:\n%s", ErrNoReport, &g.console)
+// wait returns the report when all output that it speaks of has arrived, or why
+// there is none.
+func (g *running) wait(ctx context.Context, reports <-chan report) (report, error) {
+	still := time.NewTimer(neverStarted)
+	defer still.Stop()
+	for {
+		select {
+		case r, ok := <-reports:
+			if ok && r.Alive {
+				still.Reset(g.standstill)
+				continue
+			}
+			ctx, cancel := context.WithTimeout(ctx, outputMargin)
+			defer cancel()
+			g.out.wait(ctx, r.Out)
+			g.errOut.wait(ctx, r.Err)
+			if !ok {
+				return r, ErrNoReport
+			}
+			return r, nil
+		case <-still.C:
+			return report{}, ErrStoodStill
+		case <-ctx.Done():
+			return report{}, fmt.Errorf("%w: %w", ErrNoReport, context.Cause(ctx))
+		}
 	}
 }
 

@@ -40,9 +40,7 @@ func (c *Control) Suspend(name string, flags SuspendFlags) error {
 }
 
 // Resume makes the loaded table the active one, if there is one, and lets I/O go on. It is no error if the device is not
-// suspended. To replace an active table, suspend the device first: a Resume that has to do it may be interrupted by any
-// signal, and kernels of before 2024 then lose the loaded table
-// (https://lore.kernel.org/dm-devel/CACGdZYKbdyALADEMDV+Vg+eog+UjjgGigEpmJTSKw_64RM8rbA@mail.gmail.com/).
+// suspended. To replace an active table see [Control.Replace].
 //
 // The kernel checks some of a table only here: a pool's data device that shrank is EINVAL, and leaves the device
 // suspended.
@@ -50,3 +48,33 @@ func (c *Control) Resume(name string) error {
 	_, err := c.onDevice(request{cmd: unix.DM_DEV_SUSPEND, op: "resume", name: name, eventNr: udevCookie})
 	return err
 }
+
+// Replace gives an active device another table. The kernel suspends it, without a flush, exchanges the tables and resumes it in
+// one request (do_resume in drivers/md/dm-ioctl.c), so that a process that is killed meanwhile leaves no suspended device: its
+// own threads could be waiting for I/O on that, and would keep all its files and locks.
+//
+// After an error the device may be suspended.
+func (c *Control) Replace(name string, readOnly bool, target Target) error {
+	var err error
+	for range replaceAttempts {
+		if err := c.Load(name, readOnly, target); err != nil {
+			return err
+		}
+		_, err = c.onDevice(request{
+			cmd: unix.DM_DEV_SUSPEND, op: "replace the table of", name: name, flags: unix.DM_NOFLUSH_FLAG, eventNr: udevCookie,
+		})
+		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+		// A signal may have ended the suspend, which is undone then. Kernels of before 2024 do not look at that: they find the
+		// device not suspended, answer EINVAL, and lose the loaded table
+		// (https://lore.kernel.org/dm-devel/CACGdZYKbdyALADEMDV+Vg+eog+UjjgGigEpmJTSKw_64RM8rbA@mail.gmail.com/).
+		if info, failed := c.Info(name); failed != nil || info.Suspended {
+			return errors.Join(err, failed)
+		}
+	}
+	return err
+}
+
+// replaceAttempts is more than signals ever come one upon the other.
+const replaceAttempts = 100

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/doctor"
+	"github.com/lamina-snapshotter/lamina/metadata"
+)
+
+// The exit codes of doctor beside those of all commands. They too stand in the help and in docs/operating.md.
+const (
+	exitFindings  = 1
+	exitNotLooked = 2
+)
+
+const doctorCodes = `Exit codes of doctor:
+   0  nothing is wrong
+   1  there are findings beside notes
+   2  something could not be looked at, or not be cured, and stderr says what; or the command line is wrong
+   3  the configuration is wrong`
+
+var (
+	// errFindings is returned when there are findings.
+	errFindings = errors.New("there are findings")
+
+	// errNotLooked is returned when something could not be looked at.
+	errNotLooked = errors.New("could not look at everything")
+)
+
+func newDoctor() *cli.Command {
+	return &cli.Command{
+		Name:  "doctor",
+		Usage: "hold the store against the kernel and the disk",
+		Description: "It says what is not as it should be, what that means, and what to do, one line each. It changes nothing, " +
+			"and may be run beside the daemon. With --repair, and the daemon stopped, it cures what it can: it announces each " +
+			"cure and asks before it begins.\n\n" + doctorCodes,
+		Flags: append(settingsFlags(),
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "print findings as `FORMAT`: text, or json, an object a line", Value: "text"},
+			&cli.BoolFlag{Name: "repair", Usage: "cure what is found; the daemon must be stopped"},
+			&cli.BoolFlag{Name: "remove-lost", Usage: "with --repair: remove snapshots whose content is lost, and those upon them"},
+			&cli.BoolFlag{Name: "yes", Usage: "with --repair: answer each question with yes"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "with --repair: say what would be done, and do nothing"},
+		),
+		Action: func(ctx context.Context, c *cli.Command) error {
+			d, err := newDoctorRun(c)
+			if err != nil {
+				return err
+			}
+			ctx, s, err := loadLogged(ctx, c)
+			if err != nil {
+				return err
+			}
+			d.settings = s
+			return d.run(ctx)
+		},
+	}
+}
+
+// A doctorRun is one run of the command.
+type doctorRun struct {
+	settings settings
+	out      io.Writer
+	in       io.Reader
+	json     bool
+
+	repair, removeLost, yes, dryRun bool
+
+	count int // of findings that are faults
+}
+
+func newDoctorRun(c *cli.Command) (*doctorRun, error) {
+	d := &doctorRun{
+		out: c.Root().Writer, in: c.Root().Reader, json: c.String("output") == "json",
+		repair: c.Bool("repair"), removeLost: c.Bool("remove-lost"), yes: c.Bool("yes"), dryRun: c.Bool("dry-run"),
+	}
+	if err := oneOf("output", c.String("output"), "text", "json"); err != nil {
+		return nil, fmt.Errorf("%w: %w", errUsage, err)
+	}
+	if !d.repair && (d.removeLost || d.yes || d.dryRun) {
+		return nil, fmt.Errorf("%w: --remove-lost, --yes and --dry-run are for --repair", errUsage)
+	}
+	return d, nil
+}
+
+func (d *doctorRun) run(ctx context.Context) error {
+	if d.repair {
+		if err := d.cure(ctx); err != nil || d.dryRun {
+			return err
+		}
+	}
+	err := d.examine(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNotLooked, err)
+	}
+	if d.count > 0 {
+		return fmt.Errorf("%w: %d", errFindings, d.count)
+	}
+	if !d.json {
+		_, err = fmt.Fprintln(d.out, "nothing is wrong")
+	}
+	return err
+}
+
+// examine prints the findings: by a look of its own, or, if a process has the root, by that of the daemon.
+func (d *doctorRun) examine(ctx context.Context) error {
+	var failed error
+	say := func(f doctor.Finding) {
+		if !f.Note {
+			d.count++
+		}
+		failed = errors.Join(failed, d.print(f))
+	}
+	err := lamina.Examine(ctx, d.settings.Config, say)
+	if errors.Is(err, metadata.ErrLocked) {
+		if err = askDaemon(ctx, d.settings.Address, d.settings.Root, say); err != nil {
+			err = fmt.Errorf("another process has the root %s, and the daemon at %s does not tell: %w", d.settings.Root, d.settings.Address, err)
+		}
+	}
+	return errors.Join(err, failed)
+}
+
+func (d *doctorRun) print(f doctor.Finding) error {
+	if d.json {
+		return json.NewEncoder(d.out).Encode(f)
+	}
+	_, err := fmt.Fprintln(d.out, f)
+	return err
+}
+
+// cure repairs. What it does goes to the output before it is done; as JSON, nothing but findings does.
+func (d *doctorRun) cure(ctx context.Context) error {
+	terminal := isTerminal(d.in)
+	if !terminal && !d.yes && !d.dryRun {
+		return fmt.Errorf("%w: --repair asks, and there is no terminal: add --yes or --dry-run", errNotLooked)
+	}
+	answers := bufio.NewReader(d.in)
+	r := doctor.Repair{
+		DryRun: d.dryRun, RemoveLost: d.removeLost,
+		Say: func(text string) {
+			if !d.json {
+				_, _ = fmt.Fprintln(d.out, "repair:", text)
+			}
+		},
+		Ask: func(question string) (bool, error) {
+			if d.yes {
+				return true, nil
+			}
+			if _, err := fmt.Fprintf(d.out, "%s [y/N] ", question); err != nil {
+				return false, err
+			}
+			line, err := answers.ReadString('\n')
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return strings.EqualFold(strings.TrimSpace(line), "y"), err
+		},
+	}
+	err := lamina.Repair(ctx, d.settings.Config, r)
+	if errors.Is(err, metadata.ErrLocked) {
+		err = fmt.Errorf("stop the daemon before a repair: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNotLooked, err)
+	}
+	return nil
+}
+
+// isTerminal reports whether somebody can be asked.
+func isTerminal(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

@@ -1,0 +1,135 @@
+package dmthin
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+)
+
+// admit returns nil if the pool has room for something new, after it has grown if it has to and can; or
+// errdefs.ErrResourceExhausted, or errPoolState.
+func (b *Backend) admit(ctx context.Context) error {
+	f, err := b.makeRoom(ctx)
+	if err != nil {
+		return err
+	}
+	return f.refusal()
+}
+
+// makeRoom lets the pool grow if it runs low, and returns how full it is then.
+func (b *Backend) makeRoom(ctx context.Context) (fill, error) {
+	f, err := b.fill(ctx)
+	if err != nil || !f.low() {
+		return f, err
+	}
+	if err := b.pool.do(ctx, func() error { return b.growOnce(ctx) }, growLock); err != nil {
+		return f, err
+	}
+	return b.fill(ctx)
+}
+
+// low reports whether the pool should become larger, and can, or is to be told that it has room.
+func (f fill) low() bool {
+	data, metadata := f.goal()
+	return f.stuck() || data > f.dataTotal() || metadata > f.metadataTotal()
+}
+
+// stuck reports whether the pool takes no changes for want of metadata that it has again: the kernel looks only when it
+// resumes.
+func (f fill) stuck() bool {
+	return metadataFull(f.PoolStatus) && f.metadataFree() >= metadataReserve(f.metadataTotal())
+}
+
+// fill looks at the pool and at its place. errPoolState says that the pool takes no changes, and that growing will not help.
+func (b *Backend) fill(ctx context.Context) (f fill, err error) {
+	if err := bounded(ctx, b.pool.name, func() (err error) {
+		f.PoolStatus, err = b.pool.usable()
+		return err
+	}); err != nil {
+		return fill{}, err
+	}
+	f.block = b.pool.block
+	f.limits, err = b.place.limits()
+	f.reserve = b.reserve(f.dataTotal())
+	return f, err
+}
+
+// reserve returns how much of a pool of total bytes is kept for what runs.
+func (b *Backend) reserve(total uint64) uint64 {
+	if b.config.Reserve > 0 {
+		return min(uint64(b.config.Reserve), total/2)
+	}
+	return min(total/20, mostReserve)
+}
+
+const mostReserve = 4 << 30 // bytes
+
+// growOnce makes the place and then the pool as large as they should be, with growLock held: metadata before data, as larger
+// data take metadata, and to have none left while the kernel resizes is damage to it.
+//
+// A kill or a power cut after any step leaves a place that is larger than the pool in it, which the next start makes up for.
+func (b *Backend) growOnce(ctx context.Context) error {
+	before, err := b.fill(ctx)
+	if err != nil || !before.low() {
+		return err
+	}
+	data, metadata := before.goal()
+	begun := time.Now()
+	if err := b.growTo(ctx, before.dataTotal(), metadata); err != nil {
+		return err
+	}
+	now, err := b.fill(ctx)
+	if err == nil && data > now.dataTotal() && now.metadataFree() >= metadataReserve(now.metadataTotal()) {
+		if err = b.growTo(ctx, data, metadata); err == nil {
+			now, err = b.fill(ctx)
+		}
+	}
+	if err == nil && (now.DataTotal > before.DataTotal || now.MetadataTotal > before.MetadataTotal) {
+		log.G(ctx).WithFields(log.Fields{
+			"pool": b.pool.name, "data": Size(now.dataTotal()).String(), "metadata": Size(now.metadataTotal()).String(),
+			"took": time.Since(begun).String(),
+		}).Info("the pool has grown")
+	}
+	return err
+}
+
+// growTo makes the place, and then the pool, so large, or as large as it can.
+func (b *Backend) growTo(ctx context.Context, data, metadata uint64) error {
+	devices, err := b.place.grow(ctx, data, metadata)
+	if err != nil {
+		return err
+	}
+	return b.pool.grow(ctx, min(devices.size, data))
+}
+
+// grow makes the running pool as large as its devices now are, the data up to size bytes. The pool is suspended meanwhile, and
+// all I/O of its volumes waits, for as long as the I/O under way takes. It is never made smaller.
+func (p *Pool) grow(ctx context.Context, size uint64) error {
+	return p.do(ctx, func() error {
+		s := p.settings
+		s.size = max(s.size, size/p.block*p.block)
+		s.lowWater = lowWater(s.size)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := p.resize(s); err != nil {
+			return err
+		}
+		p.settings = s
+		return nil
+	}, poolLock)
+}
+
+// usable returns the pool's status, or errPoolState for a pool that has to be repaired. One that is full, of data or of
+// metadata, is usable.
+func (p *Pool) usable() (dm.PoolStatus, error) {
+	status, err := p.checkState()
+	if errors.Is(err, errMetadataFull) {
+		return status, nil
+	}
+	return status, err
+}

@@ -1,0 +1,137 @@
+package lamina
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+
+	"github.com/lamina-snapshotter/lamina/dmthin"
+	"github.com/lamina-snapshotter/lamina/doctor"
+	"github.com/lamina-snapshotter/lamina/metadata"
+)
+
+// Examine looks at a root that no process has open, and calls found with what is not as it should be. It changes nothing.
+// The error says what could not be looked at; metadata.ErrLocked that a process has the root.
+func Examine(ctx context.Context, c Config, found func(doctor.Finding)) (err error) {
+	store, err := c.openToLook(found)
+	if store == nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	return doctor.Examine(ctx, c.subject(store), found)
+}
+
+// openToLook opens the store to be read. A damaged one is a finding, and then no store is returned.
+func (c Config) openToLook(found func(doctor.Finding)) (*metadata.Store, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(c.Root, "lamina.db")
+	store, err := metadata.Open(path, metadata.Options{ReadOnly: true})
+	if errors.Is(err, metadata.ErrNotStore) || errors.Is(err, metadata.ErrDamaged) {
+		found(doctor.Damaged(path, err))
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("root: %w", err)
+	}
+	return store, nil
+}
+
+// subject returns what of a root is examined.
+func (c Config) subject(store *metadata.Store) doctor.Subject {
+	s := doctor.Subject{
+		Root: c.Root, Store: store, UnionRoot: filepath.Join(c.Root, "union"), Thin: c.Thin,
+	}
+	s.Thin.Root, s.Thin.Store = filepath.Join(c.Root, "thin"), store.UUID()
+	for name := range c.Snapshotters {
+		s.Volumes = s.Volumes || c.medium(name) == metadata.Volume
+	}
+	return s
+}
+
+// Examine is the function of that name for the root that h has open, while it serves: what a call under way does for a
+// moment is not found.
+func (h *Host) Examine(ctx context.Context, found func(doctor.Finding)) error {
+	s := h.config.subject(h.store)
+	s.Live = live{h.set, h.thin}
+	return doctor.Examine(ctx, s, found)
+}
+
+// live is a host as the doctor sees it.
+type live struct {
+	quiet
+	thin *dmthin.Backend
+}
+
+// quiet is the part of a snapshotter.Set that tells when it is quiet.
+type quiet interface {
+	Made(ctx context.Context) error
+	Settled(ctx context.Context) error
+	Reaped(ctx context.Context) error
+	Alone(ctx context.Context, id metadata.ID, fn func(needed bool) error) error
+}
+
+func (l live) Survey(ctx context.Context) (*dmthin.Survey, error) {
+	if l.thin == nil {
+		return nil, errors.New("there are some, and no snapshotter of the daemon uses the thin backend")
+	}
+	return l.thin.Survey(ctx)
+}
+
+func (l live) SurveyDevice(ctx context.Context, was dmthin.SurveyedDevice) (dmthin.SurveyedDevice, bool, error) {
+	if l.thin == nil {
+		return dmthin.SurveyedDevice{}, false, nil
+	}
+	return l.thin.SurveyDevice(ctx, was)
+}
+
+// Repair examines a root that no process has open, and cures what is found. What it does it announces, and asks about,
+// through r, whose fields that are about this root it sets. Its error says what could not be looked at or cured.
+func Repair(ctx context.Context, c Config, r doctor.Repair) error {
+	store, err := c.openToLook(func(f doctor.Finding) { r.Findings = append(r.Findings, f) })
+	if err != nil {
+		return err
+	}
+	r.Start = c.recover
+	r.Open = func() (*metadata.Store, error) {
+		return metadata.Open(filepath.Join(c.Root, "lamina.db"), metadata.Options{ReadOnly: r.DryRun})
+	}
+	if store == nil {
+		return r.Run(ctx)
+	}
+	defer store.Close() //nolint:errcheck // it is open to be read; and closed already if all went well
+	if err := doctor.Examine(ctx, c.subject(store), func(f doctor.Finding) { r.Findings = append(r.Findings, f) }); err != nil {
+		return err
+	}
+	r.Unlock = store.Close // until then no daemon can start
+	return r.Run(ctx)
+}
+
+// recover starts on the root and stops again, as the daemon does, which clears away what a crash left. In between it mounts
+// what a power cut took of active snapshots, given by snapshotter names and keys, so that it is made again.
+func (c Config) recover(ctx context.Context, mount [][2]string) error {
+	h, err := Open(ctx, c)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, which := range mount {
+		sn, err := h.Snapshotter(which[0])
+		if err == nil {
+			_, err = sn.Mounts(ctx, which[1])
+		}
+		errs = append(errs, err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.snapshotters)) {
+		if cleaner, ok := h.snapshotters[name].(snapshots.Cleaner); ok {
+			errs = append(errs, cleaner.Cleanup(ctx))
+		}
+	}
+	return errors.Join(append(errs, h.Close())...)
+}

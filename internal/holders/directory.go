@@ -1,0 +1,193 @@
+package holders
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A Directory is a directory as mounts name it.
+type Directory struct {
+	paths        []string // as it was given, and without symbolic links
+	major, minor uint32   // of its file system, as mountinfo has them
+	root         string   // its path in the file system
+	namespace    uint64   // ours
+}
+
+// Locate finds out where a directory lies.
+func Locate(dir string) (Directory, error) {
+	given, err := filepath.Abs(dir)
+	if err != nil {
+		return Directory{}, err
+	}
+	real, err := filepath.EvalSymlinks(given)
+	if err != nil {
+		return Directory{}, err
+	}
+	d := Directory{paths: []string{given, real}}
+	id, err := mountID(real)
+	if err != nil {
+		return Directory{}, err
+	}
+	own, err := os.Open(procRoot + "/self/mountinfo")
+	if err != nil {
+		return Directory{}, err
+	}
+	defer own.Close() //nolint:errcheck // nothing was written through it
+	mounts, err := parseMounts(own, func(m *Mount) bool { return m.ID == id })
+	if err != nil {
+		return Directory{}, err
+	}
+	if len(mounts) == 0 {
+		return Directory{}, fmt.Errorf("%s: its mount is not in /proc/self/mountinfo", dir)
+	}
+	d.major, d.minor = mounts[0].Major, mounts[0].Minor
+	d.root = filepath.Join(mounts[0].Root, strings.TrimPrefix(real, strings.TrimSuffix(mounts[0].MountPoint, "/")))
+	d.namespace, err = mountNamespace(os.Getpid())
+	return d, err
+}
+
+// mountID returns the number of the mount that a directory is seen through.
+func mountID(dir string) (int, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close() //nolint:errcheck // nothing was written through it
+	info, err := os.ReadFile(fmt.Sprintf("%s/self/fdinfo/%d", procRoot, f.Fd()))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(info)) {
+		if value, found := strings.CutPrefix(line, "mnt_id:"); found {
+			return strconv.Atoi(strings.TrimSpace(value))
+		}
+	}
+	return 0, errors.New("this kernel does not tell the mount of an open file (Linux 3.15)")
+}
+
+// Uses returns what below the directory a mount needs, as paths relative to it: the layers of an overlay, what is mounted by
+// a bind mount, and the mount point itself. Only a mount point in our own namespace counts; elsewhere a path may mean
+// another directory.
+//
+// containerd mounts an overlay of many layers from within their common directory, with relative names in lowerdir=, and the
+// kernel does not keep what they were relative to. Such a name counts, unless the writable layer, whose name is never
+// relative, lies elsewhere. So a view of some other snapshotter's may be taken for ours, and never the other way round.
+func (d Directory) Uses(m *Mount) (uses []string) {
+	if m.Major == d.major && m.Minor == d.minor {
+		if rel, ok := below(d.root, strings.TrimSuffix(m.Root, "//deleted")); ok {
+			uses = append(uses, rel)
+		}
+	}
+	if m.Namespace == d.namespace {
+		if rel, ok := d.rel(m.MountPoint); ok {
+			uses = append(uses, rel)
+		}
+	}
+	if m.FSType == "overlay" {
+		uses = append(uses, d.layers(m.Options)...)
+	}
+	return uses
+}
+
+// layers returns the layers of an overlay with these options that are below the directory.
+func (d Directory) layers(options string) (uses []string) {
+	var relative []string
+	elsewhere := false
+	for option := range strings.SplitSeq(options, ",") {
+		key, value, _ := strings.Cut(option, "=")
+		switch key {
+		case "upperdir", "workdir":
+			rel, ok := d.rel(unescape([]byte(value)))
+			if ok {
+				uses = append(uses, rel)
+			}
+			elsewhere = elsewhere || !ok && filepath.IsAbs(value)
+		case "lowerdir", "lowerdir+", "datadir+":
+			for layer := range strings.SplitSeq(unescape([]byte(value)), ":") {
+				if rel, ok := d.rel(layer); ok {
+					uses = append(uses, rel)
+				} else if layer != "" && !filepath.IsAbs(layer) {
+					relative = append(relative, filepath.Clean(layer))
+				}
+			}
+		}
+	}
+	if !elsewhere {
+		uses = append(uses, relative...)
+	}
+	return uses
+}
+
+func (d Directory) rel(path string) (string, bool) {
+	for _, dir := range d.paths {
+		if rel, ok := below(dir, path); ok {
+			return rel, true
+		}
+	}
+	return "", false
+}
+
+// below returns the path relative to dir of what is below it.
+func below(dir, path string) (rel string, ok bool) {
+	rel, ok = strings.CutPrefix(filepath.Clean(path), strings.TrimSuffix(dir, "/")+"/")
+	return rel, ok && filepath.IsAbs(path)
+}
+
+// OfDirectory returns who uses a directory or what is below it: mounts, in any namespace; loop devices on files in it; and
+// the processes that have something of it open, if they call it as we do.
+func OfDirectory(ctx context.Context, dir string) ([]Holder, error) {
+	dir = filepath.Clean(dir)
+	top, err := Locate(filepath.Dir(dir))
+	if err != nil {
+		return nil, err
+	}
+	inside := func(rel string) bool {
+		name, _, _ := strings.Cut(rel, "/")
+		return name == filepath.Base(dir)
+	}
+	found, err := loopsIn(dir)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := FindMounts(ctx, func(m *Mount) bool { return slices.ContainsFunc(top.Uses(m), inside) })
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts.List {
+		found = append(found, m.Holder())
+	}
+	err = openFiles(ctx, func(pid int, _, name string) {
+		if rel, ok := top.rel(name); ok && inside(rel) && pid != os.Getpid() {
+			found = append(found, Holder{PID: pid, Command: command(pid), File: name})
+		}
+	})
+	return found, err
+}
+
+// loopsIn returns the loop devices on files below a directory.
+func loopsIn(dir string) (found []Holder, err error) {
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) || isGone(err) {
+			continue // it has just been detached
+		}
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := below(dir, strings.TrimSpace(string(text))); ok {
+			found = append(found, Holder{Loop: strings.Split(file, "/")[3]})
+		}
+	}
+	return found, nil
+}

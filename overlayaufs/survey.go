@@ -1,0 +1,82 @@
+package overlayaufs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// A Survey is what lies in a root, for whoever compares it with the store.
+type Survey struct {
+	UUID  string // of the store that the root belongs to; "" if it is missing or new
+	Start uint64 // of that store, when it last claimed the root
+
+	Contents []Remains // by ascending number
+	Foreign  []string  // names that are not of this package
+}
+
+// Remains are what there is of a content. One without FS is half made or half deleted.
+type Remains struct {
+	ID   uint64
+	FS   bool // what the layer holds
+	Work bool // what overlayfs needs to write to it
+}
+
+// Look surveys a root, whether a Backend is open on it or not. It changes nothing. A root that is missing is as good as an
+// empty one; what Owner refuses is the same error here.
+func Look(ctx context.Context, root string) (*Survey, error) {
+	o, err := readOwner(root)
+	if err != nil {
+		return nil, err
+	}
+	s := &Survey{UUID: o.UUID, Start: o.Start}
+	entries, err := os.ReadDir(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("look at %s: %w", root, err)
+		}
+		id, ok := parseID(e.Name())
+		if !ok || !e.IsDir() {
+			if !slices.Contains([]string{ownerName, ownerNewName, probeName, emptyName, "lost+found"}, e.Name()) {
+				s.Foreign = append(s.Foreign, e.Name())
+			}
+			continue
+		}
+		r := Remains{ID: id}
+		for name, has := range map[string]*bool{fsName: &r.FS, workName: &r.Work} {
+			if *has, err = isDir(filepath.Join(root, e.Name(), name)); err != nil {
+				return nil, err
+			}
+		}
+		s.Contents = append(s.Contents, r)
+	}
+	slices.SortFunc(s.Contents, func(a, b Remains) int { return cmp.Compare(a.ID, b.ID) })
+	return s, nil
+}
+
+func isDir(path string) (bool, error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && info.IsDir(), err
+}
+
+// InContent returns which content of a root a path lies in.
+func InContent(root, path string) (id uint64, ok bool) {
+	rel, err := filepath.Rel(root, path)
+	if err != nil {
+		return 0, false
+	}
+	name, _, _ := strings.Cut(rel, "/")
+	return parseID(name)
+}
