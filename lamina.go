@@ -257,6 +257,20 @@ func makeRoot(root string) error {
 	return nil
 }
 
+// AddDevice takes another block device into the pool of the thin backend, which lies on the devices that c names. Nobody may
+// have the root open: that is metadata.ErrLocked.
+func AddDevice(ctx context.Context, c Config, device string) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	store, err := metadata.Open(filepath.Join(c.Root, "lamina.db"), metadata.Options{ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	c.Thin.Root, c.Thin.Store = filepath.Join(c.Root, "thin"), store.UUID()
+	return errors.Join(dmthin.AddDevice(ctx, c.Thin, device), store.Close())
+}
+
 // Config returns the configuration that h was opened with.
 func (h *Host) Config() Config { return h.config }
 

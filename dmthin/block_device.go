@@ -86,7 +86,7 @@ func (d *blockDevice) look() error {
 	if _, err := d.file.ReadAt(begin, 0); err != nil {
 		return err
 	}
-	h, err := decodeHeader(begin[:headerSize])
+	h, err := newestHeader(begin[:headerPlaces*headerSize])
 	torn := errors.Is(err, errTornHeader)
 	switch {
 	case err == nil:
@@ -106,6 +106,21 @@ func (d *blockDevice) look() error {
 		return takenf("%s is a device of a pool: %s, and behind it lies %s", d.path, err, d.found)
 	}
 	return nil
+}
+
+// newestHeader returns the header of the latest generation in the places where one can be. The first place has one, or a mark,
+// on each device of a pool, and what is in the second counts with it alone: it is a header whole, or of a write that was cut
+// short.
+func newestHeader(b []byte) (header, error) {
+	first, err := decodeHeader(b[:headerSize])
+	if err != nil && !errors.Is(err, errTornHeader) {
+		return first, err
+	}
+	second, secondErr := decodeHeader(b[headerSize:])
+	if secondErr == nil && (err != nil || second.Layout.Generation > first.Layout.Generation) {
+		return second, nil //nolint:nilerr // a torn first one leaves the second
+	}
+	return first, err
 }
 
 // openToWrite opens the device for make. It is an error if anything uses it: a mount, swap, or another device.

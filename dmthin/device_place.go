@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
+	"sync"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
@@ -30,9 +30,12 @@ type devicePlace struct {
 	files        string // the directory for copies of the metadata
 
 	devices  []*blockDevice // open and locked, in the order of paths
-	layout   *layout        // once the place is made
-	members  []*blockDevice // the devices in the order of the layout
 	attached []string       // dm devices
+	prefix   string         // of their names
+
+	mu      sync.Mutex     // for limits beside grow
+	layout  *layout        // once the place is made
+	members []*blockDevice // the devices in the order of the layout
 }
 
 func (p *devicePlace) owner(ctx context.Context) (uuid string, err error) {
@@ -217,7 +220,7 @@ func (p *devicePlace) attach(ctx context.Context, prefix string) (_ poolDevices,
 		}
 		devs[i] = dev
 	}
-	p.attached = names
+	p.attached, p.prefix = names, prefix
 	return poolDevices{metadata: devs[0], data: devs[1], size: p.layout.dataSize(), metadataPath: dm.Node(names[0])}, nil
 }
 
@@ -256,57 +259,14 @@ func (p *devicePlace) metadata() (metadataReader, error) {
 	if err := p.made(); err != nil {
 		return nil, err
 	}
-	s := p.layout.Metadata[0]
-	f, err := openDirect(p.members[s.Device].path, 0)
-	if err != nil {
-		return nil, err
-	}
-	return segmentReader{io.NewSectionReader(f, int64(s.Offset), int64(s.Length)), f}, nil
+	return openRegions(p.members, p.layout.Metadata, func(d *blockDevice) (directFile, error) { return openDirect(d.path, 0) })
 }
 
 func (p *devicePlace) data() (metadataReader, error) {
 	if err := p.made(); err != nil {
 		return nil, err
 	}
-	r := &segmentsReader{segments: p.layout.Data}
-	for _, s := range r.segments {
-		f, err := openDirect(p.members[s.Device].path, 0)
-		if err != nil {
-			return nil, errors.Join(err, r.Close())
-		}
-		r.files = append(r.files, f)
-	}
-	return r, nil
-}
-
-// A segmentsReader reads segments as one. What is read at once lies in one of them.
-type segmentsReader struct {
-	segments []segment
-	files    []directFile
-}
-
-func (r *segmentsReader) ReadAt(b []byte, offset int64) (int, error) {
-	for i, s := range r.segments {
-		if offset >= 0 && uint64(offset) < s.Length {
-			return io.NewSectionReader(r.files[i], int64(s.Offset), int64(s.Length)).ReadAt(b, offset)
-		}
-		offset -= int64(s.Length)
-	}
-	return 0, io.EOF
-}
-
-func (r *segmentsReader) Close() error {
-	var errs []error
-	for _, f := range r.files {
-		errs = append(errs, f.Close())
-	}
-	return errors.Join(errs...)
-}
-
-// A segmentReader reads a part of a device.
-type segmentReader struct {
-	*io.SectionReader
-	io.Closer
+	return openRegions(p.members, p.layout.Data, func(d *blockDevice) (directFile, error) { return openDirect(d.path, 0) })
 }
 
 func (p *devicePlace) close() error {

@@ -70,7 +70,7 @@ func (m deviceMetadata) copyTo(path string) (err error) {
 		return err
 	}
 	buffer := make([]byte, mebibyte)
-	_, err = io.CopyBuffer(struct{ io.Writer }{f}, io.NewSectionReader(r, 0, int64(m.place.layout.Metadata[0].Length)), buffer)
+	_, err = io.CopyBuffer(struct{ io.Writer }{f}, io.NewSectionReader(r, 0, int64(sizeOf(m.place.layout.Metadata))), buffer)
 	return errors.Join(err, f.Sync(), f.Close(), syncDir(m.dir))
 }
 
@@ -127,17 +127,17 @@ func (m deviceMetadata) markUnfinished() error {
 
 // write writes all of a file but its first block to the region, durably.
 func (m deviceMetadata) write(source *os.File) error {
-	return m.writing(func(f directFile, offset, length int64) error {
+	return m.writing(func(r regions) error {
 		piece := make([]byte, mebibyte)
-		for at := int64(superblockSize); at < length; {
-			n, err := source.ReadAt(piece[:min(int64(len(piece)), length-at)], at)
+		for at := int64(superblockSize); at < r.size(); {
+			n, err := source.ReadAt(piece[:min(int64(len(piece)), r.size()-at)], at)
 			if n == 0 && errors.Is(err, io.EOF) {
 				return nil
 			}
 			if err != nil && !errors.Is(err, io.EOF) {
 				return err
 			}
-			if _, err := f.WriteAt(piece[:n/metadataBlock*metadataBlock], offset+at); err != nil {
+			if _, err := r.WriteAt(piece[:n/metadataBlock*metadataBlock], at); err != nil {
 				return err
 			}
 			at += int64(n)
@@ -147,18 +147,17 @@ func (m deviceMetadata) write(source *os.File) error {
 }
 
 func (m deviceMetadata) writeSuperblock(b []byte) error {
-	return m.writing(func(f directFile, offset, _ int64) error {
-		_, err := f.WriteAt(b, offset)
+	return m.writing(func(r regions) error {
+		_, err := r.WriteAt(b, 0)
 		return err
 	})
 }
 
-// writing opens the device to write the region, and makes durable what was written.
-func (m deviceMetadata) writing(write func(f directFile, offset, length int64) error) error {
-	s := m.place.layout.Metadata[0]
-	f, err := m.place.members[s.Device].openToWrite()
+// writing opens the devices to write the region, and makes durable what was written.
+func (m deviceMetadata) writing(write func(r regions) error) error {
+	r, err := openRegions(m.place.members, m.place.layout.Metadata, func(d *blockDevice) (directFile, error) { return openDirect(d.path, os.O_RDWR) })
 	if err != nil {
 		return err
 	}
-	return errors.Join(write(f, int64(s.Offset), int64(s.Length)), f.file.Sync(), f.Close())
+	return errors.Join(write(r), r.sync(), r.Close())
 }

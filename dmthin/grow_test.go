@@ -2,6 +2,7 @@ package dmthin
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -125,22 +126,27 @@ func TestMetadataFull(t *testing.T) {
 	b.place = &fullPlace{growing, minMetadata}
 	ctx := t.Context()
 	c := b.mustMake(t, 2, b.template, nil)
-	const step, count = 8 * mebibyte, 100 // each page has a leaf of the btree for itself
-	_, err := touch(t, b.device(t, c), step/128, count*128)
+	const step, count = 8 * mebibyte, 50                       // each page has a leaf of the btree for itself
+	device, err := os.OpenFile(b.device(t, c), os.O_WRONLY, 0) // through the page cache, all at once
 	require.NoError(t, err)
+	for i := range int64(count * 128) {
+		_, err = device.WriteAt([]byte("page"), i*step/128+testBlock/2)
+		require.NoError(t, err)
+	}
+	require.NoError(t, errors.Join(device.Sync(), device.Close()))
 	require.NoError(t, b.Release(ctx, 2))
 	copies := []Content{c}
-	for range 20 {
-		next := Content{ID: uint64(len(copies) + 2)}
-		if next.Size, err = b.Make(ctx, next.ID, []Content{c}, nil); err != nil {
-			break
+	fillUp := func(first uint64) { // past what Make keeps
+		t.Helper()
+		for err = nil; err == nil; first++ {
+			next := Content{ID: first, Size: c.Size}
+			copies = append(copies, next)
+			require.NoError(t, b.pool.Snapshot(ctx, uint32(next.ID), 2))
+			_, err = touch(t, b.device(t, next), step, count)
 		}
-		copies = append(copies, next)
-		if _, err = touch(t, b.device(t, next), step, count); err != nil {
-			break
-		}
+		require.ErrorIs(t, err, unix.EIO)
 	}
-	require.ErrorIs(t, err, unix.EIO)
+	fillUp(3)
 	f := b.mustFill(t)
 	require.True(t, metadataFull(f.PoolStatus), f)
 	_, err = b.Make(ctx, 99, []Content{c}, nil)
@@ -159,12 +165,7 @@ func TestMetadataFull(t *testing.T) {
 	require.NoError(t, err)
 
 	// Again, and now the metadata can grow.
-	for err == nil {
-		copies = append(copies, Content{ID: uint64(100 + len(copies)), Size: c.Size})
-		next := copies[len(copies)-1]
-		require.NoError(t, b.pool.Snapshot(ctx, uint32(next.ID), 2))
-		_, err = touch(t, b.device(t, next), step, count)
-	}
+	fillUp(100)
 	require.True(t, metadataFull(b.mustFill(t).PoolStatus))
 	b.place = growing
 	b.mustMake(t, 98, c, nil)

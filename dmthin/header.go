@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"reflect"
+	"slices"
 )
 
 // Each block device of a pool begins with a header of ours, and the part of it that a pool may use begins at headerArea.
@@ -20,6 +21,9 @@ const (
 	headerSize    = 4096
 	headerMagic   = "lamina thin pool"
 	headerVersion = 1
+
+	// headerPlaces is how many places a header has, one behind the other: that of an even generation and that of an odd one.
+	headerPlaces = 2
 
 	headerOffsetVersion = len(headerMagic)
 	headerOffsetCRC     = headerOffsetVersion + 4
@@ -48,13 +52,14 @@ type header struct {
 
 // A layout says what the devices of a pool are used for. It is the same on all of them.
 type layout struct {
-	UUID     string    `json:"uuid"` // of the store
-	Devices  []member  `json:"devices"`
-	Metadata []segment `json:"metadata"` // one, in this version
-	Data     []segment `json:"data"`     // one after the other
+	UUID       string    `json:"uuid"`                 // of the store
+	Generation uint64    `json:"generation,omitempty"` // how often it has grown
+	Devices    []member  `json:"devices"`
+	Metadata   []segment `json:"metadata"` // one after the other
+	Data       []segment `json:"data"`
 }
 
-// A member is a device as it was when the pool was made.
+// A member is a device as it was when the pool took it, or the last part of it.
 type member struct {
 	Path string `json:"path"` // for people
 	Size uint64 `json:"size"` // bytes
@@ -103,6 +108,30 @@ func newLayout(uuid string, devices []member, metadataSize, blockSize uint64) (l
 	return l, nil
 }
 
+// continues reports whether l is what became of another layout when it grew.
+func (l layout) continues(other layout) bool {
+	if l.UUID != other.UUID || l.Generation <= other.Generation || len(l.Devices) < len(other.Devices) {
+		return false
+	}
+	for i, d := range other.Devices {
+		if l.Devices[i].Path != d.Path || l.Devices[i].Size < d.Size {
+			return false
+		}
+	}
+	return continuesSegments(l.Metadata, other.Metadata) && continuesSegments(l.Data, other.Data)
+}
+
+// continuesSegments reports whether segments begin with others, of which the last may have become longer.
+func continuesSegments(segments, others []segment) bool {
+	if len(segments) < len(others) {
+		return false
+	}
+	last := len(others) - 1
+	longer := segments[last]
+	longer.Length = others[last].Length
+	return slices.Equal(segments[:last], others[:last]) && longer == others[last] && segments[last].Length >= longer.Length
+}
+
 func (l layout) equal(other layout) bool { return reflect.DeepEqual(l, other) }
 
 // dataSize returns how long the data are, in bytes.
@@ -121,7 +150,7 @@ func (h header) check() error {
 		return errors.New("the uuid is empty")
 	case n == 0 || n > maxDevices || h.Index < 0 || h.Index >= n:
 		return fmt.Errorf("device %d of %d", h.Index, n)
-	case len(l.Metadata) != 1 || len(l.Data) == 0:
+	case len(l.Metadata) == 0 || len(l.Data) == 0:
 		return fmt.Errorf("%d segments of metadata, %d of data", len(l.Metadata), len(l.Data))
 	}
 	for i, d := range l.Devices {
@@ -129,7 +158,7 @@ func (h header) check() error {
 			return fmt.Errorf("device %d has %d bytes", i, d.Size)
 		}
 	}
-	for _, s := range append(l.Metadata[:1:1], l.Data...) {
+	for _, s := range slices.Concat(l.Metadata, l.Data) {
 		if s.Device < 0 || s.Device >= len(l.Devices) {
 			return fmt.Errorf("a segment on device %d of %d", s.Device, len(l.Devices))
 		}

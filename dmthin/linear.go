@@ -29,11 +29,14 @@ func ensureDevice(control *dm.Control, name string, targets []dm.Target) (dev dm
 	return info.Dev, err == nil, err
 }
 
-// adoptDevice checks that a device is the one that would be made.
+// adoptDevice checks that a device is the one that would be made, or what that was before it grew, and makes it longer then.
 func adoptDevice(control *dm.Control, info dm.Info, targets []dm.Target) error {
 	table, err := control.Table(info.Name)
 	if err != nil {
 		return err
+	}
+	if continuesTable(targets, table) {
+		return extendDevice(control, info, table, targets)
 	}
 	if !slices.Equal(table, targets) {
 		return fmt.Errorf("another device is called %s: it has the table %v, and not %v", info.Name, table, targets)
@@ -42,6 +45,32 @@ func adoptDevice(control *dm.Control, info dm.Info, targets []dm.Target) error {
 		if err := control.Resume(info.Name); err != nil {
 			return err
 		}
+	}
+	return control.MakeNode(info.Name, info.Dev)
+}
+
+// continuesTable reports whether a table is another one made longer.
+func continuesTable(targets, table []dm.Target) bool {
+	if len(table) == 0 || len(targets) < len(table) || slices.Equal(targets, table) {
+		return false
+	}
+	last := len(table) - 1
+	longer := targets[last]
+	longer.Length = table[last].Length
+	return slices.Equal(targets[:last], table[:last]) && longer == table[last] && targets[last].Length >= longer.Length
+}
+
+// extendDevice gives a device a longer table. A kill in between leaves it suspended: adoptDevice resumes it, at the next start.
+func extendDevice(control *dm.Control, info dm.Info, has, want []dm.Target) error {
+	if err := control.Load(info.Name, info.ReadOnly, want...); err != nil {
+		return err
+	}
+	err := control.Suspend(info.Name, dm.NoFlush)
+	if err == nil {
+		err = control.Resume(info.Name)
+	}
+	if err != nil {
+		return errors.Join(err, control.Load(info.Name, info.ReadOnly, has...), control.Resume(info.Name))
 	}
 	return control.MakeNode(info.Name, info.Dev)
 }

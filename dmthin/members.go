@@ -50,10 +50,13 @@ func (d *blockDevice) otherThan(l *layout) string {
 		return "it is blank"
 	case h == nil:
 		return "it holds " + d.found
-	case !h.Layout.equal(*l):
+	case h.Layout.continues(*l) && h.Index >= len(l.Devices):
+		return "it was about to be added: run `lamina pool add` for it again"
+	case h.Layout.equal(*l), h.Layout.continues(*l), l.continues(h.Layout): // another generation is one that a cut left
+		return ""
+	default:
 		return fmt.Sprintf("it is device %d of %d of another one, of the store %s", h.Index, len(h.Layout.Devices), h.Layout.UUID)
 	}
-	return ""
 }
 
 // checkNew returns an error if devices, none of them the first one of a pool, are neither blank nor what a make that was

@@ -71,8 +71,18 @@ func (m mkfs) run(ctx context.Context) error {
 	return runProgram(ctx, m.program, m.pkg, m.env, m.args...)
 }
 
-// errProgram is returned when a program has run, and said that something is wrong.
-var errProgram = errors.New("it failed")
+// A programError is returned when a program has run, and said that something is wrong.
+type programError struct {
+	program string
+	err     error
+	said    []byte
+}
+
+// Error returns the program's exit code and what it said.
+func (e *programError) Error() string { return fmt.Sprintf("%s: %v: %s", e.program, e.err, e.said) }
+
+// Unwrap returns what os/exec said.
+func (e *programError) Unwrap() error { return e.err }
 
 // runProgram runs a program of the Debian package pkg. It ends when ctx does, or this process.
 func runProgram(ctx context.Context, program, pkg string, env []string, args ...string) error {
@@ -95,7 +105,7 @@ func runProgram(ctx context.Context, program, pkg string, env []string, args ...
 	case ctx.Err() != nil: // rather than "signal: killed"
 		return fmt.Errorf("%s: %w", program, ctx.Err())
 	default:
-		return fmt.Errorf("%s: %w: %w: %s", program, errProgram, err, bytes.TrimSpace(stderr.Bytes()))
+		return &programError{program, err, bytes.TrimSpace(stderr.Bytes())}
 	}
 }
 

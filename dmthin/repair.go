@@ -108,12 +108,13 @@ func (r repairing) run(ctx context.Context) (Repair, error) {
 	}
 	before, beforeErr := describeMetadata(ctx, path)
 	err = runProgram(ctx, "thin_check", thinTools, nil, path)
+	var damage *programError
 	switch {
 	case err == nil && beforeErr == nil:
 		return r.clear(path, before)
 	case err == nil:
 		return Repair{}, beforeErr
-	case !errors.Is(err, errProgram):
+	case !errors.As(err, &damage):
 		return Repair{}, err
 	}
 	repaired := filepath.Join(r.dir, "metadata.new")

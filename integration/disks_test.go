@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -76,6 +78,49 @@ func TestThinOnDisks(t *testing.T) {
 	refused(onDisks(root, a), "2")
 	refused(onDisks(filepath.Join(dir, "other"), a, b), "belongs to the store")
 	refused(onDisks(root, a, filepath.Join(dir, "none")), "none")
+}
+
+// TestThinPoolAdd takes another device into a pool, which is larger then and has
+// what it had.
+func TestThinPoolAdd(t *testing.T) {
+	guest.Require(t)
+	dir := mustTempDir(t)
+	a, b := mustDisk(t, dir, "a", 512<<20), mustDisk(t, dir, "b", 1<<30)
+	config := func(disks ...string) {
+		t.Helper()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "config.toml"), fmt.Appendf(nil,
+			"root = %q\n[snapshotters.lamina]\nbackend = \"thin\"\n[thin]\npool = \"device\"\ndevices = [%s]\n",
+			filepath.Join(dir, "root"), `"`+strings.Join(disks, `", "`)+`"`), 0o600))
+	}
+	add := func(args ...string) error {
+		_, err := command(background, nil, append([]string{mustBuild(t, buildLamina), "pool", "add", "--config", filepath.Join(dir, "config.toml")}, args...)...)
+		return err
+	}
+	root := filepath.Join(dir, "root")
+	config(a)
+	withHost(t, onDisks(root, a), func(h *host) {
+		h.layer("base", "", []byte("base"))
+		require.ErrorContains(t, add(b), "another process has the store open")
+	})
+	require.ErrorContains(t, add(), "needs a device")
+	require.ErrorContains(t, add(b, b), "has no command or argument")
+	require.NoError(t, add(b))
+	require.ErrorContains(t, add(b), "is missing", "the configuration does not name it")
+	config(a, b)
+	require.ErrorContains(t, add(b), "in the pool already")
+	withHost(t, onDisks(root, a, b), func(h *host) {
+		h.prepare("active", "base", nil)
+		h.requireFile("active", "base", "base")
+		for _, v := range volumesOf(dir) {
+			if strings.HasSuffix(v.name, "-pool") {
+				table, err := dmsetup("table", v.name)
+				require.NoError(t, err)
+				sectors, err := strconv.Atoi(strings.Fields(table)[1])
+				require.NoError(t, err)
+				require.Greater(t, sectors, 1400<<20/512)
+			}
+		}
+	})
 }
 
 // TestThinPoolCreate takes a device that is not blank only when it is forced to.

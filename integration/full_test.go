@@ -2,17 +2,24 @@ package integration
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/dmthin"
+	"github.com/lamina-snapshotter/lamina/integration/guest"
+	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
 // smallPool returns the configuration of a pool that is full soon: its blocks are
@@ -182,4 +189,63 @@ func TestThinFull(t *testing.T) {
 		d.stop()
 		checkPool(t, d.root())
 	})
+}
+
+// TestThinRepair breaks a pool: the daemon serves its other snapshotter, says what
+// is wrong with this one, and has all of it again after the repair.
+func TestThinRepair(t *testing.T) {
+	guest.Require(t)
+	d := startDaemonWith(t, filepath.Join(mustTempDir(t), "lamina"), thinExt4, smallPool(thinExt4, "data_size = \"256MiB\"\n")+
+		"[snapshotters.plain]\nbackend = \"union\"\n")
+	h := d.client("lamina")
+	h.layer("base", "", []byte("base"))
+	h.prepare("active", "base", nil)
+	d.stop()
+	setNeedsCheck(t, poolMetadata(d.root()))
+
+	d.restart()
+	h = d.client("lamina")
+	_, err := h.Prepare(t.Context(), "new", "base")
+	require.True(t, errdefs.IsUnavailable(err), err)
+	require.ErrorContains(t, err, "lamina doctor --repair")
+	_, err = h.Mounts(t.Context(), "active")
+	require.True(t, errdefs.IsUnavailable(err), err)
+	d.client("plain").layer("base", "", []byte("base"))
+	require.NoError(t, h.Remove(t.Context(), "active"))
+	require.NoError(t, h.Snapshotter.(snapshots.Cleaner).Cleanup(t.Context()))
+	d.stop()
+
+	store, err := metadata.Open(filepath.Join(d.root(), "lamina.db"), metadata.Options{ReadOnly: true})
+	require.NoError(t, err)
+	start, err := store.Starts()
+	require.NoError(t, errors.Join(err, store.Close()))
+	repair, err := dmthin.RepairMetadata(t.Context(), dmthin.Config{Root: filepath.Join(d.root(), "thin"), Store: store.UUID()}, start)
+	require.NoError(t, err)
+	require.Equal(t, dmthin.Repair{Cleared: true, Volumes: 3}, repair)
+
+	d.restart()
+	h = d.client("lamina")
+	h.prepare("new", "base", nil)
+	h.requireFile("new", "base", "base")
+	require.NoError(t, h.Snapshotter.(snapshots.Cleaner).Cleanup(t.Context()))
+	require.Len(t, d.layers(), 2, "what was removed meanwhile is gone")
+	d.stop()
+	checkPool(t, d.root())
+}
+
+// setNeedsCheck does to the metadata of a stopped pool what the kernel does when it
+// cannot commit.
+func setNeedsCheck(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	b := make([]byte, 4096)
+	_, err = f.ReadAt(b, 0)
+	require.NoError(t, err)
+	const needsCheck, salt = 1, 160774 // THIN_METADATA_NEEDS_CHECK_FLAG, SUPERBLOCK_CSUM_XOR
+	binary.LittleEndian.PutUint32(b[4:], needsCheck)
+	binary.LittleEndian.PutUint32(b, ^crc32.Checksum(b[4:], crc32.MakeTable(crc32.Castagnoli))^salt)
+	_, err = f.WriteAt(b, 0)
+	require.NoError(t, err)
 }

@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -116,4 +118,23 @@ func TestPartOfActiveDirectory(t *testing.T) {
 	require.NoError(t, h.Commit(t.Context(), "committed", "active"))
 	_, err = h.View(t.Context(), "view", "committed")
 	require.NoError(t, err)
+}
+
+// compare checks that a snapshot shows these files and no others.
+func compare(ctx context.Context, mounts []mount.Mount, files map[string]string) error {
+	return mount.WithTempMount(ctx, mounts, func(dir string) error {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		if len(entries) != len(files) {
+			return fmt.Errorf("it has the files %v, want %v", entries, files)
+		}
+		for name, want := range files {
+			if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
+				return errors.Join(fmt.Errorf("the file %s is %q, want %q", name, got, want), err)
+			}
+		}
+		return nil
+	})
 }

@@ -9,54 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
-	"testing"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
-	"github.com/stretchr/testify/require"
 )
 
-const (
-	stressClients = 16
-	stressSteps   = 40 // of each
-)
-
-// TestThinStress has many clients do what they like with snapshots of their own
-// on a layer that all share, and compares with what each expects.
-func TestThinStress(t *testing.T) {
-	forEachThin(t, "", func(t *testing.T, b backend) {
-		t.Helper()
-		h, stop := openHost(t, b, filepath.Join(mustTempDir(t), "root"))
-		h.layer("base", "", []byte("base"))
-		seed := rand.Uint64()
-		t.Logf("seed %d", seed)
-		var wg sync.WaitGroup
-		clients := make([]*stressClient, stressClients)
-		for i := range clients {
-			c := &stressClient{sn: h, id: i, rng: rand.New(rand.NewPCG(seed, uint64(i))), model: map[string]*expected{}}
-			clients[i] = c
-			wg.Go(func() {
-				for step := range stressSteps {
-					if err := c.step(t.Context(), step); err != nil {
-						t.Errorf("client %d, step %d: %v", c.id, step, err)
-						return
-					}
-				}
-			})
-		}
-		wg.Wait()
-		count := 1
-		for _, c := range clients {
-			count += len(c.model)
-		}
-		require.NoError(t, h.Walk(t.Context(), func(context.Context, snapshots.Info) error { count--; return nil }))
-		require.Zero(t, count, "snapshots that nobody expects, or that are missing")
-		h.remove() // waits for what was removed
-		stop()
-	})
-}
+// stressClients is how many are at work at once.
+const stressClients = 16
 
 // An expected snapshot, with the files that it shows.
 type expected struct {
@@ -66,6 +26,8 @@ type expected struct {
 	files    map[string]string
 }
 
+// A stressClient does what it likes with snapshots of its own on a layer that all
+// share, and compares with what it expects.
 type stressClient struct {
 	sn    snapshots.Snapshotter
 	id    int
@@ -181,23 +143,4 @@ func (c *stressClient) look(ctx context.Context) error {
 		return err
 	}
 	return compare(ctx, mounts, e.files)
-}
-
-// compare checks that a snapshot shows these files and no others.
-func compare(ctx context.Context, mounts []mount.Mount, files map[string]string) error {
-	return mount.WithTempMount(ctx, mounts, func(dir string) error {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return err
-		}
-		if len(entries) != len(files) {
-			return fmt.Errorf("it has the files %v, want %v", entries, files)
-		}
-		for name, want := range files {
-			if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
-				return errors.Join(fmt.Errorf("the file %s is %q, want %q", name, got, want), err)
-			}
-		}
-		return nil
-	})
 }

@@ -14,7 +14,7 @@ func newPool() *cli.Command {
 	return &cli.Command{
 		Name:     "pool",
 		Usage:    "work on the pool of the thin backend",
-		Commands: []*cli.Command{newPoolCreate()},
+		Commands: []*cli.Command{newPoolCreate(), newPoolAdd()},
 		Action: func(_ context.Context, c *cli.Command) error {
 			return cli.ShowSubcommandHelp(c)
 		},
@@ -36,6 +36,33 @@ func newPoolCreate() *cli.Command {
 				return err
 			}
 			return createPool(ctx, s.Config, c.Bool("force"))
+		},
+	}
+}
+
+func newPoolAdd() *cli.Command {
+	var device string
+	return &cli.Command{
+		Name:      "add",
+		Usage:     "take another block device into the pool",
+		ArgsUsage: "DEVICE",
+		Description: "The pool is that of thin.devices, and the daemon must not run. The device must be blank; all of it is taken, for the " +
+			"pool's life. Add it to thin.devices then, and start the daemon.\n\n" + exitCodes,
+		Flags:     settingsFlags(),
+		Arguments: []cli.Argument{&cli.StringArg{Name: "device", Destination: &device}},
+		Action: func(ctx context.Context, c *cli.Command) error {
+			ctx, s, err := loadLogged(ctx, c)
+			if err != nil {
+				return err
+			}
+			if device == "" {
+				return fmt.Errorf("%w: %s needs a device", errUsage, c.FullName())
+			}
+			if err := lamina.AddDevice(ctx, s.Config, device); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.Root().Writer, "%s is in the pool: add it to thin.devices, and start lamina\n", device)
+			return err
 		},
 	}
 }
