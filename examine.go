@@ -34,7 +34,7 @@ func (c Config) openToLook(found func(doctor.Finding)) (*metadata.Store, error) 
 	}
 	path := filepath.Join(c.Root, "lamina.db")
 	store, err := metadata.Open(path, metadata.Options{ReadOnly: true})
-	if errors.Is(err, metadata.ErrNotStore) {
+	if errors.Is(err, metadata.ErrNotStore) || errors.Is(err, metadata.ErrDamaged) {
 		found(doctor.Damaged(path, err))
 		return nil, nil
 	}

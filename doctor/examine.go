@@ -114,7 +114,7 @@ func (e *examination) thinSurvey(ctx context.Context) (*dmthin.Survey, error) {
 func (e *examination) store(ctx context.Context) (err error) {
 	db := filepath.Join(e.Root, "lamina.db")
 	for problem, err := range e.Store.Check(ctx) {
-		if errors.Is(err, metadata.ErrNotStore) {
+		if errors.Is(err, metadata.ErrDamaged) {
 			e.found(finding(StoreDamaged, db, "%v", err))
 			continue
 		}

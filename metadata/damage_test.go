@@ -130,7 +130,7 @@ func TestFlippedBits(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	refused, harmless, pages := 0, 0, map[int]bool{}
-	for at := rng.IntN(16); at < len(d.good); at += 1 + rng.IntN(31) {
+	for at := rng.IntN(16); at < len(d.good); at += 1 + rng.IntN(127) {
 		damaged := bytes.Clone(d.good)
 		damaged[at] ^= 1 << rng.IntN(8)
 		err := d.open(t, damaged)
