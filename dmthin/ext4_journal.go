@@ -8,10 +8,9 @@ import (
 )
 
 // An ext4 whose metadata could not be written in place, as on a full pool, still has them in its journal when it is
-// unmounted. But a kernel with "ext4: don't set SB_RDONLY after filesystem errors" (d3476f3dad4a, in Linux 6.12 and the stable
-// kernels of that time) clears needs_recovery then (ext4_put_super in fs/ext4/super.c), and the next mount throws the journal
-// away: what was synced is lost, whole files of it. The functions here set the flag again before anybody mounts it. That is
-// right whenever the journal holds transactions and the flag is clear: an unmount or a freeze that clears it in good order has
+// unmounted. But Linux 6.1.176 clears needs_recovery then (seen there; ext4_put_super in fs/ext4/super.c), and the next mount
+// throws the journal away: what was synced is lost, whole files of it. The functions here set the flag again before anybody
+// mounts it. That is right whenever the journal holds transactions and the flag is clear: an unmount or a freeze that clears it in good order has
 // emptied the journal.
 
 // Fields of the superblock of ext4: a copy of where the journal lies, and the checksum of all before it.
