@@ -137,11 +137,15 @@ func (s *Survey) lookAtPool(control *dm.Control, store string) error {
 	return nil
 }
 
-// tableBlockSize returns the block size of a running pool, in bytes.
+// tableBlockSize returns the block size of a running pool, in bytes. One that a process left without a table, as it died
+// before it had loaded one, is fs.ErrNotExist: it does not run.
 func tableBlockSize(control *dm.Control, name string) (uint64, error) {
 	targets, err := control.Table(name)
 	if err != nil {
 		return 0, err
+	}
+	if len(targets) == 0 {
+		return 0, fmt.Errorf("the pool %s has no table: %w", name, fs.ErrNotExist)
 	}
 	if len(targets) != 1 {
 		return 0, fmt.Errorf("the pool %s has %d targets", name, len(targets))
