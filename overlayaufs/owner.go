@@ -157,15 +157,19 @@ func checkNew(root string) error {
 	if err != nil {
 		return err
 	}
-	// The root of a file system of its own may have lost+found.
-	leftovers := []string{ownerNewName, probeName, emptyName, reserveName, "lost+found"}
 	for _, e := range entries {
-		if !slices.Contains(leftovers, e.Name()) {
+		if !isOurs(e.Name()) {
 			return fmt.Errorf("%s holds %q but no file %q that says which store it belongs to: "+
 				"move what is there away, or choose another root", root, e.Name(), ownerName)
 		}
 	}
 	return nil
+}
+
+// isOurs reports whether a name in a root is one of those that are there beside the contents and the owner file. The root of
+// a file system of its own may have lost+found.
+func isOurs(name string) bool {
+	return slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, "lost+found"}, name)
 }
 
 // writeDurably makes the file name in dir hold data. After a power cut it holds either all of data or what it held

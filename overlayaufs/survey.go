@@ -46,7 +46,7 @@ func Look(ctx context.Context, root string) (*Survey, error) {
 		}
 		id, ok := parseID(e.Name())
 		if !ok || !e.IsDir() {
-			if !slices.Contains([]string{ownerName, ownerNewName, probeName, emptyName, reserveName, "lost+found"}, e.Name()) {
+			if e.Name() != ownerName && !isOurs(e.Name()) {
 				s.Foreign = append(s.Foreign, e.Name())
 			}
 			continue
