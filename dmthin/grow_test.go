@@ -56,8 +56,10 @@ func (b *testBackend) device(t *testing.T, c Content) string {
 	return mounts[0].Source
 }
 
-// touch writes a page in the middle of every step bytes, so that each block gets its place in the pool, and returns how many it wrote before
-// it failed.
+const touchesAtOnce = 16
+
+// touch writes a page in the middle of every step bytes, so that each block gets its place in the pool, and returns how many
+// it wrote before it failed. It flushes now and then: without that it writes far more in a moment than any disk takes.
 func touch(t *testing.T, device string, step int64, count int) (written int, err error) {
 	t.Helper()
 	f, err := openDirect(device, os.O_WRONLY)
@@ -68,6 +70,11 @@ func touch(t *testing.T, device string, step int64, count int) (written int, err
 		if _, err := f.WriteAt(page, int64(i)*step+step/2); err != nil {
 			return i, err
 		}
+		if i%touchesAtOnce == touchesAtOnce-1 {
+			if err := f.file.Sync(); err != nil {
+				return i, err
+			}
+		}
 	}
 	return count, f.file.Sync()
 }
@@ -75,7 +82,7 @@ func touch(t *testing.T, device string, step int64, count int) (written int, err
 // The pool grows while it is written, and the writer sees none of it; at its largest he gets ENOSPC at once, nothing new is
 // made, and what is deleted makes room without a restart.
 func TestPoolGrowsAndFills(t *testing.T) {
-	b := openSmall(t, Config{MaxSize: 2 << 30, BlockSize: mebibyte, Zeroing: off})
+	b := openSmall(t, Config{DataSize: 1 << 30, MaxSize: 2 << 30, BlockSize: mebibyte, Zeroing: off})
 	ctx := t.Context()
 	first, second := b.mustMake(t, 2, b.template, nil), b.mustMake(t, 3, b.template, nil)
 	size := int(first.Size) / mebibyte
