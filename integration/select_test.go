@@ -67,19 +67,15 @@ var alone = []string{
 
 const guestsAtOnce = 2
 
-// runInGuests runs the tests named thin, and none of the others.
+// runInGuests runs the tests named thin, and none of the others. It returns the worst exit code of them.
 func runInGuests(thin, others []string, skip string, start time.Time) (int, error) {
-	if err := guest.Prebuild(); err != nil {
-		return 0, err
-	}
 	timeout, err := time.ParseDuration(flagValue("test.timeout"))
-	if err != nil {
+	if err := errors.Join(err, guest.Prebuild()); err != nil {
 		return 0, err
 	}
 	groups := grouped(thin)
-	results := make(chan error, len(groups))
+	ended := make(chan error, len(groups))
 	turns := make(chan struct{}, guestsAtOnce)
-	code := 0
 	for _, group := range groups {
 		turns <- struct{}{}
 		if timeout > 0 {
@@ -91,28 +87,25 @@ func runInGuests(thin, others []string, skip string, start time.Time) (int, erro
 		if len(groups) == 1 {
 			return runInGuest(left, len(others) > 0)
 		}
-		if err := flag.Set("test.skip", left); err != nil {
-			return 0, err
-		}
-		wait, err := startBeside(arguments(true))
+		wait, err := startBeside(left)
 		if err != nil {
 			return 0, err
 		}
 		go func() {
-			results <- wait()
+			ended <- wait()
 			<-turns
 		}()
 	}
-	var failed []error
+	code := 0
 	for range groups {
-		err := <-results
+		err := <-ended
 		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() {
 			code = max(code, exit.ExitCode())
-			continue
+		} else if err != nil {
+			return 0, err
 		}
-		failed = append(failed, err)
 	}
-	return code, errors.Join(failed...)
+	return code, nil
 }
 
 // grouped returns the tests that share a guest. Benchmarks are to have the machine for themselves.
@@ -135,10 +128,13 @@ func without(names, left []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(left, name) })
 }
 
-// startBeside runs this program a second time, with a session and a guest of its own. The returned func waits for it and
-// shows what it printed.
-func startBeside(args []string) (wait func() error, err error) {
-	cmd := exec.Command("/proc/self/exe", args...)
+// startBeside runs this program a second time with this -test.skip, and with a session and a guest of its own. The returned
+// func waits for it and shows what it printed.
+func startBeside(skip string) (wait func() error, err error) {
+	if err := flag.Set("test.skip", skip); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("/proc/self/exe", arguments(true)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
