@@ -32,7 +32,7 @@ func TestKilledDaemon(t *testing.T) {
 	for _, test := range []struct {
 		containerd
 		kills int
-	}{{containerd2, 50}, {containerdDebian, 10}} {
+	}{{containerd2, tortured(20, 50)}, {containerdDebian, tortured(5, 10)}} {
 		t.Run(test.name, func(t *testing.T) {
 			n := startNode(t, test.containerd, union)
 			if n.daemon == nil {

@@ -18,9 +18,6 @@ import (
 	"github.com/lamina-snapshotter/lamina/integration/logwrites"
 )
 
-// tortureVariable makes tests that choose at random do so more often.
-const tortureVariable = "LAMINA_TORTURE"
-
 // TestPowerCut cuts the power of the union backend's disk.
 func TestPowerCut(t *testing.T) {
 	guest.Require(t)
@@ -52,7 +49,7 @@ func testPowerCut(t *testing.T, fstype string, b backend) {
 
 // tortured returns how often something is done.
 func tortured(ordinarily, tortured int) int {
-	if os.Getenv(tortureVariable) == "1" {
+	if torture() {
 		return tortured
 	}
 	return ordinarily
