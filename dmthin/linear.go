@@ -25,7 +25,7 @@ func ensureDevice(control *dm.Control, name string, targets []dm.Target) (dev dm
 			return dev, false, err
 		}
 	}
-	info, err = makeDevice(control, name, "LAMINA-"+name, false, targets...)
+	info, err = makeDevice(control, name, linearUUID(name), false, targets...)
 	return info.Dev, err == nil, err
 }
 
@@ -60,17 +60,13 @@ func continuesTable(targets, table []dm.Target) bool {
 	return slices.Equal(targets[:last], table[:last]) && longer == table[last] && targets[last].Length >= longer.Length
 }
 
-// extendDevice gives a device a longer table. A kill in between leaves it suspended: adoptDevice resumes it, at the next start.
+// linearUUID is by what a device is told that a pool lies on.
+func linearUUID(name string) string { return "LAMINA-" + name }
+
+// extendDevice gives a device a longer table.
 func extendDevice(control *dm.Control, info dm.Info, has, want []dm.Target) error {
-	if err := control.Load(info.Name, info.ReadOnly, want...); err != nil {
+	if err := replaceTable(control, info.Name, info.ReadOnly, has, want); err != nil {
 		return err
-	}
-	err := control.Suspend(info.Name, dm.NoFlush)
-	if err == nil {
-		err = control.Resume(info.Name)
-	}
-	if err != nil {
-		return errors.Join(err, control.Load(info.Name, info.ReadOnly, has...), control.Resume(info.Name))
 	}
 	return control.MakeNode(info.Name, info.Dev)
 }

@@ -90,7 +90,7 @@ func (p *Pool) make(ctx context.Context, s poolSettings) (dm.Info, error) {
 		return dm.Info{}, err
 	}
 	if err := spoilUncounted(s.metadataPath); err != nil {
-		return dm.Info{}, err
+		return dm.Info{}, fmt.Errorf("%w: %w: %s", err, errPoolState, repairAdvice)
 	}
 	info, err := makeDevice(p.control, p.name, p.deviceUUID("pool"), false, s.target())
 	if unreadable(err) {
@@ -120,8 +120,8 @@ func (p *Pool) adopt(s poolSettings) error {
 // resize gives the running pool the table of these settings, if it has another or its metadata device has grown, or if the
 // kernel has stopped changes for want of metadata: the resume takes that back, until the next commit finds it still so.
 //
-// A kill before the resume leaves a suspended pool, which the next start resumes (resumeAll), a power cut the pool as it
-// was or larger: the kernel commits its size when it resumes, and the devices are as large by then.
+// A kill leaves the pool as it was or with the new table, a power cut as it was or larger: the kernel commits its size when
+// it resumes, and the devices are as large by then.
 func (p *Pool) resize(s poolSettings) error {
 	targets, err := p.control.Table(p.name)
 	if err != nil {
@@ -175,12 +175,25 @@ func (p *Pool) reload(has, want dm.Target) error {
 	p.reloads.Add(1)
 	defer p.reloads.Add(1)
 	failpoint.Hit("thin.pool-reload")
-	if err := p.control.Replace(p.name, false, want); err != nil {
-		// It may be suspended, and all its volumes hang: back to the table that it ran with.
-		return errors.Join(err, p.control.Load(p.name, false, has), p.control.Resume(p.name))
+	if err := replaceTable(p.control, p.name, false, []dm.Target{has}, []dm.Target{want}); err != nil {
+		return err
 	}
 	failpoint.Hit("thin.pool-reloaded")
 	return nil
+}
+
+// replaceTable gives a running device another table. After an error it runs with the one that it had: it may be suspended,
+// and who uses it hangs.
+func replaceTable(control *dm.Control, name string, readOnly bool, has, want []dm.Target) error {
+	err := control.Replace(name, readOnly, want...)
+	if err == nil {
+		return nil
+	}
+	info, failed := control.Info(name)
+	if failed == nil && !info.Suspended {
+		return errors.Join(err, control.Clear(name))
+	}
+	return errors.Join(err, failed, control.Load(name, readOnly, has...), control.Resume(name))
 }
 
 // check checks that the pool can be written and is as large as its table. The kernel makes it so when it resumes, or logs
@@ -199,14 +212,14 @@ func (p *Pool) check(s poolSettings) error {
 // resumeAll resumes the devices of a store, its pool and volumes, that a process left suspended when it died: whoever uses
 // one would hang for ever. It changes nothing on disk.
 //
-// The pool is the first: the kernel suspends the volumes with it, and to resume one of them waits for the pool
-// (dm_internal_suspend_noflush in drivers/md/dm.c).
+// What the pool lies on is the first, and the pool the next: the kernel commits when it resumes, and suspends the volumes with
+// it, and to resume one of them waits for the pool (dm_internal_suspend_noflush in drivers/md/dm.c).
 func resumeAll(control *dm.Control, prefix, uuid string) error {
 	devices, err := control.List()
 	if err != nil || uuid == "" {
 		return err
 	}
-	names := []string{prefix + "-pool"}
+	names := []string{prefix + "-tmeta", prefix + "-tdata", prefix + "-pool"}
 	for _, d := range devices {
 		if strings.HasPrefix(d.Name, prefix+"-") {
 			names = append(names, d.Name)
@@ -214,7 +227,8 @@ func resumeAll(control *dm.Control, prefix, uuid string) error {
 	}
 	for _, name := range names {
 		info, err := control.Info(name)
-		if err == nil && info.Suspended && info.ActiveTable && strings.HasPrefix(info.UUID, deviceUUID(uuid, "")) {
+		ours := strings.HasPrefix(info.UUID, deviceUUID(uuid, "")) || info.UUID == linearUUID(name)
+		if err == nil && info.Suspended && info.ActiveTable && ours {
 			err = control.Resume(name)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // one whose removal was deferred may have gone

@@ -44,20 +44,27 @@ func (c *Control) Suspend(name string, flags SuspendFlags) error {
 //
 // The kernel checks some of a table only here: a pool's data device that shrank is EINVAL, and leaves the device
 // suspended.
+//
+// While the pool of a volume is suspended it waits for that, and any signal ends the wait (dm_resume in drivers/md/dm.c): it is
+// begun again then, or the volume would stay suspended.
 func (c *Control) Resume(name string) error {
-	_, err := c.onDevice(request{cmd: unix.DM_DEV_SUSPEND, op: "resume", name: name, eventNr: udevCookie})
-	return err
+	for {
+		_, err := c.onDevice(request{cmd: unix.DM_DEV_SUSPEND, op: "resume", name: name, eventNr: udevCookie})
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // Replace gives an active device another table. The kernel suspends it, without a flush, exchanges the tables and resumes it in
 // one request (do_resume in drivers/md/dm-ioctl.c), so that a process that is killed meanwhile leaves no suspended device: its
 // own threads could be waiting for I/O on that, and would keep all its files and locks.
 //
-// After an error the device may be suspended.
-func (c *Control) Replace(name string, readOnly bool, target Target) error {
+// After an error the device may be suspended, or have the other table loaded.
+func (c *Control) Replace(name string, readOnly bool, targets ...Target) error {
 	var err error
 	for range replaceAttempts {
-		if err := c.Load(name, readOnly, target); err != nil {
+		if err := c.Load(name, readOnly, targets...); err != nil {
 			return err
 		}
 		_, err = c.onDevice(request{
@@ -77,4 +84,4 @@ func (c *Control) Replace(name string, readOnly bool, target Target) error {
 }
 
 // replaceAttempts is more than signals ever come one upon the other.
-const replaceAttempts = 100
+const replaceAttempts = 10
