@@ -15,6 +15,7 @@ type fill struct {
 	limits
 	block   uint64
 	reserve uint64 // of data
+	failed  error  // why the pool did not grow just now
 }
 
 func (f fill) dataTotal() uint64 { return f.DataTotal * f.block }

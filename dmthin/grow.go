@@ -10,26 +10,32 @@ import (
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
 )
 
-// admit returns nil if the pool has room for something new, after it has grown if it has to and can; or
-// errdefs.ErrResourceExhausted, or errPoolState.
+// admit returns nil if the pool has room for something new; or errdefs.ErrResourceExhausted, or errPoolState. Only a pool
+// that has none is waited for to grow: otherwise that is the watch's.
 func (b *Backend) admit(ctx context.Context) error {
-	f, err := b.makeRoom(ctx)
-	if err != nil {
+	f, err := b.fill(ctx)
+	if err != nil || f.refusal() == nil {
+		return err
+	}
+	if f, err = b.makeRoom(ctx); err != nil {
 		return err
 	}
 	return f.refusal()
 }
 
-// makeRoom lets the pool grow if it runs low, and returns how full it is then.
+// makeRoom lets the pool grow if it runs low, and returns how full it is then. That it could not grow is no error: the fill
+// says why.
 func (b *Backend) makeRoom(ctx context.Context) (fill, error) {
 	f, err := b.fill(ctx)
 	if err != nil || !f.low() {
 		return f, err
 	}
-	if err := b.pool.do(ctx, func() error { return b.growOnce(ctx) }, growLock); err != nil {
-		return f, err
+	failed := b.pool.do(ctx, func() error { return b.growOnce(ctx) }, growLock)
+	if f, err = b.fill(ctx); err == nil && failed != nil {
+		f.failed = failed
+		f.why = "it has failed: " + failed.Error()
 	}
-	return b.fill(ctx)
+	return f, err
 }
 
 // low reports whether the pool should become larger, and can, or is to be told that it has room.
@@ -46,12 +52,14 @@ func (f fill) stuck() bool {
 
 // fill looks at the pool and at its place. errPoolState says that the pool takes no changes, and that growing will not help.
 func (b *Backend) fill(ctx context.Context) (f fill, err error) {
-	if err := bounded(ctx, b.pool.name, func() (err error) {
-		f.PoolStatus, err = b.pool.usable()
+	var status dm.PoolStatus // not the result itself, which is written when fn may still be running
+	if err := b.pool.do(ctx, func() (err error) {
+		status, err = b.pool.usable()
 		return err
-	}); err != nil {
+	}, statusLock); err != nil {
 		return fill{}, err
 	}
+	f.PoolStatus = status
 	f.block = b.pool.block
 	f.limits, err = b.place.limits()
 	f.reserve = b.reserve(f.dataTotal())

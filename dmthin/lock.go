@@ -11,11 +11,12 @@ import (
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
 )
 
-// Locks of what is no volume, under numbers that no volume has.
+// Locks of what is no volume, under numbers that no volume has. Who has a lock takes only those of higher numbers.
 const (
-	poolLock         = dm.MaxThinID + 1 + iota // the state and the table of the pool itself
+	growLock         = dm.MaxThinID + 1 + iota // the size of the place
+	poolLock                                   // the state and the table of the pool itself
 	metadataSnapLock                           // the one metadata snapshot that a pool can have
-	growLock                                   // the size of the place; who has it may take poolLock
+	statusLock                                 // a look at the pool's status: one that hangs is enough
 )
 
 // volumeLock is the lock of one volume; refs counts who holds it or waits for it.

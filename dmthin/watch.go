@@ -107,6 +107,8 @@ func (w *watch) say(ctx context.Context, f fill, err error) {
 		state = "unknown"
 	case err != nil:
 		state = "full " + f.Mode.String()
+	case f.failed != nil:
+		state = "low"
 	}
 	if state == w.said {
 		return
@@ -114,6 +116,8 @@ func (w *watch) say(ctx context.Context, f fill, err error) {
 	w.said = state
 	entry := log.G(ctx).WithField("pool", w.b.pool.name)
 	switch {
+	case state == "low":
+		entry.WithError(f.failed).Warn("the pool runs low and cannot grow")
 	case err == nil:
 		entry.Info("the pool has room again")
 	case state == "state", f.Mode != dm.PoolReadWrite:
