@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // An ext4 whose metadata could not be written in place, as on a full pool, still has them in its journal when it is
@@ -33,30 +35,26 @@ const (
 	journalStartAt = 0x1C // s_start: the block where the log begins, 0 if it is empty
 )
 
-// mend sets needs_recovery where it was lost, and reports whether it did. Nobody may have the device mounted.
+// mend sets needs_recovery where it was lost, and reports whether it did. EBUSY says that the device is mounted.
 //
 // A power cut leaves it set or not; the next mend does the rest.
 func (ext4) mend(device string) (mended bool, err error) {
-	f, err := openDirect(device, os.O_RDWR)
+	f, err := openDirect(device, os.O_RDONLY)
 	if err != nil {
 		return false, err
 	}
+	_, lost, err := lostJournal(f)
+	if err := errors.Join(err, f.Close()); err != nil || !lost {
+		return false, err
+	}
+	// For certain now: who mounts it claims the device, and so does O_EXCL.
+	if f, err = openDirect(device, os.O_RDWR|unix.O_EXCL); err != nil {
+		return false, err
+	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	head := make([]byte, fsHeadSize)
-	if _, err := f.ReadAt(head, 0); err != nil {
+	head, lost, err := lostJournal(f)
+	if err != nil || !lost {
 		return false, err
-	}
-	at, ok, err := unrecoveredJournal(head)
-	if err != nil || !ok {
-		return false, err
-	}
-	log := make([]byte, directAlign)
-	if _, err := f.ReadAt(log, at); err != nil {
-		return false, err
-	}
-	if binary.BigEndian.Uint32(log) != journalMagic || binary.BigEndian.Uint32(log[4:]) != journalTypeV2 ||
-		binary.BigEndian.Uint32(log[journalStartAt:]) == 0 {
-		return false, nil
 	}
 	features := binary.LittleEndian.Uint32(head[ext4FeatureIncompat:])
 	binary.LittleEndian.PutUint32(head[ext4FeatureIncompat:], features|ext4Recover)
@@ -71,6 +69,25 @@ func (ext4) mend(device string) (mended bool, err error) {
 		return true, f.file.Sync()
 	}
 	return true, nil
+}
+
+// lostJournal returns the superblock of an ext4, and whether it passes over a journal that has something in it.
+func lostJournal(device directFile) (head []byte, lost bool, err error) {
+	head = make([]byte, fsHeadSize)
+	if _, err := device.ReadAt(head, 0); err != nil {
+		return nil, false, err
+	}
+	at, ok, err := unrecoveredJournal(head)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	log := make([]byte, directAlign)
+	if _, err := device.ReadAt(log, at); err != nil {
+		return nil, false, err
+	}
+	lost = binary.BigEndian.Uint32(log) == journalMagic && binary.BigEndian.Uint32(log[4:]) == journalTypeV2 &&
+		binary.BigEndian.Uint32(log[journalStartAt:]) != 0
+	return head, lost, nil
 }
 
 // unrecoveredJournal returns where the journal lies of an ext4 that does not say that it is to be replayed. One whose journal

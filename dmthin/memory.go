@@ -53,14 +53,10 @@ func (b *Backend) replay(ctx context.Context, volume uint32, size uint64) error 
 // mend makes up for an unmount in a full pool, unless somebody has the volume mounted.
 func (b *Backend) mend(ctx context.Context, volume uint32, c Content, kind filesystem) error {
 	return b.pool.Use(ctx, volume, c.Size, false, func(device string) error {
-		err := checkUnmounted(device)
-		if errors.Is(err, unix.EBUSY) {
-			return nil
+		if _, err := kind.mend(device); !errors.Is(err, unix.EBUSY) {
+			return err
 		}
-		if err == nil {
-			_, err = kind.mend(device)
-		}
-		return err
+		return nil
 	})
 }
 
