@@ -140,6 +140,22 @@ func (d *blockDevice) openToWrite() (directFile, error) {
 	return f, fmt.Errorf("%s is in use (%s): %w", d.path, holders, err)
 }
 
+// reopen opens the device once more, which the pool may have in use. Its name may lead to another device by now.
+func (d *blockDevice) reopen(flag int) (directFile, error) {
+	f, err := openDirect(d.path, flag)
+	if err != nil {
+		return f, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(int(f.file.Fd()), &st); err == nil && (unix.Major(st.Rdev) != d.dev.Major || unix.Minor(st.Rdev) != d.dev.Minor) {
+		err = fmt.Errorf("%s is not the device any more that it was", d.path)
+	}
+	if err != nil {
+		return f, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // wipe makes the device blank, and with it the superblock of a pool that it may have had, and puts a mark where the
 // header will be: the magic without a crc. So a header that a power cut tears while it is written over the mark has the
 // magic whatever part of it reached the disk, which look can tell from the data of others.

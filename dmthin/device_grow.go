@@ -77,12 +77,17 @@ func (p *devicePlace) grow(ctx context.Context, data, metadata uint64) (poolDevi
 	return p.attach(ctx, p.prefix)
 }
 
-// extended returns the layout with as much more space as asked for, or as there is.
+// extended returns the layout with as much more metadata as asked for, or as there is, and all else for the data: each change
+// takes room of the headers, so there should be few. The pool itself grows into it by and by.
 func (p *devicePlace) extended(data, metadata uint64) (layout, error) {
 	l := p.layout.clone()
 	gained, err := p.gained()
 	if err != nil {
 		return l, err
+	}
+	if len(gained) > 0 && (data > l.dataSize() || metadata > sizeOf(l.Metadata)) {
+		data = l.dataSize() + sizeOf(gained)
+		metadata = max(metadata, min(metadataSize(data, p.blockSize, 0), maxMetadata/metadataBlock*metadataBlock))
 	}
 	for _, g := range gained {
 		more := min(g.Length, divideUp(metadata-min(metadata, sizeOf(l.Metadata)), minBlock)*minBlock)
@@ -123,7 +128,7 @@ func (p *devicePlace) writeLayout(l layout, members []*blockDevice) error {
 		if err != nil {
 			return err
 		}
-		f, err := openDirect(d.path, os.O_RDWR)
+		f, err := d.reopen(os.O_RDWR)
 		if err != nil {
 			return err
 		}

@@ -51,7 +51,11 @@ func (m deviceMetadata) unfinished() string {
 	return m.repaired()
 }
 
-func (m deviceMetadata) repaired() string { return filepath.Join(m.dir, "metadata.repaired") }
+func (m deviceMetadata) repaired() string { return repairedFile(m.dir) }
+
+// repairedFile has the new metadata until they are in their place. When the pool runs again they are: then it must go, or
+// a later repair would take it for its own.
+func repairedFile(dir string) string { return filepath.Join(dir, "metadata.repaired") }
 
 func (m deviceMetadata) file(context.Context) (string, error) {
 	path := filepath.Join(m.dir, "metadata.copy")
@@ -78,10 +82,10 @@ func (m deviceMetadata) copyTo(path string) (err error) {
 // superblock says that it needs a check, so that a pool which was cut short is refused; the new metadata stay in a file of
 // their own, from which the next repair goes on.
 func (m deviceMetadata) replace(_ context.Context, with, keep string) error {
+	if err := m.copyTo(keep); err != nil {
+		return err
+	}
 	if with != m.repaired() {
-		if err := m.copyTo(keep); err != nil {
-			return err
-		}
 		if err := errors.Join(os.Rename(with, m.repaired()), syncDir(m.dir)); err != nil {
 			return err
 		}
@@ -155,7 +159,7 @@ func (m deviceMetadata) writeSuperblock(b []byte) error {
 
 // writing opens the devices to write the region, and makes durable what was written.
 func (m deviceMetadata) writing(write func(r regions) error) error {
-	r, err := openRegions(m.place.members, m.place.layout.Metadata, func(d *blockDevice) (directFile, error) { return openDirect(d.path, os.O_RDWR) })
+	r, err := openRegions(m.place.members, m.place.layout.Metadata, func(d *blockDevice) (directFile, error) { return d.reopen(os.O_RDWR) })
 	if err != nil {
 		return err
 	}
