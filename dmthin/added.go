@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"slices"
 )
 
 // readAdded returns how many blocks a volume has that its origin has not at the same place: what was written since it was
@@ -144,19 +145,44 @@ func (c *comparison) seek(key uint64) error {
 }
 
 // Added returns how many bytes volume id has that its origin has not: what deleting it, once nothing is upon it, gives
-// back. Neither may be written meanwhile, and what was written to them must have been flushed: then their trees of blocks
-// stay where they are, whatever the pool does. It needs neither volume to be active.
+// back. What was written to them must have been flushed. It needs neither volume to be active.
+//
+// The trees of blocks of a volume that is not written stay where they are, whatever the pool does. One that has been written
+// meanwhile, as its journal was replayed, is looked at once more.
 func (p *Pool) Added(ctx context.Context, id, origin uint32) (bytes uint64, err error) {
-	roots, err := p.treesOf(ctx, id, origin)
-	var blocks uint64
-	if err == nil {
-		err = p.withMetadata(ctx, func(metadata io.ReaderAt) (err error) {
-			blocks, err = readAdded(ctx, newNodeCache(metadata), roots[0], roots[1])
-			return err
-		})
+	err = errChanging
+	for range addedTries {
+		if bytes, err = p.addedOnce(ctx, id, origin); !errors.Is(err, errChanging) {
+			break
+		}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("compare volume %d with volume %d: %w", id, origin, err)
+	}
+	return bytes, nil
+}
+
+const addedTries = 3
+
+func (p *Pool) addedOnce(ctx context.Context, id, origin uint32) (bytes uint64, err error) {
+	before, err := p.treesOf(ctx, id, origin)
+	if err != nil {
+		return 0, err
+	}
+	var blocks uint64
+	readErr := p.withMetadata(ctx, func(metadata io.ReaderAt) (err error) {
+		blocks, err = readAdded(ctx, newNodeCache(metadata), before[0], before[1])
+		return err
+	})
+	after, err := p.treesOf(ctx, id, origin)
+	if err == nil && !slices.Equal(before, after) {
+		err = errChanging
+	}
+	if err == nil {
+		err = readErr
+	}
+	if err != nil {
+		return 0, err
 	}
 	return blocks * p.block, nil
 }

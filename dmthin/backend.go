@@ -194,6 +194,9 @@ func (b *Backend) startOn(ctx context.Context, uuid string, devices poolDevices)
 		size: devices.size / block * block, block: block, lowWater: lowWater(devices.size),
 		discard: b.config.Discard == on, zeroing: b.config.Zeroing == on,
 	})
+	if err == nil {
+		err = removeIfThere(repairedFile(b.config.Root))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -240,6 +243,10 @@ func (b *Backend) shutDown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	err := b.stopPool(ctx)
+	if ctx.Err() != nil {
+		// Something of ours still works on the place, whose lock says that it is ours; it goes with the process.
+		return errors.Join(err, context.Cause(ctx))
+	}
 	return errors.Join(err, b.place.close(), b.control.Close())
 }
 

@@ -5,15 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 	"time"
 
 	"github.com/containerd/log"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lamina-snapshotter/lamina/internal/holders"
 )
 
-// lookTime bounds the look at one volume, so that one that hangs does not keep Busy from the others.
-const lookTime = 2 * time.Second
+// Those that hang must not keep Busy from the others.
+const (
+	lookTime    = 2 * time.Second // for one volume
+	looksAtOnce = 32
+)
 
 // Busy returns those of the contents whose devices somebody has open or mounted. The kernel takes each of these devices away
 // at its last close.
@@ -22,26 +27,37 @@ func (b *Backend) Busy(ctx context.Context, contents []Content) ([]uint64, error
 	if err != nil {
 		return nil, err
 	}
-	var busy []uint64
+	var (
+		looks errgroup.Group
+		mu    sync.Mutex
+		busy  []uint64
+	)
+	looks.SetLimit(looksAtOnce)
 	for _, c := range contents {
 		if !active[c.ID] {
 			continue
 		}
-		bounded, cancel := context.WithTimeout(ctx, lookTime)
-		inUse, err := b.pool.deactivateUsed(bounded, uint32(c.ID))
-		cancel()
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		if err != nil {
-			// Whether it can be deleted then shows.
-			log.G(ctx).WithError(err).Warnf("it is not known whether the volume %d is in use", c.ID)
-		}
-		if inUse {
-			busy = append(busy, c.ID)
-		}
+		looks.Go(func() error {
+			bounded, cancel := context.WithTimeout(ctx, lookTime)
+			defer cancel()
+			inUse, err := b.pool.deactivateUsed(bounded, uint32(c.ID))
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err != nil {
+				// Whether it can be deleted then shows.
+				log.G(ctx).WithError(err).Warnf("it is not known whether the volume %d is in use", c.ID)
+			}
+			if inUse {
+				mu.Lock()
+				defer mu.Unlock()
+				busy = append(busy, c.ID)
+			}
+			return nil
+		})
 	}
-	return busy, nil
+	err = looks.Wait()
+	return busy, err
 }
 
 // active returns the contents that have a device.

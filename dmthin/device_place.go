@@ -259,14 +259,14 @@ func (p *devicePlace) metadata() (metadataReader, error) {
 	if err := p.made(); err != nil {
 		return nil, err
 	}
-	return openRegions(p.members, p.layout.Metadata, func(d *blockDevice) (directFile, error) { return openDirect(d.path, 0) })
+	return openRegions(p.members, p.layout.Metadata, func(d *blockDevice) (directFile, error) { return d.reopen(0) })
 }
 
 func (p *devicePlace) data() (metadataReader, error) {
 	if err := p.made(); err != nil {
 		return nil, err
 	}
-	return openRegions(p.members, p.layout.Data, func(d *blockDevice) (directFile, error) { return openDirect(d.path, 0) })
+	return openRegions(p.members, p.layout.Data, func(d *blockDevice) (directFile, error) { return d.reopen(0) })
 }
 
 func (p *devicePlace) close() error {
