@@ -85,15 +85,14 @@ func (s *Set) takeOver(ctx context.Context) error {
 	return nil
 }
 
-// reaperOf returns the reaper of a medium.
-func (s *Set) reaperOf(medium metadata.Medium) (*reaper, error) {
+// reaperOf returns the reaper of a medium, or nil if its backend was set aside.
+func (s *Set) reaperOf(medium metadata.Medium) *reaper {
 	for _, r := range s.reapers {
 		if r.medium == medium {
-			return r, nil
+			return r
 		}
 	}
-	_, err := s.backend(medium) // why there is none
-	return nil, err
+	return nil
 }
 
 // Snapshotter returns a snapshotter of that name, which puts new base layers into the backend of that medium.

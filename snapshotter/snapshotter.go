@@ -232,11 +232,11 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 		return fail("cleanup", s.name, err)
 	}
 	defer leave()
-	r, err := s.set.reaperOf(s.medium)
-	if err == nil {
-		err = r.wait(ctx, s.gate.closed)
+	r := s.set.reaperOf(s.medium)
+	if r == nil { // the backend is to be repaired first: what is in the trash goes after that
+		return nil
 	}
-	return fail("cleanup", s.name, err)
+	return fail("cleanup", s.name, r.wait(ctx, s.gate.closed))
 }
 
 // Close lets no more calls in and waits for those under way, bounded; Cleanup, which may take long, ends with
