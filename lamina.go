@@ -271,6 +271,14 @@ func AddDevice(ctx context.Context, c Config, device string) error {
 	return errors.Join(dmthin.AddDevice(ctx, c.Thin, device), store.Close())
 }
 
+// AddDevice takes another block device into the pool while h serves.
+func (h *Host) AddDevice(ctx context.Context, device string) error {
+	if h.thin == nil {
+		return fmt.Errorf("there is no pool that is used: no snapshotter has backend = %q, or it is to be repaired: %w", BackendThin, errdefs.ErrFailedPrecondition)
+	}
+	return h.thin.AddDevice(ctx, device)
+}
+
 // Config returns the configuration that h was opened with.
 func (h *Host) Config() Config { return h.config }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+
+	"github.com/containerd/errdefs"
 )
 
 // leastGain is what a device must have gained to be worth a change of the headers, in bytes.
@@ -230,9 +232,36 @@ func AddDevice(ctx context.Context, c Config, path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.place.close(), b.control.Close()) }()
-	place, ok := b.place.(*devicePlace)
-	if !ok {
-		return errors.New(`only a pool = "device" has devices; that of pool = "loop" grows by itself`)
+	place, err := b.onDevices()
+	if err != nil {
+		return err
 	}
 	return place.add(ctx, path)
+}
+
+// AddDevice takes another device, which is blank, into the pool while it is used. At the next start the configuration must name
+// it too. A cut leaves what one of the other [AddDevice] does; or the device in the pool, which then grows at the next start.
+func (b *Backend) AddDevice(ctx context.Context, path string) error {
+	place, err := b.onDevices()
+	if err != nil {
+		return err
+	}
+	return b.pool.do(ctx, func() error {
+		if err := place.add(ctx, path); err != nil {
+			return err
+		}
+		devices, err := place.attach(ctx, place.prefix)
+		if err != nil {
+			return err
+		}
+		return b.pool.grow(ctx, devices.size)
+	}, growLock)
+}
+
+func (b *Backend) onDevices() (*devicePlace, error) {
+	place, ok := b.place.(*devicePlace)
+	if !ok {
+		return nil, fmt.Errorf(`only a pool = "device" has devices; that of pool = "loop" grows by itself: %w`, errdefs.ErrFailedPrecondition)
+	}
+	return place, nil
 }

@@ -100,7 +100,7 @@ func TestThinPoolAdd(t *testing.T) {
 	config(a)
 	withHost(t, onDisks(root, a), func(h *host) {
 		h.layer("base", "", []byte("base"))
-		require.ErrorContains(t, add(b), "another process has the store open")
+		require.ErrorContains(t, add(b), "another process has the root")
 	})
 	require.ErrorContains(t, add(), "needs a device")
 	require.ErrorContains(t, add(b, b), "has no command or argument")
@@ -111,16 +111,69 @@ func TestThinPoolAdd(t *testing.T) {
 	withHost(t, onDisks(root, a, b), func(h *host) {
 		h.prepare("active", "base", nil)
 		h.requireFile("active", "base", "base")
-		for _, v := range volumesOf(dir) {
-			if strings.HasSuffix(v.name, "-pool") {
-				table, err := dmsetup("table", v.name)
-				require.NoError(t, err)
-				sectors, err := strconv.Atoi(strings.Fields(table)[1])
-				require.NoError(t, err)
-				require.Greater(t, sectors, 1400<<20/512)
-			}
-		}
+		require.Greater(t, poolSectors(t, dir), 1400<<20/512)
 	})
+}
+
+// poolSectors returns the size of the pool that lies on disks in a directory.
+func poolSectors(t *testing.T, dir string) (sectors int) {
+	t.Helper()
+	for _, v := range volumesOf(dir) {
+		if strings.HasSuffix(v.name, "-pool") {
+			table, err := dmsetup("table", v.name)
+			require.NoError(t, err)
+			sectors, err = strconv.Atoi(strings.Fields(table)[1])
+			require.NoError(t, err)
+		}
+	}
+	return sectors
+}
+
+// TestThinPoolAddServing takes another device into a pool that is full: the daemon
+// goes on, and makes what it has refused.
+func TestThinPoolAddServing(t *testing.T) {
+	guest.Require(t)
+	dir := mustTempDir(t)
+	a, b := mustDisk(t, dir, "a", 512<<20), mustDisk(t, dir, "b", 1<<30)
+	toml := func(disks ...string) string {
+		return "[snapshotters.lamina]\nbackend = \"thin\"\n[thin]\npool = \"device\"\nvolume_size = \"1GiB\"\nblock_size = \"1MiB\"\nzeroing = \"off\"\n" +
+			"devices = [\"" + strings.Join(disks, `", "`) + "\"]\n"
+	}
+	d := startDaemonWith(t, filepath.Join(dir, "lamina"), thinExt4, toml(a))
+	h := d.client("lamina")
+	h.layer("base", "", []byte("base"))
+	mounted, unmount := mustMount(t, h.prepare("large", "base", nil))
+	err := within10s(t, "filling the pool", func() error {
+		_, err := fillFile(filepath.Join(mounted, "large"), 900)
+		return err
+	})
+	require.Error(t, err)
+	_, err = h.Prepare(t.Context(), "new", "base")
+	require.ErrorContains(t, err, "lamina pool add")
+	before := poolSectors(t, dir)
+
+	add := func(device string) (string, error) {
+		return command(background, nil, mustBuild(t, buildLamina), "pool", "add", "--config", d.config(), device)
+	}
+	_, err = add(filepath.Join(dir, "none"))
+	require.ErrorContains(t, err, "none")
+	out, err := add(b)
+	require.NoError(t, err)
+	require.Contains(t, out, "is in the pool")
+	require.Greater(t, poolSectors(t, dir), before+900<<20/512)
+	h.prepare("new", "base", nil)
+	h.requireFile("new", "base", "base")
+	_, err = add(b)
+	require.ErrorContains(t, err, "in the pool already")
+	unmount()
+	h.remove("large") // its file system has noted what it could not write
+	d.stop()
+
+	require.NoError(t, d.configure(toml(a, b)))
+	d.restart()
+	h = d.client("lamina")
+	h.requireFile("new", "base", "base")
+	d.stop()
 }
 
 // TestThinPoolCreate takes a device that is not blank only when it is forced to.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/urfave/cli/v3"
 
 	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
 func newPool() *cli.Command {
@@ -46,8 +48,8 @@ func newPoolAdd() *cli.Command {
 		Name:      "add",
 		Usage:     "take another block device into the pool",
 		ArgsUsage: "DEVICE",
-		Description: "The pool is that of thin.devices, and the daemon must not run. The device must be blank; all of it is taken, for the " +
-			"pool's life. Add it to thin.devices then, and start the daemon.\n\n" + exitCodes,
+		Description: "The pool is that of thin.devices; if the daemon runs, it uses the device from now on. The device must be blank; all " +
+			"of it is taken, for the pool's life. Add it to thin.devices before the daemon starts again.\n\n" + exitCodes,
 		Flags:     settingsFlags(),
 		Arguments: []cli.Argument{&cli.StringArg{Name: "device", Destination: &device}},
 		Action: func(ctx context.Context, c *cli.Command) error {
@@ -58,13 +60,29 @@ func newPoolAdd() *cli.Command {
 			if device == "" {
 				return fmt.Errorf("%w: %s needs a device", errUsage, c.FullName())
 			}
-			if err := lamina.AddDevice(ctx, s.Config, device); err != nil {
+			if err := addDevice(ctx, s, device); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.Root().Writer, "%s is in the pool: add it to thin.devices, and start lamina\n", device)
+			_, err = fmt.Fprintf(c.Root().Writer, "%s is in the pool: add it to thin.devices before lamina starts again\n", device)
 			return err
 		},
 	}
+}
+
+// addDevice has the daemon take a device, if it runs.
+func addDevice(ctx context.Context, s settings, device string) error {
+	device, err := filepath.Abs(device)
+	if err != nil {
+		return err
+	}
+	err = lamina.AddDevice(ctx, s.Config, device)
+	if !errors.Is(err, metadata.ErrLocked) {
+		return err
+	}
+	if err := askToAdd(ctx, s.Address, s.Root, device); err != nil {
+		return fmt.Errorf("another process has the root %s, and the daemon at %s does not take the device: %w", s.Root, s.Address, err)
+	}
+	return nil
 }
 
 // createPool opens the root with the thin backend alone, which makes the pool, and closes it.

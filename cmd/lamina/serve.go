@@ -53,6 +53,7 @@ func serve(ctx context.Context, s settings) error {
 	defer context.AfterFunc(ctx, host.StopDeleting)()
 	server := newServer(newService(log.G(ctx), served))
 	registerDoctor(server.grpc, host)
+	registerPool(server.grpc, host)
 	err = server.run(ctx, sock)
 	err = errors.Join(err, host.Close(), sock.release())
 	if err == nil {
