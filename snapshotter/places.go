@@ -52,7 +52,7 @@ func ask(ctx context.Context, backends map[metadata.Medium]Backend,
 	)
 	for medium, b := range backends {
 		wg.Go(func() {
-			err, returned := leaveBehind(ctx, func() error { return work(ctx, medium, b) })
+			returned, err := leaveBehind(ctx, func() error { return work(ctx, medium, b) })
 			a := answer{medium: medium, backend: b, err: err, hung: hangs(ctx, err), returned: returned}
 			if a.hung && !errors.Is(err, errPlaceHangs) {
 				a.err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
@@ -67,7 +67,7 @@ func ask(ctx context.Context, backends map[metadata.Medium]Backend,
 }
 
 // leaveBehind returns what fn does, or ctx's cause if fn does not return soon after ctx has ended.
-func leaveBehind(ctx context.Context, fn func() error) (err error, returned <-chan struct{}) { //nolint:revive,staticcheck // err is first
+func leaveBehind(ctx context.Context, fn func() error) (returned <-chan struct{}, err error) {
 	done, result := make(chan struct{}), make(chan error, 1)
 	go func() {
 		defer close(done)
@@ -75,16 +75,16 @@ func leaveBehind(ctx context.Context, fn func() error) (err error, returned <-ch
 	}()
 	select {
 	case err := <-result:
-		return err, done
+		return done, err
 	case <-ctx.Done():
 	}
 	grace := time.NewTimer(placeGrace)
 	defer grace.Stop()
 	select {
 	case err := <-result:
-		return err, done
+		return done, err
 	case <-grace.C:
-		return context.Cause(ctx), done
+		return done, context.Cause(ctx)
 	}
 }
 
