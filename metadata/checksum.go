@@ -39,7 +39,7 @@ func unseal(id ID, sealed []byte) ([]byte, error) {
 // metaSum returns the checksum of what the bucket meta holds.
 func metaSum(meta *bolt.Bucket) []byte {
 	var all []byte
-	for _, key := range [][]byte{keyVersion, keyUUID, keyStarts} {
+	for _, key := range [][]byte{keyVersion, keyUUID, keyStarts, keyUnanswered(Directory), keyUnanswered(Volume)} {
 		all = append(all, meta.Get(key)...)
 	}
 	return binary.BigEndian.AppendUint32(nil, checksum(0, all))

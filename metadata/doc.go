@@ -13,7 +13,7 @@
 //
 // # Layout
 //
-//	meta      "version", "uuid", "starts", and "sum", a checksum over them
+//	meta      "version", "uuid", "starts", "unanswered MEDIUM" (see Store.Unanswered), and "sum", a checksum over them
 //	keys      snapshotter name, 0, key -> id
 //	records   id -> record (see record.go) and checksum; its sequence is the highest id that was ever recorded
 //	children  parent id, child id -> nothing

@@ -79,7 +79,8 @@ type Backend interface {
 type Releaser interface {
 	// Release ends what Mounts started for content id, at once or when its last user is gone: no active snapshot has the
 	// content and no view shows it. It is called under the exclusive lock of the snapshot whose content it is. It is
-	// idempotent, and cheap where there is nothing to end.
+	// idempotent, and cheap where there is nothing to end. It returns soon after ctx has ended, also where the kernel does
+	// not answer, and so does Mounts: few are called at once, and each that stays keeps the others waiting.
 	Release(ctx context.Context, id uint64) error
 }
 

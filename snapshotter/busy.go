@@ -28,13 +28,16 @@ type watcher struct {
 	told  map[metadata.ID]bool // in use, and logged; the goroutine's while it runs
 	ready time.Time            // when the next look may be, unless somebody waits for it
 	fired atomic.Bool          // the goroutine has called wake
-	delay backoff              // before it waits again, if that was for nothing
+	delay backoff              // before it waits again, if that was for nothing; the goroutine's while it runs
+	blind bool                 // the last wait failed, and that is logged; the goroutine's while it runs
 	end   func()
 }
 
 func newWatcher(b Backend, wake func()) *watcher {
 	backend, _ := b.(Watcher)
-	return &watcher{backend: backend, wake: wake, told: map[metadata.ID]bool{}, delay: backoff{first: 10 * time.Millisecond}, end: func() {}}
+	return &watcher{
+		backend: backend, wake: wake, told: map[metadata.ID]bool{}, delay: backoff{first: 10 * time.Millisecond}, end: func() {},
+	}
 }
 
 // rest returns how long there should be no look.
@@ -70,7 +73,7 @@ func (w *watcher) sort(ctx context.Context, links []metadata.Link) (idle, busy [
 
 // watch waits in the background for the end of a use, instead of what it waited for before, and then wakes the reaper. The
 // pass before deleted something, or not: if it was woken for nothing, the backend's look and its wait do not agree, and the
-// next wait begins later.
+// next wait begins later. Where the wait fails there are looks instead, which become rare.
 func (w *watcher) watch(ctx context.Context, busy []metadata.Link, deleted bool) {
 	w.end()
 	w.end = func() {}
@@ -94,13 +97,25 @@ func (w *watcher) watch(ctx context.Context, busy []metadata.Link, deleted bool)
 		if pause(ctx, delay) != nil {
 			return
 		}
-		if err := w.backend.WaitIdle(ctx, contentsOf(busy)); err == nil {
+		if w.await(ctx, busy) == nil {
 			w.fired.Store(true)
 			w.wake()
-		} else if ctx.Err() == nil {
-			log.G(ctx).WithError(err).Warn("nobody tells when a removed content is no longer in use; it is deleted with a later one")
 		}
 	}()
+}
+
+// await returns nil when another pass should look.
+func (w *watcher) await(ctx context.Context, busy []metadata.Link) error {
+	err := w.backend.WaitIdle(ctx, contentsOf(busy))
+	if err == nil || ctx.Err() != nil {
+		w.blind = w.blind && err != nil
+		return err
+	}
+	if !w.blind {
+		log.G(ctx).WithError(err).Warn("nobody tells when a removed content is no longer in use; it is looked at now and then")
+	}
+	w.blind = true
+	return pause(ctx, w.delay.next())
 }
 
 // stop ends the wait.

@@ -152,8 +152,8 @@ func (s *Set) fill(ctx context.Context, sn *metadata.Snapshot, b Backend, medium
 	return func() { s.discard(ctx, b, link) }, nil
 }
 
-// discard deletes a content that was not recorded. What it cannot delete is garbage for the sweep; a device id stays
-// reserved with it, until the next start.
+// discard deletes a content that was not recorded. What it cannot delete goes into the trash, and its number with it: the
+// reaper tries again. A power cut before that leaves it at a free number, for the sweep.
 func (s *Set) discard(ctx context.Context, b Backend, link metadata.Link) {
 	ctx = context.WithoutCancel(ctx)
 	recorded, err := s.store.Recorded(link.ID)
@@ -161,15 +161,35 @@ func (s *Set) discard(ctx context.Context, b Backend, link metadata.Link) {
 		return
 	}
 	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, lockWait)
-		defer cancel()
-		err = b.Delete(ctx, contentOf(link))
+		if err = s.deleteNow(ctx, b, link); err == nil {
+			return
+		}
+		err = errors.Join(err, s.deleteLater(ctx, link))
 	}
-	if err != nil {
-		log.G(ctx).WithError(err).WithField("id", link.ID).Warn("a content that was not recorded is left until the next start")
-		return
+	log.G(ctx).WithError(err).WithField("id", link.ID).Warn("a content that was not recorded could not be deleted yet")
+}
+
+// deleteNow deletes a content that has no record, in bounded time, and frees its number.
+func (s *Set) deleteNow(ctx context.Context, b Backend, link metadata.Link) error {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	if err := b.Delete(ctx, contentOf(link)); err != nil {
+		return err
 	}
 	if link.Placement.Medium == metadata.Volume {
 		s.store.ReleaseDevice(link.Placement.Device)
 	}
+	return nil
+}
+
+// deleteLater puts a content that has no record into the trash. Where that fails, as in a store that takes no more writes, it
+// lies at a free number, which is given to nobody until the next start.
+func (s *Set) deleteLater(ctx context.Context, link metadata.Link) error {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	if err := s.store.Adopt(ctx, link.Placement.Medium, []uint64{link.Content()}); err != nil {
+		return err
+	}
+	s.wakeReapers()
+	return nil
 }

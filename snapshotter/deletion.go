@@ -34,7 +34,12 @@ func (r *reaper) delete(ctx context.Context, link metadata.Link, deletions *sync
 	case <-patience.C:
 	}
 	if !r.setSlow(link.ID) {
-		return <-done
+		select {
+		case err := <-done:
+			return err
+		case <-ctx.Done(): // the deletion may hang where ctx does not reach
+			return ctx.Err()
+		}
 	}
 	deletions.Go(func() {
 		err := <-done

@@ -175,9 +175,10 @@ func (r *reaper) pass(ctx context.Context, deletions *sync.WaitGroup) error {
 		return err
 	}
 	var (
-		wg     sync.WaitGroup
-		mu     sync.Mutex
-		failed error
+		wg        sync.WaitGroup
+		mu        sync.Mutex
+		forgotten int
+		failed    error
 	)
 	chunks := slices.Collect(slices.Chunk(idle, reapChunk))
 	for range min(reapWorkers, len(chunks)) {
@@ -191,8 +192,9 @@ func (r *reaper) pass(ctx context.Context, deletions *sync.WaitGroup) error {
 				chunk := chunks[0]
 				chunks = chunks[1:]
 				mu.Unlock()
-				used, err := r.reap(ctx, chunk, deletions)
+				gone, used, err := r.reap(ctx, chunk, deletions)
 				mu.Lock()
+				forgotten += gone
 				busy = append(busy, used...)
 				failed = cmp.Or(failed, err)
 				mu.Unlock()
@@ -200,7 +202,7 @@ func (r *reaper) pass(ctx context.Context, deletions *sync.WaitGroup) error {
 		})
 	}
 	wg.Wait()
-	r.watcher.watch(ctx, busy, len(busy) < len(links))
+	r.watcher.watch(ctx, busy, forgotten > 0)
 	return failed
 }
 
@@ -217,8 +219,10 @@ func (r *reaper) trash(ctx context.Context) ([]metadata.Link, error) {
 }
 
 // reap deletes contents and then their trash entries. After a crash in between the deletions are done again, which is no
-// error. It returns those that somebody uses, and the first of its errors; thousands may be of one kind.
-func (r *reaper) reap(ctx context.Context, links []metadata.Link, deletions *sync.WaitGroup) (busy []metadata.Link, failed error) {
+// error. It returns how many are gone, those that somebody uses, and the first of its errors; thousands may be of one kind.
+func (r *reaper) reap(ctx context.Context, links []metadata.Link, deletions *sync.WaitGroup) (
+	forgotten int, busy []metadata.Link, failed error,
+) {
 	gone := make([]metadata.Link, 0, len(links))
 	for _, link := range links {
 		failpoint.Hit("reap.delete")
@@ -235,11 +239,11 @@ func (r *reaper) reap(ctx context.Context, links []metadata.Link, deletions *syn
 		}
 	}
 	if len(gone) == 0 {
-		return busy, failed
+		return 0, busy, failed
 	}
 	if err := r.store.Forget(ctx, gone...); err != nil {
-		return busy, errors.Join(failed, err)
+		return 0, busy, errors.Join(failed, err)
 	}
 	failpoint.Hit("reap.forgotten")
-	return busy, failed
+	return len(gone), busy, failed
 }

@@ -25,20 +25,24 @@ const (
 // is gone. What it has not come to when it stops is done by the next start.
 type settler struct {
 	set    *Set
+	crew   *crew
 	kick   chan struct{} // holds one: the queue is not empty
 	cancel context.CancelFunc
 	done   chan struct{}
 
 	mu       sync.Mutex
 	queue    []metadata.ID
-	waiting  []chan struct{}              // each is closed when what was queued before it has been worked on
+	waiting  []chan struct{}              // each is closed when what was queued before it has been begun
 	retrying map[metadata.ID]*settleRetry // what could not be settled
 }
 
 // startSettler starts the settler, which runs until ctx ends or it is closed, with all contents.
 func startSettler(ctx context.Context, set *Set) *settler {
 	ctx, cancel := context.WithCancel(ctx)
-	st := &settler{set: set, retrying: map[metadata.ID]*settleRetry{}, kick: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	st := &settler{
+		set: set, retrying: map[metadata.ID]*settleRetry{}, kick: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}),
+	}
+	st.crew = newCrew(settleWorkers, func(id metadata.ID) { st.one(ctx, id) })
 	go st.run(ctx)
 	return st
 }
@@ -65,12 +69,14 @@ func (st *settler) wait(ctx context.Context) error {
 	st.later(0)
 	select {
 	case <-answer:
-		return nil
+		if st.crew.begun(ctx) == nil {
+			return nil
+		}
 	case <-st.done:
 		return errClosed
 	case <-ctx.Done():
-		return fmt.Errorf("the devices of contents are still being settled: %w", context.Cause(ctx))
 	}
+	return fmt.Errorf("the devices of contents are still being settled: %w", context.Cause(ctx))
 }
 
 func (st *settler) take() (ids []metadata.ID, waiting []chan struct{}) {
@@ -83,13 +89,19 @@ func (st *settler) take() (ids []metadata.ID, waiting []chan struct{}) {
 
 func (st *settler) run(ctx context.Context) {
 	defer close(st.done)
-	work := newBatches(func(id metadata.ID) { st.one(ctx, id) })
-	defer work.wait()
+	defer st.crew.wait()
 	all, err := st.all()
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("the contents are not compared with what the kernel has of them")
 	}
-	work.run(all, func() { failpoint.Hit("start.settled") })
+	if st.crew.run(ctx, all) != nil {
+		return
+	}
+	st.crew.all.Go(func() {
+		if st.crew.begun(ctx) == nil {
+			failpoint.Hit("start.settled")
+		}
+	})
 	for {
 		select {
 		case <-ctx.Done():
@@ -97,11 +109,12 @@ func (st *settler) run(ctx context.Context) {
 		case <-st.kick:
 		}
 		ids, waiting := st.take()
-		work.run(ids, func() {
-			for _, answer := range waiting {
-				close(answer)
-			}
-		})
+		if st.crew.run(ctx, ids) != nil {
+			return
+		}
+		for _, answer := range waiting {
+			close(answer)
+		}
 	}
 }
 
@@ -130,27 +143,34 @@ func (st *settler) one(ctx context.Context, id metadata.ID) {
 	if ctx.Err() != nil {
 		return
 	}
-	if err != nil {
-		log.G(ctx).WithError(err).WithField("id", id).Warn("what the kernel has of a content is not what it should have")
-	}
-	st.again(id, err != nil && !errors.Is(err, fs.ErrNotExist))
-}
-
-// again has a content settled once more after a while, which grows with each attempt that fails.
-func (st *settler) again(id metadata.ID, failed bool) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if !failed {
-		delete(st.retrying, id)
+	first := st.again(id, err != nil && !errors.Is(err, fs.ErrNotExist))
+	if err == nil {
 		return
 	}
+	level := log.DebugLevel
+	if first {
+		level = log.WarnLevel
+	}
+	log.G(ctx).WithError(err).WithField("id", id).Log(level, "what the kernel has of a content is not what it should have")
+}
+
+// again has a content settled once more after a while, which grows with each attempt that fails. It reports whether the
+// attempt before this one did not fail.
+func (st *settler) again(id metadata.ID, failed bool) (first bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	retry := st.retrying[id]
-	if retry == nil {
+	first = retry == nil
+	if !failed {
+		delete(st.retrying, id)
+		return first
+	}
+	if first {
 		retry = &settleRetry{backoff: backoff{first: time.Second}}
 		st.retrying[id] = retry
 	}
 	if retry.waiting {
-		return
+		return first
 	}
 	retry.waiting = true
 	time.AfterFunc(retry.next(), func() {
@@ -159,6 +179,7 @@ func (st *settler) again(id metadata.ID, failed bool) {
 		st.mu.Unlock()
 		st.later(id)
 	})
+	return first
 }
 
 // A settleRetry is when a content is settled again.
@@ -191,14 +212,11 @@ func (s *Set) settle(ctx context.Context, id metadata.ID) error {
 	if err != nil {
 		return err
 	}
-	b, err := s.backend(medium)
-	if err != nil {
-		return err
-	}
-	r, ok := b.(Releaser)
+	r, ok := s.backends[medium].(Releaser)
 	if !ok {
-		return nil
+		return nil // also if it is set aside, or not configured: the first start that has it again settles all
 	}
+	b := s.backends[medium]
 	release, err := s.locks.acquire(ctx, exclusive(lockKey(sn.Name, sn.Key)))
 	if err != nil {
 		return err

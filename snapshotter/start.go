@@ -3,100 +3,13 @@ package snapshotter
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
-
-// claim counts a start of the store and writes it into the places. All places are looked at before the start is counted:
-// a store that is too old for its place must not come to match it by being started often. A power cut after the count
-// and before a claim leaves a place with an older start, which is ours and is claimed by the next start.
-func (s *Set) claim(ctx context.Context) error {
-	starts, err := s.store.Starts()
-	if err != nil {
-		return err
-	}
-	for medium, backend := range s.backends {
-		if err := s.checkOwner(ctx, medium, backend, starts); err != nil {
-			return err
-		}
-	}
-	failpoint.Hit("start.checked")
-	return s.countStart(ctx, s.setAside)
-}
-
-// spareUnavailable is for a stop: a place that is not claimed then has seen an older start, which is accepted.
-func spareUnavailable(ctx context.Context, medium metadata.Medium, err error) bool {
-	if !errdefs.IsUnavailable(err) {
-		return false
-	}
-	log.G(ctx).WithError(err).Warnf("the place of the %s contents could not be claimed at the stop", medium)
-	return true
-}
-
-// setAside takes a backend out of service that is unavailable, and reports whether it is. Nobody calls it any more, so it is
-// closed: it is to be repaired. Its place is claimed by the first start after that. But a place whose owner cannot be told ends
-// the start: were starts counted nevertheless, a store from an old copy would come to match it.
-func (s *Set) setAside(ctx context.Context, medium metadata.Medium, err error) bool {
-	if !errdefs.IsUnavailable(err) {
-		return false
-	}
-	s.broken[medium] = err
-	b := s.backends[medium]
-	delete(s.backends, medium)
-	err = errors.Join(err, b.Close())
-	log.G(ctx).WithError(err).Errorf("the %s contents cannot be used; their snapshots answer with this error", medium)
-	return true
-}
-
-// countStart counts a start and claims the places with it. A stop in order does so too: so a copy of the store that was
-// taken while it ran is older than its places once it has stopped, and is refused when it is put back.
-//
-// A backend that cannot be claimed is an error, unless spare says that it is none.
-func (s *Set) countStart(ctx context.Context, spare func(context.Context, metadata.Medium, error) bool) error {
-	start, err := s.store.Start(ctx)
-	if err != nil {
-		return err
-	}
-	failpoint.Hit("start.counted")
-	var errs []error
-	for medium, backend := range s.backends {
-		err := backend.Claim(ctx, s.store.UUID(), start)
-		if err != nil && !spare(ctx, medium, err) {
-			errs = append(errs, fmt.Errorf("claim the place of the %s contents: %w", medium, err))
-		}
-		failpoint.Hit("start.claimed")
-	}
-	return errors.Join(errs...)
-}
-
-func (s *Set) checkOwner(ctx context.Context, medium metadata.Medium, b Backend, starts uint64) error {
-	uuid, start, err := b.Owner(ctx)
-	if err != nil {
-		return err
-	}
-	refuse := func(format string, args ...any) error {
-		return fmt.Errorf("the place of the %s contents is not this store's: "+format+"; nothing was changed", append([]any{medium}, args...)...)
-	}
-	switch {
-	case uuid == "":
-		known, err := s.known(ctx, medium)
-		if err == nil && len(known) > 0 {
-			err = refuse("it is empty, and the store knows %d contents (is its file system mounted?)", len(known))
-		}
-		return err
-	case uuid != s.store.UUID():
-		return refuse("it belongs to the store %s and this is %s; put the right store back, or give this one a root of its own", uuid, s.store.UUID())
-	case start > starts:
-		return refuse("it has seen start %d of the store, which stands at %d: the store was put back from an older copy", start, starts)
-	}
-	return nil
-}
 
 // known returns the contents of the medium that the store knows by a record or in the trash, by their number.
 func (s *Set) known(ctx context.Context, medium metadata.Medium) (map[uint64]metadata.Link, error) {
@@ -125,6 +38,9 @@ func (s *Set) known(ctx context.Context, medium metadata.Medium) (map[uint64]met
 // before anything is served, so nothing is just being made.
 func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) error {
 	found, err := b.List(ctx)
+	if err == nil {
+		err = ctx.Err() // it may have been left behind meanwhile
+	}
 	if err != nil {
 		return err
 	}
@@ -134,6 +50,9 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 	}
 	var orphans []uint64
 	for _, n := range found {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		link, known := missing[n]
 		delete(missing, n)
 		if known {
@@ -161,6 +80,9 @@ func (s *Set) sweep(ctx context.Context, medium metadata.Medium, b Backend) erro
 		failpoint.Hit("sweep.adopted")
 	}
 	for _, link := range missing {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if !s.replaceMissingTemplate(ctx, b, link) {
 			s.restoreOrReport(ctx, b, link)
 		}
@@ -245,5 +167,6 @@ func (s *Set) restoreOrReport(ctx context.Context, b Backend, link metadata.Link
 		}
 		logger = logger.WithError(err)
 	}
-	logger.Errorf("the %s of a snapshot is missing: remove the snapshot and those upon it, and pull the image again", link.Placement.Medium)
+	logger.Errorf("the %s of a snapshot is missing: remove the snapshot and those upon it, and pull the image again",
+		link.Placement.Medium)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
@@ -13,12 +14,19 @@ import (
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
-// templateTries bounds how often a template is made again that was dropped before it could be used.
-const templateTries = 3
+const (
+	// templateTries bounds how often a template is made again that was dropped before it could be used.
+	templateTries = 3
+
+	templateWait    = 10 * time.Second // of a start, for a template, which goes on being made after that
+	templateTimeout = 10 * time.Minute // of that
+)
 
 // templateOf makes the template, if the backend of the medium has any, the parent of a base, and returns the base's chain.
 // The template stays as it is until release is called.
-func (s *Set) templateOf(ctx context.Context, base *metadata.Snapshot, medium metadata.Medium) (chain []metadata.Link, release func(), err error) {
+func (s *Set) templateOf(ctx context.Context, base *metadata.Snapshot, medium metadata.Medium) (
+	chain []metadata.Link, release func(), err error,
+) {
 	b, err := s.backend(medium)
 	if err != nil {
 		return nil, nil, err
@@ -91,8 +99,43 @@ func (s *Set) ensureTemplate(ctx context.Context, b Backend, t Templater, medium
 	return nil
 }
 
-// ensureTemplates makes the templates of bases without labels, so that no base waits for one. One that cannot be made now,
-// as in a pool that is full, is made for the first base; what is there already can be used and removed meanwhile.
+// baseTemplates makes the templates of bases without labels in the background.
+type baseTemplates struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// startBaseTemplates begins to make the templates that are missing, so that no base waits for one, and waits for them a while.
+// One that cannot be made now, as in a pool that is full, is made for the first base; what is there already can be used and
+// removed meanwhile.
+func startBaseTemplates(ctx context.Context, s *Set) *baseTemplates {
+	ctx, cancel := context.WithTimeout(ctx, templateTimeout)
+	base := &baseTemplates{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(base.done)
+		defer cancel()
+		s.ensureTemplates(ctx)
+	}()
+	wait := time.NewTimer(templateWait)
+	defer wait.Stop()
+	select {
+	case <-base.done:
+	case <-wait.C:
+	}
+	return base
+}
+
+// close returns when nothing is made any more.
+func (t *baseTemplates) close(ctx context.Context) error {
+	t.cancel()
+	select {
+	case <-t.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("a template is still being made: %w", ctx.Err())
+	}
+}
+
 func (s *Set) ensureTemplates(ctx context.Context) {
 	for medium, b := range s.backends {
 		t, ok := b.(Templater)
