@@ -87,9 +87,10 @@ type live struct {
 
 // quiet is the part of a snapshotter.Set that tells when it is quiet.
 type quiet interface {
-	Made(ctx context.Context) error
+	Broken(medium metadata.Medium) error
+	Made(ctx context.Context, medium metadata.Medium) error
 	Settled(ctx context.Context) error
-	Reaped(ctx context.Context) error
+	Reaped(ctx context.Context, medium metadata.Medium) error
 	Alone(ctx context.Context, id metadata.ID, fn func(needed bool) error) error
 }
 
@@ -123,12 +124,14 @@ func Repair(ctx context.Context, c Config, r doctor.Repair) error {
 	}
 	defer store.Close() //nolint:errcheck // it is open to be read; and closed already if all went well
 	s := c.subject(store)
-	if err := doctor.Examine(ctx, s, func(f doctor.Finding) { r.Findings = append(r.Findings, f) }); err != nil {
-		return err
+	// What could not be looked at keeps nothing else from its cure.
+	unseen := doctor.Examine(ctx, s, func(f doctor.Finding) { r.Findings = append(r.Findings, f) })
+	if err := ctx.Err(); err != nil {
+		return errors.Join(err, unseen)
 	}
 	starts, err := store.Starts()
 	if err != nil {
-		return err
+		return errors.Join(err, unseen)
 	}
 	r.Pool = func(ctx context.Context) error {
 		done, err := dmthin.RepairMetadata(ctx, s.Thin, starts)
@@ -138,7 +141,7 @@ func Repair(ctx context.Context, c Config, r doctor.Repair) error {
 		return err
 	}
 	r.Unlock = store.Close // until then no daemon can start
-	return r.Run(ctx)
+	return errors.Join(unseen, r.Run(ctx))
 }
 
 // poolRepaired says what the repair of a pool's metadata has done.

@@ -40,7 +40,7 @@ type Set struct {
 	reapers  []*reaper                 // one for each backend
 	settler  *settler
 	locks    lockTable
-	making   inFlight // contents that have no record yet
+	making   makings // contents that have no record yet
 
 	mu     sync.Mutex
 	open   []*Snapshotter

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v3"
 	"golang.org/x/sys/unix"
@@ -36,7 +37,15 @@ var (
 
 	// errNotLooked is returned when something could not be looked at.
 	errNotLooked = errors.New("could not look at everything")
+
+	// errRefused is returned for a repair that has not begun.
+	errRefused = fmt.Errorf("%w: the repair was refused", errNotLooked)
+
+	errNoAnswer = fmt.Errorf("it has not answered within %s", answerWait)
 )
+
+// answerWait is how long a daemon may take to answer: a little more than its examination may.
+const answerWait = doctor.Limit + 30*time.Second
 
 func newDoctor() *cli.Command {
 	return &cli.Command{
@@ -71,6 +80,7 @@ func newDoctor() *cli.Command {
 type doctorRun struct {
 	settings settings
 	out      io.Writer
+	err      io.Writer
 	in       io.Reader
 	json     bool
 
@@ -81,7 +91,7 @@ type doctorRun struct {
 
 func newDoctorRun(c *cli.Command) (*doctorRun, error) {
 	d := &doctorRun{
-		out: c.Root().Writer, in: c.Root().Reader, json: c.String("output") == "json",
+		out: c.Root().Writer, err: c.Root().ErrWriter, in: c.Root().Reader, json: c.String("output") == "json",
 		repair: c.Bool("repair"), removeLost: c.Bool("remove-lost"), yes: c.Bool("yes"), dryRun: c.Bool("dry-run"),
 	}
 	if err := oneOf("output", c.String("output"), "text", "json"); err != nil {
@@ -94,21 +104,25 @@ func newDoctorRun(c *cli.Command) (*doctorRun, error) {
 }
 
 func (d *doctorRun) run(ctx context.Context) error {
+	var failed error
 	if d.repair {
-		if err := d.cure(ctx); err != nil || d.dryRun {
-			return err
+		if failed = d.cure(ctx); errors.Is(failed, errRefused) {
+			return failed
 		}
 	}
-	err := d.examine(ctx)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errNotLooked, err)
+	if err := d.examine(ctx); err != nil {
+		failed = errors.Join(failed, fmt.Errorf("%w: %w", errNotLooked, err))
+	}
+	if failed != nil {
+		return failed
 	}
 	if d.count > 0 {
 		return fmt.Errorf("%w: %d", errFindings, d.count)
 	}
-	if !d.json {
-		_, err = fmt.Fprintln(d.out, "nothing is wrong")
+	if d.json {
+		return nil
 	}
+	_, err := fmt.Fprintln(d.out, "nothing is wrong")
 	return err
 }
 
@@ -123,7 +137,12 @@ func (d *doctorRun) examine(ctx context.Context) error {
 	}
 	err := lamina.Examine(ctx, d.settings.Config, say)
 	if errors.Is(err, metadata.ErrLocked) {
-		if err = askDaemon(ctx, d.settings.Address, d.settings.Root, say); err != nil {
+		bounded, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)
+		defer cancel()
+		if err = askDaemon(bounded, d.settings.Address, d.settings.Root, say); err != nil {
+			if bounded.Err() != nil {
+				err = errors.Join(context.Cause(bounded), err)
+			}
 			err = fmt.Errorf("another process has the root %s, and the daemon at %s does not tell: %w", d.settings.Root, d.settings.Address, err)
 		}
 	}
@@ -138,25 +157,23 @@ func (d *doctorRun) print(f doctor.Finding) error {
 	return err
 }
 
-// cure repairs. What it does goes to the output before it is done; as JSON, nothing but findings does.
+// cure repairs. What it does is said before it is done: with the findings, or on stderr if they are JSON.
 func (d *doctorRun) cure(ctx context.Context) error {
-	terminal := isTerminal(d.in)
-	if !terminal && !d.yes && !d.dryRun {
-		return fmt.Errorf("%w: --repair asks, and there is no terminal: add --yes or --dry-run", errNotLooked)
+	if !isTerminal(d.in) && !d.yes && !d.dryRun {
+		return fmt.Errorf("%w: --repair asks, and there is no terminal: add --yes or --dry-run", errRefused)
 	}
-	answers := bufio.NewReader(d.in)
+	talk, answers := d.out, bufio.NewReader(d.in)
+	if d.json {
+		talk = d.err
+	}
 	r := doctor.Repair{
 		DryRun: d.dryRun, RemoveLost: d.removeLost,
-		Say: func(text string) {
-			if !d.json {
-				_, _ = fmt.Fprintln(d.out, "repair:", text)
-			}
-		},
+		Say: func(text string) { _, _ = fmt.Fprintln(talk, "repair:", text) },
 		Ask: func(question string) (bool, error) {
 			if d.yes {
 				return true, nil
 			}
-			if _, err := fmt.Fprintf(d.out, "%s [y/N] ", question); err != nil {
+			if _, err := fmt.Fprintf(talk, "%s [y/N] ", question); err != nil {
 				return false, err
 			}
 			line, err := answers.ReadString('\n')
@@ -168,7 +185,7 @@ func (d *doctorRun) cure(ctx context.Context) error {
 	}
 	err := lamina.Repair(ctx, d.settings.Config, r)
 	if errors.Is(err, metadata.ErrLocked) {
-		err = fmt.Errorf("stop the daemon before a repair: %w", err)
+		return fmt.Errorf("%w: stop the daemon before a repair: %w", errRefused, err)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNotLooked, err)
