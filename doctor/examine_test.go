@@ -34,7 +34,7 @@ func (f fakeLive) Made(ctx context.Context, medium metadata.Medium) error {
 	}
 	return ctx.Err()
 }
-func (f fakeLive) Settled(context.Context) error                              { return nil }
+func (f fakeLive) Settled(ctx context.Context) error                          { return f.Made(ctx, metadata.Volume) }
 func (f fakeLive) Reaped(ctx context.Context, _ metadata.Medium) error        { return f.reaped(ctx) }
 func (f fakeLive) Survey(context.Context) (*dmthin.Survey, error)             { return nil, errors.New("it hangs") }
 func (f fakeLive) Alone(context.Context, metadata.ID, func(bool) error) error { return nil }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -81,4 +82,21 @@ func TestDoctorCommandLine(t *testing.T) {
 	}
 	require.Equal(t, exitFindings, exitCode(fmt.Errorf("%w: 3", errFindings)))
 	require.Equal(t, exitNotLooked, exitCode(errors.Join(errNotLooked, errors.New("why"))))
+}
+
+// A daemon that does not answer is not waited for without an end.
+func TestAskDaemonThatHangs(t *testing.T) {
+	address := tDaemon(t, hungHost{})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	err := askDaemon(ctx, address, "/root/of/daemon", func(doctor.Finding) {})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// A hungHost answers when the one who asks has gone.
+type hungHost struct{ fakeHost }
+
+func (hungHost) Examine(ctx context.Context, _ func(doctor.Finding)) error {
+	<-ctx.Done()
+	return ctx.Err()
 }
