@@ -56,6 +56,9 @@ type Live interface {
 	// Survey and SurveyDevice are those of the backend of volumes that the daemon has open. Without one Survey is an error.
 	Survey(ctx context.Context) (*dmthin.Survey, error)
 	SurveyDevice(ctx context.Context, was dmthin.SurveyedDevice) (d dmthin.SurveyedDevice, ok bool, err error)
+
+	// VolumesUsage is that of the same backend.
+	VolumesUsage(ctx context.Context) ([]dmthin.VolumeUsage, error)
 }
 
 const (

@@ -42,6 +42,27 @@ func (f fakeLive) SurveyDevice(_ context.Context, d dmthin.SurveyedDevice) (dmth
 	return d, false, nil
 }
 
+func (f fakeLive) VolumesUsage(context.Context) ([]dmthin.VolumeUsage, error) {
+	return []dmthin.VolumeUsage{{ID: 1, Mapped: 30 << 20, Exclusive: 10 << 20}, {ID: 2, Mapped: 5 << 10, Exclusive: 5 << 10}, {ID: 77}}, nil
+}
+
+// The volumes are told with whose they are.
+func TestUsages(t *testing.T) {
+	s := newSubject(t)
+	s.add("a", "", snapshots.KindActive, metadata.Volume)
+	s.add("b", "", snapshots.KindActive, metadata.Volume)
+	_, err := s.Store.Remove(t.Context(), "lamina", "b")
+	require.NoError(t, err)
+	s.Live = fakeLive{}
+	var got []string
+	require.NoError(t, Usages(t.Context(), s.Subject, func(u Usage) { got = append(got, u.String()) }))
+	require.Equal(t, []string{
+		"volume 1 (lamina, a): 30MiB mapped, 10MiB exclusive, 20MiB shared",
+		"volume 2 (removed): 5KiB mapped, 5KiB exclusive, 0B shared",
+		"volume 77 (of no snapshot): 0B mapped, 0B exclusive, 0B shared",
+	}, got)
+}
+
 // A tSubject is a root with a store that a test fills.
 type tSubject struct {
 	Subject

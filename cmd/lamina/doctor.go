@@ -56,6 +56,7 @@ func newDoctor() *cli.Command {
 			"cure and asks before it begins.\n\n" + doctorCodes,
 		Flags: append(settingsFlags(),
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "print findings as `FORMAT`: text, or json, an object a line", Value: "text"},
+			&cli.BoolFlag{Name: "usage", Usage: "print instead what each volume has of the pool, alone and shared"},
 			&cli.BoolFlag{Name: "repair", Usage: "cure what is found; the daemon must be stopped"},
 			&cli.BoolFlag{Name: "remove-lost", Usage: "with --repair: remove snapshots whose content is lost, and those upon them"},
 			&cli.BoolFlag{Name: "yes", Usage: "with --repair: answer each question with yes"},
@@ -84,7 +85,7 @@ type doctorRun struct {
 	in       io.Reader
 	json     bool
 
-	repair, removeLost, yes, dryRun bool
+	repair, removeLost, yes, dryRun, usage bool
 
 	count int // of findings that are faults
 }
@@ -93,6 +94,7 @@ func newDoctorRun(c *cli.Command) (*doctorRun, error) {
 	d := &doctorRun{
 		out: c.Root().Writer, err: c.Root().ErrWriter, in: c.Root().Reader, json: c.String("output") == "json",
 		repair: c.Bool("repair"), removeLost: c.Bool("remove-lost"), yes: c.Bool("yes"), dryRun: c.Bool("dry-run"),
+		usage: c.Bool("usage"),
 	}
 	if err := oneOf("output", c.String("output"), "text", "json"); err != nil {
 		return nil, fmt.Errorf("%w: %w", errUsage, err)
@@ -100,10 +102,16 @@ func newDoctorRun(c *cli.Command) (*doctorRun, error) {
 	if !d.repair && (d.removeLost || d.yes || d.dryRun) {
 		return nil, fmt.Errorf("%w: --remove-lost, --yes and --dry-run are for --repair", errUsage)
 	}
+	if d.repair && d.usage {
+		return nil, fmt.Errorf("%w: --usage only looks, without --repair", errUsage)
+	}
 	return d, nil
 }
 
 func (d *doctorRun) run(ctx context.Context) error {
+	if d.usage {
+		return d.printUsage(ctx)
+	}
 	var failed error
 	if d.repair {
 		if failed = d.cure(ctx); errors.Is(failed, errRefused) {
@@ -126,7 +134,7 @@ func (d *doctorRun) run(ctx context.Context) error {
 	return err
 }
 
-// examine prints the findings: by a look of its own, or, if a process has the root, by that of the daemon.
+// examine prints the findings.
 func (d *doctorRun) examine(ctx context.Context) error {
 	var failed error
 	say := func(f doctor.Finding) {
@@ -135,25 +143,41 @@ func (d *doctorRun) examine(ctx context.Context) error {
 		}
 		failed = errors.Join(failed, d.print(f))
 	}
-	err := lamina.Examine(ctx, d.settings.Config, say)
-	if errors.Is(err, metadata.ErrLocked) {
-		bounded, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)
-		defer cancel()
-		if err = askDaemon(bounded, d.settings.Address, d.settings.Root, say); err != nil {
-			if bounded.Err() != nil {
-				err = errors.Join(context.Cause(bounded), err)
-			}
-			err = fmt.Errorf("another process has the root %s, and the daemon at %s does not tell: %w", d.settings.Root, d.settings.Address, err)
-		}
-	}
-	return errors.Join(err, failed)
+	return errors.Join(look(ctx, d.settings, lamina.Examine, examineMethod, say), failed)
 }
 
-func (d *doctorRun) print(f doctor.Finding) error {
-	if d.json {
-		return json.NewEncoder(d.out).Encode(f)
+// printUsage prints what each volume has of the pool.
+func (d *doctorRun) printUsage(ctx context.Context) error {
+	var failed error
+	say := func(u doctor.Usage) { failed = errors.Join(failed, d.print(u)) }
+	if err := errors.Join(look(ctx, d.settings, lamina.Usage, usageMethod, say), failed); err != nil {
+		return fmt.Errorf("%w: %w", errNotLooked, err)
 	}
-	_, err := fmt.Fprintln(d.out, f)
+	return nil
+}
+
+// look calls say with what there is: by a look of its own, or, if a process has the root, by that of the daemon.
+func look[T any](ctx context.Context, s settings, own func(context.Context, lamina.Config, func(T)) error, method string, say func(T)) error {
+	err := own(ctx, s.Config, say)
+	if !errors.Is(err, metadata.ErrLocked) {
+		return err
+	}
+	bounded, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)
+	defer cancel()
+	if err = askDaemon(bounded, method, s.Address, s.Root, say); err == nil {
+		return nil
+	}
+	if bounded.Err() != nil {
+		err = errors.Join(context.Cause(bounded), err)
+	}
+	return fmt.Errorf("another process has the root %s, and the daemon at %s does not tell: %w", s.Root, s.Address, err)
+}
+
+func (d *doctorRun) print(what any) error {
+	if d.json {
+		return json.NewEncoder(d.out).Encode(what)
+	}
+	_, err := fmt.Fprintln(d.out, what)
 	return err
 }
 

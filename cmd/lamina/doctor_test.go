@@ -31,6 +31,11 @@ func (f fakeHost) Examine(_ context.Context, found func(doctor.Finding)) error {
 	return f.err
 }
 
+func (f fakeHost) Usage(_ context.Context, each func(doctor.Usage)) error {
+	each(doctor.Usage{Key: "k", Volume: 7, Exclusive: 9})
+	return f.err
+}
+
 // tDaemon serves a host's doctor and returns the address.
 func tDaemon(t *testing.T, host examiner) string {
 	t.Helper()
@@ -53,14 +58,19 @@ func TestAskDaemon(t *testing.T) {
 	address := tDaemon(t, host)
 	var got []doctor.Finding
 	collect := func(f doctor.Finding) { got = append(got, f) }
-	err := askDaemon(t.Context(), address, "/root/of/daemon", collect)
+	err := askDaemon(t.Context(), examineMethod, address, "/root/of/daemon", collect)
 	require.ErrorContains(t, err, "the volumes")
 	require.ErrorIs(t, err, errdefs.ErrUnavailable)
 	require.Equal(t, want, got)
 
-	require.ErrorContains(t, askDaemon(t.Context(), address, "/other", collect), "the daemon has the root /root/of/daemon, not /other")
-	require.Error(t, askDaemon(t.Context(), tDaemon(t, nil), "/root/of/daemon", collect), "a daemon that knows no doctor")
-	require.Error(t, askDaemon(t.Context(), address+"x", "/root/of/daemon", collect), "nobody listens")
+	var usage []doctor.Usage
+	err = askDaemon(t.Context(), usageMethod, address, "/root/of/daemon", func(u doctor.Usage) { usage = append(usage, u) })
+	require.ErrorContains(t, err, "the volumes")
+	require.Equal(t, []doctor.Usage{{Key: "k", Volume: 7, Exclusive: 9}}, usage)
+
+	require.ErrorContains(t, askDaemon(t.Context(), examineMethod, address, "/other", collect), "the daemon has the root /root/of/daemon, not /other")
+	require.Error(t, askDaemon(t.Context(), examineMethod, tDaemon(t, nil), "/root/of/daemon", collect), "a daemon that knows no doctor")
+	require.Error(t, askDaemon(t.Context(), examineMethod, address+"x", "/root/of/daemon", collect), "nobody listens")
 }
 
 func TestDoctorCommandLine(t *testing.T) {
@@ -73,6 +83,8 @@ func TestDoctorCommandLine(t *testing.T) {
 		{[]string{"--help"}, exitOK, ""},
 		{[]string{"--config", config}, exitNotLooked, "no such file"},
 		{[]string{"--config", config, "--yes"}, exitUsage, "are for --repair"},
+		{[]string{"--config", config, "--usage", "--repair"}, exitUsage, "--usage"},
+		{[]string{"--config", config, "--usage"}, exitNotLooked, "no such file"},
 		{[]string{"--config", config, "-o", "yaml"}, exitUsage, `"yaml"`},
 		{[]string{"--config", config + "x"}, exitConfig, "no such file"},
 	} {
@@ -89,7 +101,7 @@ func TestAskDaemonThatHangs(t *testing.T) {
 	address := tDaemon(t, hungHost{})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	err := askDaemon(ctx, address, "/root/of/daemon", func(doctor.Finding) {})
+	err := askDaemon(ctx, examineMethod, address, "/root/of/daemon", func(doctor.Finding) {})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
