@@ -71,6 +71,24 @@ func texts(found []holders.Holder) (texts []string) {
 	return texts
 }
 
+// Usage calls each with what every volume of a root that no process has open has of the pool. It changes nothing.
+func Usage(ctx context.Context, c Config, each func(doctor.Usage)) (err error) {
+	var damage error
+	store, err := c.openToLook(func(f doctor.Finding) { damage = errors.New(f.What) })
+	if store == nil {
+		return errors.Join(err, damage)
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	return doctor.Usages(ctx, c.subject(store), each)
+}
+
+// Usage is the function of that name for the root that h has open.
+func (h *Host) Usage(ctx context.Context, each func(doctor.Usage)) error {
+	s := h.config.subject(h.store)
+	s.Live = live{h.set, h.thin}
+	return doctor.Usages(ctx, s, each)
+}
+
 // Examine is the function of that name for the root that h has open, while it serves: what a call under way does for a
 // moment is not found.
 func (h *Host) Examine(ctx context.Context, found func(doctor.Finding)) error {
@@ -78,6 +96,8 @@ func (h *Host) Examine(ctx context.Context, found func(doctor.Finding)) error {
 	s.Live = live{h.set, h.thin}
 	return doctor.Examine(ctx, s, found)
 }
+
+var errNoThin = errors.New("there are some, and no snapshotter of the daemon uses the thin backend")
 
 // live is a host as the doctor sees it.
 type live struct {
@@ -87,17 +107,25 @@ type live struct {
 
 // quiet is the part of a snapshotter.Set that tells when it is quiet.
 type quiet interface {
-	Made(ctx context.Context) error
+	Broken(medium metadata.Medium) error
+	Made(ctx context.Context, medium metadata.Medium) error
 	Settled(ctx context.Context) error
-	Reaped(ctx context.Context) error
+	Reaped(ctx context.Context, medium metadata.Medium) error
 	Alone(ctx context.Context, id metadata.ID, fn func(needed bool) error) error
 }
 
 func (l live) Survey(ctx context.Context) (*dmthin.Survey, error) {
 	if l.thin == nil {
-		return nil, errors.New("there are some, and no snapshotter of the daemon uses the thin backend")
+		return nil, errNoThin
 	}
 	return l.thin.Survey(ctx)
+}
+
+func (l live) VolumesUsage(ctx context.Context) ([]dmthin.VolumeUsage, error) {
+	if l.thin == nil {
+		return nil, errNoThin
+	}
+	return l.thin.VolumesUsage(ctx)
 }
 
 func (l live) SurveyDevice(ctx context.Context, was dmthin.SurveyedDevice) (dmthin.SurveyedDevice, bool, error) {
@@ -123,12 +151,14 @@ func Repair(ctx context.Context, c Config, r doctor.Repair) error {
 	}
 	defer store.Close() //nolint:errcheck // it is open to be read; and closed already if all went well
 	s := c.subject(store)
-	if err := doctor.Examine(ctx, s, func(f doctor.Finding) { r.Findings = append(r.Findings, f) }); err != nil {
-		return err
+	// What could not be looked at keeps nothing else from its cure.
+	unseen := doctor.Examine(ctx, s, func(f doctor.Finding) { r.Findings = append(r.Findings, f) })
+	if err := ctx.Err(); err != nil {
+		return errors.Join(err, unseen)
 	}
 	starts, err := store.Starts()
 	if err != nil {
-		return err
+		return errors.Join(err, unseen)
 	}
 	r.Pool = func(ctx context.Context) error {
 		done, err := dmthin.RepairMetadata(ctx, s.Thin, starts)
@@ -138,7 +168,7 @@ func Repair(ctx context.Context, c Config, r doctor.Repair) error {
 		return err
 	}
 	r.Unlock = store.Close // until then no daemon can start
-	return r.Run(ctx)
+	return errors.Join(unseen, r.Run(ctx))
 }
 
 // poolRepaired says what the repair of a pool's metadata has done.

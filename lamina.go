@@ -132,7 +132,7 @@ func (Config) Capabilities(string) []string {
 type Host struct {
 	config       Config
 	store        *metadata.Store
-	thin         *dmthin.Backend // nil if no snapshotter uses it
+	thin         *dmthin.Backend // nil if no snapshotter uses it, or it was set aside at the start
 	set          *snapshotter.Set
 	snapshotters map[string]snapshots.Snapshotter
 }

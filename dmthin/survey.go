@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
@@ -20,8 +21,10 @@ type Survey struct {
 	Pool SurveyedPool
 
 	Volumes []SurveyedVolume // by ascending id
-	// Unread is why the volumes are not known, nil if they are.
+	// Unread is why the volumes are not known, nil if they are: the metadata are damaged, or the disk does not give them.
 	Unread error
+	// NotRead is why they are not known if that says nothing of the metadata: the pool was in the way, or its disk hangs.
+	NotRead error
 
 	Devices []SurveyedDevice // with names of the store's
 	Loops   []SurveyedLoop   // with the files of the place behind them, or ones that were there
@@ -35,9 +38,11 @@ type SurveyedPool struct {
 	Mode       string // the kernel's word for what it can still do; "" if it does not run
 	Writable   bool   // it takes changes, if it runs
 	NeedsCheck bool
-	Held       bool // there is a metadata snapshot
-	Data       Fill
-	Metadata   Fill
+	// MetadataFull says that a running pool takes no changes until its metadata have room, and that nothing is worse.
+	MetadataFull bool
+	Held         bool // there is a metadata snapshot
+	Data         Fill
+	Metadata     Fill
 }
 
 // Fill is how much there is of something, and how much of it is taken, in bytes.
@@ -89,7 +94,18 @@ func Look(ctx context.Context, c Config) (s *Survey, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	s.tellUnread()
 	return s, nil
+}
+
+// tellUnread tells what keeps the volumes from being read now from what is damage.
+func (s *Survey) tellUnread() {
+	for _, passing := range []error{context.DeadlineExceeded, context.Canceled, errChanging, errdefs.ErrUnavailable, errdefs.ErrResourceExhausted} {
+		if errors.Is(s.Unread, passing) {
+			s.Unread, s.NotRead = nil, s.Unread
+			return
+		}
+	}
 }
 
 // lookAtKernel surveys what the kernel has of the place.
@@ -129,8 +145,8 @@ func (s *Survey) lookAtPool(control *dm.Control, store string) error {
 	}
 	s.Pool = SurveyedPool{
 		Made: true, Running: true, Start: status.TransactionID, Mode: status.Mode.String(), NeedsCheck: status.NeedsCheck,
-		Writable: status.Mode == dm.PoolReadWrite || status.Mode == dm.PoolOutOfDataSpace,
-		Held:     status.HeldRoot != 0,
+		Writable:     status.Mode == dm.PoolReadWrite || status.Mode == dm.PoolOutOfDataSpace,
+		MetadataFull: metadataFull(status), Held: status.HeldRoot != 0,
 		Data:     Fill{status.DataUsed * block, status.DataTotal * block},
 		Metadata: Fill{status.MetadataUsed * metadataBlock, status.MetadataTotal * metadataBlock},
 	}
@@ -192,6 +208,7 @@ func (b *Backend) Survey(ctx context.Context) (*Survey, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	s.tellUnread()
 	return s, nil
 }
 

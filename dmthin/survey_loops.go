@@ -18,8 +18,10 @@ type SurveyedLoop struct {
 	Path    string // of the device
 	File    string
 	Deleted bool // another file, or none, has the name of the one behind it now
-	Used    bool // the pool runs on it
-	Double  bool // another loop device has the same file, and the pool does not run on this one
+	// Nameless says of a deleted one that no file has the name: what is behind it is the last copy.
+	Nameless bool
+	Used     bool // the pool runs on it
+	Double   bool // another loop device has the same file, and the pool does not run on this one
 }
 
 // deletedSuffix is what the kernel adds to the path of a file that has no name any more (d_path in fs/d_path.c).
@@ -82,7 +84,7 @@ func lookAtLoop(name, backing, file string, used []dm.DevNum) (l SurveyedLoop, o
 	if !same && path != file && path != file+deletedSuffix {
 		return l, false, nil
 	}
-	return SurveyedLoop{Path: found.path, File: file, Deleted: !same, Used: slices.Contains(used, found.dev)}, true, nil
+	return SurveyedLoop{Path: found.path, File: file, Deleted: !same, Nameless: err != nil, Used: slices.Contains(used, found.dev)}, true, nil
 }
 
 // unlessDetached returns nil for the error of a loop device that has no file any more.

@@ -21,10 +21,17 @@ type SurveyedVolume struct {
 	FSSize    uint64 // bytes
 	FSErrors  bool   // it has noted damage
 	FSProblem error  // why nothing is known of it
+	// Unreadable says that the FSProblem is one of the disk below the pool's data.
+	Unreadable bool
 }
 
-// errUnmapped is returned for a volume to whose begin nothing was written.
-var errUnmapped = errors.New("nothing has been written to it")
+var (
+	// errUnmapped is returned for a volume to whose begin nothing was written.
+	errUnmapped = errors.New("nothing has been written to it")
+
+	// errData is returned for a volume whose begin the disk does not give; the metadata say where it is.
+	errData = errors.New("its begin cannot be read")
+)
 
 func surveyVolumes(ctx context.Context, metadata, data io.ReaderAt, sb superblock) ([]SurveyedVolume, error) {
 	metadata = newNodeCache(metadata)
@@ -40,7 +47,8 @@ func surveyVolumes(ctx context.Context, metadata, data io.ReaderAt, sb superbloc
 		}
 		v := SurveyedVolume{ID: d.ID, Mapped: d.Mapped * sb.BlockSize, Created: d.Created}
 		head, err := readVolumeHead(metadata, data, sb, d.ID)
-		if err != nil && !errors.Is(err, errUnmapped) {
+		v.Unreadable = errors.Is(err, errData)
+		if err != nil && !errors.Is(err, errUnmapped) && !v.Unreadable {
 			return nil, err
 		}
 		if err == nil {
@@ -83,7 +91,7 @@ func readVolumeHead(metadata, data io.ReaderAt, sb superblock, id uint32) ([]byt
 	}
 	head := make([]byte, fsHeadSize)
 	if _, err := data.ReadAt(head, int64(block*sb.BlockSize)); err != nil {
-		return nil, fmt.Errorf("read the begin of volume %d: %w", id, err)
+		return nil, fmt.Errorf("volume %d: %w: %w", id, errData, err)
 	}
 	return head, nil
 }

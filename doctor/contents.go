@@ -15,14 +15,14 @@ type contents struct {
 	trash       map[metadata.ID]metadata.Link
 	trashed     map[metadata.Medium]map[uint64]bool
 	viewed      map[metadata.ID]bool // a view shows it
-	children    map[metadata.ID][]metadata.ID
+	children    map[metadata.ID][]metadata.Link
 }
 
 // readContents reads the trash last: what moves into it meanwhile is then known twice, and never not at all.
 func readContents(ctx context.Context, store *metadata.Store) (c contents, err error) {
 	c = contents{
 		directories: map[uint64]metadata.Link{}, volumes: map[uint64]metadata.Link{},
-		trash: map[metadata.ID]metadata.Link{}, viewed: map[metadata.ID]bool{}, children: map[metadata.ID][]metadata.ID{},
+		trash: map[metadata.ID]metadata.Link{}, viewed: map[metadata.ID]bool{}, children: map[metadata.ID][]metadata.Link{},
 		trashed: map[metadata.Medium]map[uint64]bool{metadata.Directory: {}, metadata.Volume: {}},
 	}
 	for medium, into := range map[metadata.Medium]map[uint64]metadata.Link{
@@ -39,7 +39,7 @@ func readContents(ctx context.Context, store *metadata.Store) (c contents, err e
 			if link.Kind == snapshots.KindView {
 				c.viewed[link.ParentID] = true
 			}
-			c.children[link.ParentID] = append(c.children[link.ParentID], link.ID)
+			c.children[link.ParentID] = append(c.children[link.ParentID], link)
 		}
 	}
 	trash, err := store.Trash(ctx)

@@ -35,14 +35,19 @@ type Subject struct {
 
 // Live is a daemon at work, whose operations must not be taken for damage.
 type Live interface {
-	// Made returns when every content whose making is under way has its record, or is gone.
-	Made(ctx context.Context) error
+	// Broken returns why the backend of a medium could not be started, nil if it could or there is none. Nobody has its
+	// place open then.
+	Broken(medium metadata.Medium) error
+
+	// Made returns when every content of a medium whose making is under way has its record, or is gone.
+	Made(ctx context.Context, medium metadata.Medium) error
 
 	// Settled returns when the devices that snapshots need are there, and those that they needed are not.
 	Settled(ctx context.Context) error
 
-	// Reaped returns when what is in the trash has been deleted, or why something could not be.
-	Reaped(ctx context.Context) error
+	// Reaped returns when what is in the trash of a medium has been deleted, or why something could not be. What somebody
+	// uses stays, which is no error.
+	Reaped(ctx context.Context, medium metadata.Medium) error
 
 	// Alone calls fn while nobody works on the snapshot of an id. needed is whether it is active or a view shows it. A
 	// snapshot that is gone is metadata.ErrNotExist.
@@ -51,14 +56,30 @@ type Live interface {
 	// Survey and SurveyDevice are those of the backend of volumes that the daemon has open. Without one Survey is an error.
 	Survey(ctx context.Context) (*dmthin.Survey, error)
 	SurveyDevice(ctx context.Context, was dmthin.SurveyedDevice) (d dmthin.SurveyedDevice, ok bool, err error)
+
+	// VolumesUsage is that of the same backend.
+	VolumesUsage(ctx context.Context) ([]dmthin.VolumeUsage, error)
 }
 
-// quietWait bounds what an examination waits for operations of a daemon to end.
-const quietWait = time.Minute
+const (
+	// Limit is how long an examination takes at most: a disk that hangs is then said not to have answered.
+	Limit = 5 * time.Minute
+
+	// quietWait bounds what an examination waits for operations of a daemon to end, and lookWait its look at one place.
+	quietWait = time.Minute
+	lookWait  = time.Minute
+)
+
+var (
+	errLimit = fmt.Errorf("the examination has not ended within %s", Limit)
+	errHangs = fmt.Errorf("the disk has not answered within %s", lookWait)
+)
 
 // Examine calls found with everything that is not as it should be, ordered by code and object. Its error says what could
-// not be looked at, all of it joined; the findings are then of the rest.
+// not be looked at, all of it joined; the findings are then of the rest. It ends within [Limit].
 func Examine(ctx context.Context, s Subject, found func(Finding)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, Limit, errLimit)
+	defer cancel()
 	var all []Finding
 	e := &examination{Subject: s, found: func(f Finding) { all = append(all, f) }}
 	err := e.run(ctx)
@@ -80,7 +101,8 @@ func (e *examination) run(ctx context.Context) error {
 		what string
 		look func(context.Context) error
 	}{
-		{"the directories", e.union}, {"the volumes", e.thin}, {"the trash", e.trash}, {"the mounts", e.mounts},
+		{"the directories", e.union}, {"the volumes", e.thin}, {"the trash", e.trash},
+		{"the mounts of directories", e.directoryMounts}, {"the mounts of volumes", e.volumeMounts},
 	} {
 		if err := part.look(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", part.what, err))
@@ -96,18 +118,26 @@ type examination struct {
 
 	first  contents // what the store says before anything else is looked at
 	starts uint64
+
+	devicesSeen []dmthin.SurveyedDevice // by the first look at the pool
 }
 
 // unionSurvey and thinSurvey look at what lies there now.
 func (e *examination) unionSurvey(ctx context.Context) (*overlayaufs.Survey, error) {
-	return overlayaufs.Look(ctx, e.UnionRoot)
+	ctx, cancel := context.WithTimeoutCause(ctx, lookWait, errHangs)
+	defer cancel()
+	return unhung(ctx, func() (*overlayaufs.Survey, error) { return overlayaufs.Look(ctx, e.UnionRoot) })
 }
 
 func (e *examination) thinSurvey(ctx context.Context) (*dmthin.Survey, error) {
-	if e.Live != nil {
-		return e.Live.Survey(ctx)
-	}
-	return dmthin.Look(ctx, e.Thin)
+	ctx, cancel := context.WithTimeoutCause(ctx, lookWait, errHangs)
+	defer cancel()
+	return unhung(ctx, func() (*dmthin.Survey, error) {
+		if e.Live != nil && e.Live.Broken(metadata.Volume) == nil {
+			return e.Live.Survey(ctx)
+		}
+		return dmthin.Look(ctx, e.Thin)
+	})
 }
 
 // store checks the store in itself and reads what the rest is compared with.
@@ -130,25 +160,23 @@ func (e *examination) store(ctx context.Context) (err error) {
 	return err
 }
 
-// settled waits, in a daemon, until what was under way has ended.
-func (e *examination) settled(ctx context.Context) error {
-	if e.Live == nil {
-		return nil
-	}
+// settled waits, in a daemon, until what was under way with contents of a medium has ended.
+func (e *examination) settled(ctx context.Context, medium metadata.Medium) error {
 	ctx, cancel := context.WithTimeout(ctx, quietWait)
 	defer cancel()
-	if err := e.Live.Made(ctx); err != nil {
-		return err
+	if err := e.Live.Made(ctx, medium); err != nil || medium != metadata.Volume {
+		return err // a directory has nothing in the kernel that is to be settled
 	}
 	return e.Live.Settled(ctx)
 }
 
-// again returns what the store says after whatever was under way when the places were looked at has ended.
-func (e *examination) again(ctx context.Context) (contents, error) {
+// again returns what the store says after whatever was under way with contents of a medium when they were looked at has
+// ended. One medium is not held up by another that hangs.
+func (e *examination) again(ctx context.Context, medium metadata.Medium) (contents, error) {
 	if e.Live == nil {
 		return e.first, nil
 	}
-	if err := e.settled(ctx); err != nil {
+	if err := e.settled(ctx, medium); err != nil {
 		return contents{}, err
 	}
 	return readContents(ctx, e.Store)
@@ -169,8 +197,11 @@ func (e *examination) place(what, uuid string, start uint64, empty bool, known i
 	case uuid == "" && known > 0 && empty:
 		e.found(finding(PlaceEmpty, what, "it is empty, and the store knows %d contents in it", known))
 		return false
+	case uuid == "" && !empty:
+		e.found(finding(PlaceEmpty, what, "nothing says whose it is, and the store knows %d contents in it", known))
+		return false
 	case uuid == "":
-		return empty
+		return true
 	case uuid != e.Store.UUID():
 		e.found(finding(PlaceForeign, what, "it belongs to the store %s, and this is %s", uuid, e.Store.UUID()))
 		return false

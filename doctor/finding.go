@@ -26,9 +26,11 @@ const (
 	ContentSurplus  Code = "content-surplus"
 	TemplateMissing Code = "template-missing"
 	TrashLeft       Code = "trash-left"
+	TrashWaiting    Code = "trash-waiting"
 	TrashStuck      Code = "trash-stuck"
 
 	FilesystemUnknown Code = "filesystem-unknown"
+	FilesystemUnread  Code = "filesystem-unread"
 	FilesystemSize    Code = "filesystem-size"
 	FilesystemErrors  Code = "filesystem-errors"
 
@@ -141,10 +143,16 @@ var remedies = map[Code]remedy{
 	ContentSurplus:  {"a crash left it between content and record; it takes space and nothing else", startAdvice, ByStart},
 	TemplateMissing: {"no base layer can be made on it", startAdvice, ByStart},
 	TrashLeft:       {"they were removed, and their space is not free yet", startAdvice, ByStart},
+	TrashWaiting: {
+		"it was removed, and is deleted by itself when its last user is gone", "nothing, or end who holds it; if nobody does, look at the disk", ByHand,
+	},
 	TrashStuck: {
-		"it was removed, and its space is not free yet; lamina tries again every minute", "end what holds it", ByHand,
+		"it was removed, and its space is not free yet; lamina tries again every minute", "look at the reason, and at the disk", ByHand,
 	},
 	FilesystemUnknown: {"it is damage: it cannot be mounted", lossAdvice, ByRemoval},
+	FilesystemUnread: {
+		"the disk cannot read a part of it, or not now", "look at the kernel's log and the disk; remove the snapshot and pull the image again", ByHand,
+	},
 	FilesystemSize: {
 		"it was grown or shrunk behind lamina's back, or the store is of another time", "remove the snapshot and make it again", ByHand,
 	},
@@ -181,6 +189,6 @@ func finding(code Code, object, format string, args ...any) Finding {
 	r := remedies[code]
 	return Finding{
 		Code: code, Object: object, What: fmt.Sprintf(format, args...),
-		Meaning: r.meaning, Advice: r.advice, Cure: r.cure, Note: code == TrashLeft,
+		Meaning: r.meaning, Advice: r.advice, Cure: r.cure, Note: code == TrashLeft || code == TrashWaiting,
 	}
 }

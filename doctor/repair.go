@@ -15,7 +15,7 @@ type Repair struct {
 	Findings []Finding
 
 	DryRun bool // only announce
-	// RemoveLost lets snapshots whose content is lost be removed, with those upon them.
+	// RemoveLost lets snapshots whose content is lost be removed, with those upon them that are lost with it.
 	RemoveLost bool
 
 	Say func(text string)                           // announces
@@ -96,12 +96,12 @@ func (r *Repair) start(ctx context.Context) error {
 	return r.do(ctx, what, func(ctx context.Context) error { return r.Start(ctx, mount) })
 }
 
-// removeLost removes snapshots whose content is lost, with all that is upon them.
+// removeLost removes snapshots whose content is lost, with all that is lost with them.
 func (r *Repair) removeLost(ctx context.Context) error {
-	lost := map[metadata.ID]Finding{}
+	lost := map[metadata.ID]bool{}
 	for _, f := range r.Findings {
 		if f.Cure == ByRemoval && f.ID != 0 {
-			lost[f.ID] = f
+			lost[f.ID] = true
 		}
 	}
 	if len(lost) == 0 {
@@ -110,7 +110,7 @@ func (r *Repair) removeLost(ctx context.Context) error {
 	if !r.RemoveLost {
 		for _, f := range r.Findings {
 			if f.Cure == ByRemoval {
-				r.Say(fmt.Sprintf("%s: %s: left as it is; --remove-lost removes %q of %s and what is upon it", f.Code, f.Object, f.Key, f.Snapshotter))
+				r.Say(fmt.Sprintf("%s: %s: left as it is; --remove-lost removes %q of %s and what is lost with it", f.Code, f.Object, f.Key, f.Snapshotter))
 			}
 		}
 		return nil
@@ -122,30 +122,34 @@ func (r *Repair) removeLost(ctx context.Context) error {
 	var errs []error
 	for _, f := range r.Findings {
 		if f.Cure == ByRemoval && f.ID != 0 {
-			errs = append(errs, r.removeTree(ctx, store, f))
+			errs = append(errs, r.removeTree(ctx, store, f, lost))
 		}
 	}
 	return errors.Join(append(errs, store.Close())...)
 }
 
-// removeTree removes a snapshot and all that is upon it, the topmost first. A power cut leaves the lower ones.
-func (r *Repair) removeTree(ctx context.Context, store *metadata.Store, f Finding) error {
+// removeTree removes a snapshot and all that is upon it, the topmost first. A power cut leaves the lower ones. If something
+// upon it has a content of its own that can be used, nothing is removed.
+func (r *Repair) removeTree(ctx context.Context, store *metadata.Store, f Finding, lost map[metadata.ID]bool) error {
+	if found, err := store.Recorded(f.ID); err != nil || !found { // it was upon another one
+		return err
+	}
 	c, err := readContents(ctx, store)
 	if err != nil {
 		return err
 	}
-	if found, err := store.Recorded(f.ID); err != nil || !found { // it was upon another one
+	tree, sound, err := treeOf(store, c, f.ID, lost)
+	if err != nil {
 		return err
 	}
-	var tree []metadata.Snapshot
+	if len(sound) > 0 {
+		r.Say(fmt.Sprintf("%s: %s: left to you: upon %q of %s are snapshots that can be used: %s; remove these when you need them no more, and run this again",
+			f.Code, f.Object, f.Key, f.Snapshotter, strings.Join(sound, ", ")))
+		return nil
+	}
 	var names []string
-	for ids := []metadata.ID{f.ID}; len(ids) > 0; ids = ids[1:] {
-		sn, _, err := store.ChainOf(ids[0])
-		if err != nil {
-			return err
-		}
-		tree, names = append(tree, sn), append(names, fmt.Sprintf("%q", sn.Key))
-		ids = append(ids, c.children[sn.ID]...)
+	for _, sn := range tree {
+		names = append(names, fmt.Sprintf("%q", sn.Key))
 	}
 	what := fmt.Sprintf("%s: %s: remove of %s the snapshots %s", f.Code, f.Object, f.Snapshotter, strings.Join(names, ", "))
 	return r.do(ctx, what, func(ctx context.Context) error {
@@ -157,4 +161,23 @@ func (r *Repair) removeTree(ctx context.Context, store *metadata.Store, f Findin
 		}
 		return nil
 	})
+}
+
+// treeOf returns a snapshot and all that is upon it, and the keys of those among them that are not lost with it: a volume is
+// whole without that of its parent.
+func treeOf(store *metadata.Store, c contents, id metadata.ID, lost map[metadata.ID]bool) (tree []metadata.Snapshot, sound []string, err error) {
+	for ids := []metadata.ID{id}; len(ids) > 0; ids = ids[1:] {
+		sn, _, err := store.ChainOf(ids[0])
+		if err != nil {
+			return nil, nil, err
+		}
+		tree = append(tree, sn)
+		if sn.Placement.Medium == metadata.Volume && !lost[sn.ID] {
+			sound = append(sound, fmt.Sprintf("%q", sn.Key))
+		}
+		for _, child := range c.children[sn.ID] {
+			ids = append(ids, child.ID)
+		}
+	}
+	return tree, sound, nil
 }

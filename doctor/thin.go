@@ -14,25 +14,46 @@ func (e *examination) thin(ctx context.Context) error {
 	if !e.Volumes && len(e.first.volumes) == 0 && len(e.first.trashed[metadata.Volume]) == 0 {
 		return nil
 	}
+	broken := e.broken()
 	survey, err := e.thinSurvey(ctx)
 	if err != nil {
 		return err
 	}
+	e.devicesSeen = survey.Devices
 	e.loops(survey)
 	if !e.place(e.Thin.Root, survey.UUID, survey.Pool.Start, !survey.Pool.Made, len(e.first.volumes)) {
 		return nil
 	}
 	e.pool(survey)
-	now, err := e.again(ctx)
+	now, err := e.again(ctx, metadata.Volume)
 	if err != nil {
-		return err
+		return errors.Join(survey.NotRead, err)
 	}
-	if survey.Unread != nil {
+	switch {
+	case survey.Unread != nil:
 		e.unread(survey)
-	} else if err := e.volumes(ctx, survey, now); err != nil {
-		return err
+	case survey.NotRead == nil:
+		if err := e.volumes(ctx, survey, now); err != nil {
+			return err
+		}
 	}
-	return e.devices(ctx, survey, now)
+	if broken {
+		return survey.NotRead // what a start that failed has left of devices is in nobody's way until the pool is repaired
+	}
+	return errors.Join(survey.NotRead, e.devices(ctx, survey, now))
+}
+
+// broken reports whether the daemon could not start the pool. The look at it then is that of nobody's, and finds the same or
+// not: a daemon tries only at its start.
+func (e *examination) broken() bool {
+	if e.Live == nil {
+		return false
+	}
+	err := e.Live.Broken(metadata.Volume)
+	if err != nil {
+		e.found(finding(PoolState, e.Thin.Root, "the daemon could not start it: %v", err))
+	}
+	return err != nil
 }
 
 // unread reports that the volumes could not be read.
@@ -71,17 +92,22 @@ func (e *examination) missingVolume(id uint64, link metadata.Link, now contents)
 		return
 	}
 	f := e.of(finding(ContentLost, volumeName(id), "the pool does not have it"), link.ID)
-	if n := len(now.children[link.ID]); n > 0 {
-		f.Meaning = fmt.Sprintf("it is damage: nothing new can be made on it; what is upon it, %d snapshots, has volumes of its own and can be used", n)
+	if n := len(keep(now.children[link.ID], ownVolume)); n > 0 {
+		f.Meaning = fmt.Sprintf("it is damage: nothing new can be made on it; of what is upon it, %d snapshots have volumes of their own and can be used", n)
 	}
 	e.found(f)
 }
+
+// ownVolume reports whether a snapshot has a content that does not need that of its parent, as a view does.
+func ownVolume(link metadata.Link) bool { return link.Placement.Medium == metadata.Volume }
 
 // filesystem compares what lies on a volume with its record. A file system that is to be made larger is so before it has a
 // record.
 func (e *examination) filesystem(v dmthin.SurveyedVolume, link metadata.Link) {
 	name := volumeName(uint64(v.ID))
 	switch {
+	case v.Unreadable:
+		e.found(e.of(finding(FilesystemUnread, name, "%v", v.FSProblem), link.ID))
 	case v.FSProblem != nil:
 		e.found(e.of(finding(FilesystemUnknown, name, "%v", v.FSProblem), link.ID))
 	case v.FSSize > link.Placement.Size:
@@ -121,21 +147,21 @@ func (e *examination) pool(survey *dmthin.Survey) {
 	if !p.Made {
 		return
 	}
-	if e.Live != nil && !p.Running {
+	if e.Live != nil && !p.Running && e.Live.Broken(metadata.Volume) == nil {
 		e.found(finding(PoolStopped, name, "the pool does not run"))
 	}
 	switch {
 	case p.NeedsCheck:
 		e.found(finding(PoolState, name, "the pool's metadata are to be checked (needs_check)"))
-	case p.Running && !p.Writable:
+	case p.Running && !p.Writable && !p.MetadataFull:
 		e.found(finding(PoolState, name, "the pool is in the state %q", p.Mode))
 	}
 	if p.Held {
 		e.found(finding(SnapshotHeld, name, "the pool holds a snapshot of its metadata"))
 	}
 	for what, fill := range map[string]dmthin.Fill{"data": p.Data, "metadata": p.Metadata} {
-		if fill.Total > 0 && fill.Used*100 >= fill.Total*fullPercent {
-			e.found(finding(PoolFull, name, "%d%% of its %s are taken: %d of %d bytes", fill.Used*100/fill.Total, what, fill.Used, fill.Total))
+		if full := what == "metadata" && p.MetadataFull; full || fill.Total > 0 && fill.Used*100 >= fill.Total*fullPercent {
+			e.found(finding(PoolFull, name, "%d%% of its %s are taken: %d of %d bytes", fill.Used*100/max(fill.Total, 1), what, fill.Used, fill.Total))
 		}
 	}
 	if e.Live == nil && p.Running && !usedVolume(survey.Devices) {
@@ -157,6 +183,10 @@ func (e *examination) loops(survey *dmthin.Survey) {
 	for _, l := range survey.Loops {
 		var f Finding
 		switch {
+		case l.Deleted && !l.Used && l.Nameless:
+			f = finding(LoopDeleted, l.Path, "it is of a deleted %s, and there is no other file of that name", l.File)
+			f.Meaning = "what is behind it is the last copy of a part of the pool, and gone when it is detached"
+			f.Advice, f.Cure = "copy it from the device if you need it (dd), then losetup --detach it", ByHand
 		case l.Deleted && !l.Used:
 			f = finding(LoopDeleted, l.Path, "it is of a deleted %s", l.File)
 		case l.Double:

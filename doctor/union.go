@@ -23,7 +23,7 @@ func (e *examination) union(ctx context.Context) error {
 	for _, name := range survey.Foreign {
 		e.found(finding(PlaceStray, filepath.Join(e.UnionRoot, name), "it is no content"))
 	}
-	now, err := e.again(ctx)
+	now, err := e.again(ctx, metadata.Directory)
 	if err != nil {
 		return err
 	}

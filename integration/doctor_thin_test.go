@@ -131,6 +131,7 @@ func TestThinDoctorVolumes(t *testing.T) {
 	guest.Require(t)
 	p := newThinPatient(t, "ext4")
 	require.Empty(t, p.findings())
+	p.requireUsage()
 	prefix, one, two := p.prefix(), p.device("one"), p.device("two")
 
 	p.running(func(h *lamina.Host, _ *host) {
@@ -179,6 +180,29 @@ func TestThinDoctorVolumes(t *testing.T) {
 	})
 	require.Empty(t, p.findings())
 	checkPool(t, p.root)
+}
+
+// requireUsage checks that the volumes have the same of the pool by the daemon and
+// without one, and that children share with their parents.
+func (p thinPatient) requireUsage() {
+	p.t.Helper()
+	var within, without []doctor.Usage
+	p.running(func(h *lamina.Host, _ *host) {
+		require.NoError(p.t, h.Usage(p.t.Context(), func(u doctor.Usage) { within = append(within, u) }))
+	})
+	require.NoError(p.t, lamina.Usage(p.t.Context(), p.backend.config(p.root), func(u doctor.Usage) { without = append(without, u) }))
+	require.Equal(p.t, within, without)
+	of := map[string]doctor.Usage{}
+	for _, u := range without {
+		p.t.Log(u)
+		require.Equal(p.t, u.Mapped, u.Exclusive+u.Shared)
+		of[u.Key] = u
+	}
+	for _, key := range []string{"one", "two", "active"} {
+		require.Equal(p.t, p.device(key), of[key].Volume, key)
+		require.NotZero(p.t, of[key].Shared, key)
+	}
+	require.NotZero(p.t, of["two"].Exclusive, "its own file")
 }
 
 // TestThinDoctorState damages the metadata of a pool that does not run, and

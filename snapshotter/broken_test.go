@@ -56,6 +56,8 @@ func TestUnavailableBackend(t *testing.T) {
 
 	broken = true
 	ok, bad, set := open()
+	require.ErrorContains(t, set.Broken(metadata.Volume), "to be repaired")
+	require.NoError(t, set.Broken(metadata.Directory))
 	require.NoError(t, prepare(ok, "a"))
 	err := prepare(bad, "c")
 	require.True(t, errdefs.IsUnavailable(err), err)

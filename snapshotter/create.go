@@ -41,7 +41,6 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	}
 	defer release()
 
-	defer s.set.making.enter()()
 	sn := metadata.Snapshot{Name: s.name, Key: key, Kind: kind, Parent: parent, Labels: info.Labels}
 	chain, err := s.resolve(&sn)
 	if err != nil {
@@ -59,6 +58,11 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 			}
 		}()
 	}
+	medium, _, err := s.set.contents(chain, s.medium)
+	if err != nil {
+		return nil, err
+	}
+	defer s.set.making.of(medium).enter()()
 	sn.ID = s.set.store.ReserveID()
 	failpoint.Hit("create.reserved")
 	undo := func() { s.set.settler.later(sn.ParentID) } // a view has no content, but shows one

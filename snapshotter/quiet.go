@@ -14,19 +14,33 @@ import (
 // The methods here are for who compares a set at work with its store: they tell what an operation does for a moment from
 // what is wrong.
 
-// Made returns when every content whose making is under way now has its record, or is gone.
-func (s *Set) Made(ctx context.Context) error { return s.making.wait(ctx) }
+// Broken returns why the backend of a medium was set aside at the start, nil if it was not or there is none.
+func (s *Set) Broken(medium metadata.Medium) error {
+	if _, err := s.backend(medium); !errors.Is(err, errPlacement) {
+		return err
+	}
+	return nil
+}
+
+// Made returns when every content of a medium whose making is under way now has its record, or is gone.
+func (s *Set) Made(ctx context.Context, medium metadata.Medium) error {
+	return s.making.of(medium).wait(ctx)
+}
 
 // Settled returns when what the kernel has of contents is as the store says, as far as the settler could make it so.
 func (s *Set) Settled(ctx context.Context) error { return s.settler.wait(ctx) }
 
-// Reaped returns when all that is in the trash now has been deleted, or what kept something from that.
-func (s *Set) Reaped(ctx context.Context) error {
-	var errs []error
-	for _, r := range s.reapers {
-		errs = append(errs, r.wait(ctx, nil))
+// Reaped returns when all that is in the trash of a medium now has been deleted, but for what somebody uses, or why
+// something else could not be.
+func (s *Set) Reaped(ctx context.Context, medium metadata.Medium) error {
+	r, err := s.reaperOf(medium)
+	if errors.Is(err, errPlacement) {
+		return nil // what no backend serves stays
 	}
-	return errors.Join(errs...)
+	if err != nil {
+		return err
+	}
+	return r.wait(ctx, nil)
 }
 
 // Alone calls fn while no other call works on the snapshot of an id; fn must not call the set. needed says that the
@@ -56,6 +70,16 @@ func (s *Set) Alone(ctx context.Context, id metadata.ID, fn func(needed bool) er
 		return err
 	}
 	return fn(viewed || now.Kind == snapshots.KindActive)
+}
+
+// makings are the contents that are being made, by their medium. The zero value is ready.
+type makings struct{ directories, volumes inFlight }
+
+func (m *makings) of(medium metadata.Medium) *inFlight {
+	if medium == metadata.Volume {
+		return &m.volumes
+	}
+	return &m.directories
 }
 
 // inFlight knows when all that had begun at some moment has ended. The zero value is ready.

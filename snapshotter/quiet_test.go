@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
 // A wait ends with those who were inside when it began, and not with those who came later.
@@ -36,4 +38,16 @@ func TestInFlight(t *testing.T) {
 	latest()
 	require.NoError(t, f.wait(ended))
 	require.Empty(t, f.open)
+}
+
+// A making of one medium is not waited for by who asks for another.
+func TestMakingsByMedium(t *testing.T) {
+	var m makings
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	leave := m.of(metadata.Volume).enter()
+	require.NoError(t, m.of(metadata.Directory).wait(ended))
+	require.ErrorIs(t, m.of(metadata.Volume).wait(ended), context.Canceled)
+	leave()
+	require.NoError(t, m.of(metadata.Volume).wait(ended))
 }

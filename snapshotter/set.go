@@ -28,7 +28,7 @@ type Set struct {
 	settler  *settler
 	base     *baseTemplates
 	locks    lockTable
-	making   inFlight // contents that have no record yet
+	making   makings // contents that have no record yet
 
 	mu     sync.Mutex // of reapers too, until Open has returned
 	open   []*Snapshotter

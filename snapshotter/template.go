@@ -82,7 +82,7 @@ func (s *Set) ensureTemplate(ctx context.Context, b Backend, t Templater, medium
 	if _, err := s.store.Get(metadata.Templates, name); !errors.Is(err, metadata.ErrNotExist) {
 		return err
 	}
-	defer s.making.enter()()
+	defer s.making.of(medium).enter()()
 	log.G(ctx).WithField("template", name).Info("making the template of base layers")
 	failpoint.Hit("template.make")
 	template := metadata.Snapshot{ID: s.store.ReserveID(), Name: metadata.Templates, Key: name, Kind: snapshots.KindCommitted}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v3"
 	"golang.org/x/sys/unix"
@@ -36,7 +37,15 @@ var (
 
 	// errNotLooked is returned when something could not be looked at.
 	errNotLooked = errors.New("could not look at everything")
+
+	// errRefused is returned for a repair that has not begun.
+	errRefused = fmt.Errorf("%w: the repair was refused", errNotLooked)
+
+	errNoAnswer = fmt.Errorf("it has not answered within %s", answerWait)
 )
+
+// answerWait is how long a daemon may take to answer: a little more than its examination may.
+const answerWait = doctor.Limit + 30*time.Second
 
 func newDoctor() *cli.Command {
 	return &cli.Command{
@@ -47,6 +56,7 @@ func newDoctor() *cli.Command {
 			"cure and asks before it begins.\n\n" + doctorCodes,
 		Flags: append(settingsFlags(),
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "print findings as `FORMAT`: text, or json, an object a line", Value: "text"},
+			&cli.BoolFlag{Name: "usage", Usage: "print instead what each volume has of the pool, alone and shared"},
 			&cli.BoolFlag{Name: "repair", Usage: "cure what is found; the daemon must be stopped"},
 			&cli.BoolFlag{Name: "remove-lost", Usage: "with --repair: remove snapshots whose content is lost, and those upon them"},
 			&cli.BoolFlag{Name: "yes", Usage: "with --repair: answer each question with yes"},
@@ -71,18 +81,20 @@ func newDoctor() *cli.Command {
 type doctorRun struct {
 	settings settings
 	out      io.Writer
+	err      io.Writer
 	in       io.Reader
 	json     bool
 
-	repair, removeLost, yes, dryRun bool
+	repair, removeLost, yes, dryRun, usage bool
 
 	count int // of findings that are faults
 }
 
 func newDoctorRun(c *cli.Command) (*doctorRun, error) {
 	d := &doctorRun{
-		out: c.Root().Writer, in: c.Root().Reader, json: c.String("output") == "json",
+		out: c.Root().Writer, err: c.Root().ErrWriter, in: c.Root().Reader, json: c.String("output") == "json",
 		repair: c.Bool("repair"), removeLost: c.Bool("remove-lost"), yes: c.Bool("yes"), dryRun: c.Bool("dry-run"),
+		usage: c.Bool("usage"),
 	}
 	if err := oneOf("output", c.String("output"), "text", "json"); err != nil {
 		return nil, fmt.Errorf("%w: %w", errUsage, err)
@@ -90,29 +102,39 @@ func newDoctorRun(c *cli.Command) (*doctorRun, error) {
 	if !d.repair && (d.removeLost || d.yes || d.dryRun) {
 		return nil, fmt.Errorf("%w: --remove-lost, --yes and --dry-run are for --repair", errUsage)
 	}
+	if d.repair && d.usage {
+		return nil, fmt.Errorf("%w: --usage only looks, without --repair", errUsage)
+	}
 	return d, nil
 }
 
 func (d *doctorRun) run(ctx context.Context) error {
+	if d.usage {
+		return d.printUsage(ctx)
+	}
+	var failed error
 	if d.repair {
-		if err := d.cure(ctx); err != nil || d.dryRun {
-			return err
+		if failed = d.cure(ctx); errors.Is(failed, errRefused) {
+			return failed
 		}
 	}
-	err := d.examine(ctx)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errNotLooked, err)
+	if err := d.examine(ctx); err != nil {
+		failed = errors.Join(failed, fmt.Errorf("%w: %w", errNotLooked, err))
+	}
+	if failed != nil {
+		return failed
 	}
 	if d.count > 0 {
 		return fmt.Errorf("%w: %d", errFindings, d.count)
 	}
-	if !d.json {
-		_, err = fmt.Fprintln(d.out, "nothing is wrong")
+	if d.json {
+		return nil
 	}
+	_, err := fmt.Fprintln(d.out, "nothing is wrong")
 	return err
 }
 
-// examine prints the findings: by a look of its own, or, if a process has the root, by that of the daemon.
+// examine prints the findings.
 func (d *doctorRun) examine(ctx context.Context) error {
 	var failed error
 	say := func(f doctor.Finding) {
@@ -121,42 +143,61 @@ func (d *doctorRun) examine(ctx context.Context) error {
 		}
 		failed = errors.Join(failed, d.print(f))
 	}
-	err := lamina.Examine(ctx, d.settings.Config, say)
-	if errors.Is(err, metadata.ErrLocked) {
-		if err = askDaemon(ctx, d.settings.Address, d.settings.Root, say); err != nil {
-			err = fmt.Errorf("another process has the root %s, and the daemon at %s does not tell: %w", d.settings.Root, d.settings.Address, err)
-		}
-	}
-	return errors.Join(err, failed)
+	return errors.Join(look(ctx, d.settings, lamina.Examine, examineMethod, say), failed)
 }
 
-func (d *doctorRun) print(f doctor.Finding) error {
-	if d.json {
-		return json.NewEncoder(d.out).Encode(f)
+// printUsage prints what each volume has of the pool.
+func (d *doctorRun) printUsage(ctx context.Context) error {
+	var failed error
+	say := func(u doctor.Usage) { failed = errors.Join(failed, d.print(u)) }
+	if err := errors.Join(look(ctx, d.settings, lamina.Usage, usageMethod, say), failed); err != nil {
+		return fmt.Errorf("%w: %w", errNotLooked, err)
 	}
-	_, err := fmt.Fprintln(d.out, f)
+	return nil
+}
+
+// look calls say with what there is: by a look of its own, or, if a process has the root, by that of the daemon.
+func look[T any](ctx context.Context, s settings, own func(context.Context, lamina.Config, func(T)) error, method string, say func(T)) error {
+	err := own(ctx, s.Config, say)
+	if !errors.Is(err, metadata.ErrLocked) {
+		return err
+	}
+	bounded, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)
+	defer cancel()
+	if err = askDaemon(bounded, method, s.Address, s.Root, say); err == nil {
+		return nil
+	}
+	if bounded.Err() != nil {
+		err = errors.Join(context.Cause(bounded), err)
+	}
+	return fmt.Errorf("another process has the root %s, and the daemon at %s does not tell: %w", s.Root, s.Address, err)
+}
+
+func (d *doctorRun) print(what any) error {
+	if d.json {
+		return json.NewEncoder(d.out).Encode(what)
+	}
+	_, err := fmt.Fprintln(d.out, what)
 	return err
 }
 
-// cure repairs. What it does goes to the output before it is done; as JSON, nothing but findings does.
+// cure repairs. What it does is said before it is done: with the findings, or on stderr if they are JSON.
 func (d *doctorRun) cure(ctx context.Context) error {
-	terminal := isTerminal(d.in)
-	if !terminal && !d.yes && !d.dryRun {
-		return fmt.Errorf("%w: --repair asks, and there is no terminal: add --yes or --dry-run", errNotLooked)
+	if !isTerminal(d.in) && !d.yes && !d.dryRun {
+		return fmt.Errorf("%w: --repair asks, and there is no terminal: add --yes or --dry-run", errRefused)
 	}
-	answers := bufio.NewReader(d.in)
+	talk, answers := d.out, bufio.NewReader(d.in)
+	if d.json {
+		talk = d.err
+	}
 	r := doctor.Repair{
 		DryRun: d.dryRun, RemoveLost: d.removeLost,
-		Say: func(text string) {
-			if !d.json {
-				_, _ = fmt.Fprintln(d.out, "repair:", text)
-			}
-		},
+		Say: func(text string) { _, _ = fmt.Fprintln(talk, "repair:", text) },
 		Ask: func(question string) (bool, error) {
 			if d.yes {
 				return true, nil
 			}
-			if _, err := fmt.Fprintf(d.out, "%s [y/N] ", question); err != nil {
+			if _, err := fmt.Fprintf(talk, "%s [y/N] ", question); err != nil {
 				return false, err
 			}
 			line, err := answers.ReadString('\n')
@@ -168,7 +209,7 @@ func (d *doctorRun) cure(ctx context.Context) error {
 	}
 	err := lamina.Repair(ctx, d.settings.Config, r)
 	if errors.Is(err, metadata.ErrLocked) {
-		err = fmt.Errorf("stop the daemon before a repair: %w", err)
+		return fmt.Errorf("%w: stop the daemon before a repair: %w", errRefused, err)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNotLooked, err)

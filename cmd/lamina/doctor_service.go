@@ -16,58 +16,67 @@ import (
 	"github.com/lamina-snapshotter/lamina/doctor"
 )
 
-// The doctor's service has one method, beside the snapshots API on the same socket. A request is the root that is meant,
-// a StringValue; the answer a stream of findings, each a StringValue with the JSON object that the command prints.
+// The doctor's service has two methods, beside the snapshots API on the same socket. A request is the root that is meant,
+// a StringValue; the answer a stream of findings, or of what volumes have of the pool, each a StringValue with the JSON object
+// that the command prints.
 const (
 	doctorService = "lamina.v1.Doctor"
-	doctorMethod  = "/" + doctorService + "/Examine"
+	examineMethod = "Examine"
+	usageMethod   = "Usage"
 )
 
 // An examiner is what the doctor's service serves: a lamina.Host.
 type examiner interface {
 	Config() lamina.Config
 	Examine(ctx context.Context, found func(doctor.Finding)) error
+	Usage(ctx context.Context, each func(doctor.Usage)) error
 }
 
 func registerDoctor(server *grpc.Server, host examiner) {
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: doctorService,
 		HandlerType: (*examiner)(nil),
-		Streams:     []grpc.StreamDesc{{StreamName: "Examine", Handler: serveExamine, ServerStreams: true}},
+		Streams: []grpc.StreamDesc{
+			{StreamName: examineMethod, Handler: serveDoctor(examiner.Examine), ServerStreams: true},
+			{StreamName: usageMethod, Handler: serveDoctor(examiner.Usage), ServerStreams: true},
+		},
 	}, host)
 }
 
-func serveExamine(service any, stream grpc.ServerStream) error {
-	host, ok := service.(examiner)
-	if !ok {
-		return fmt.Errorf("%T does not examine", service)
-	}
-	var root wrapperspb.StringValue
-	if err := stream.RecvMsg(&root); err != nil {
-		return err
-	}
-	if served := host.Config().Root; root.GetValue() != served {
-		return fmt.Errorf("the daemon has the root %s, not %s", served, root.GetValue())
-	}
-	var failed error
-	err := host.Examine(stream.Context(), func(f doctor.Finding) {
-		line, err := json.Marshal(f)
-		if err == nil && failed == nil {
-			err = stream.SendMsg(wrapperspb.String(string(line)))
+// serveDoctor returns what answers a method with what look tells.
+func serveDoctor[T any](look func(host examiner, ctx context.Context, each func(T)) error) grpc.StreamHandler {
+	return func(service any, stream grpc.ServerStream) error {
+		host, ok := service.(examiner)
+		if !ok {
+			return fmt.Errorf("%T does not examine", service)
 		}
-		failed = errors.Join(failed, err)
-	})
-	return errgrpc.ToGRPC(errors.Join(err, failed))
+		var root wrapperspb.StringValue
+		if err := stream.RecvMsg(&root); err != nil {
+			return err
+		}
+		if served := host.Config().Root; root.GetValue() != served {
+			return fmt.Errorf("the daemon has the root %s, not %s", served, root.GetValue())
+		}
+		var failed error
+		err := look(host, stream.Context(), func(one T) {
+			line, err := json.Marshal(one)
+			if err == nil && failed == nil {
+				err = stream.SendMsg(wrapperspb.String(string(line)))
+			}
+			failed = errors.Join(failed, err)
+		})
+		return errgrpc.ToGRPC(errors.Join(err, failed))
+	}
 }
 
-// askDaemon has the daemon at an address examine the root that it has open.
-func askDaemon(ctx context.Context, address, root string, found func(doctor.Finding)) (err error) {
+// askDaemon calls a method of the doctor of the daemon at an address, for the root that it has open.
+func askDaemon[T any](ctx context.Context, method, address, root string, found func(T)) (err error) {
 	conn, err := grpc.NewClient("unix:"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, doctorMethod)
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/"+doctorService+"/"+method)
 	if err != nil {
 		return errgrpc.ToNative(err)
 	}
@@ -83,7 +92,7 @@ func askDaemon(ctx context.Context, address, root string, found func(doctor.Find
 		if err != nil {
 			return errgrpc.ToNative(err)
 		}
-		var f doctor.Finding
+		var f T
 		if err := json.Unmarshal([]byte(line.GetValue()), &f); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -27,6 +28,11 @@ func (f fakeHost) Examine(_ context.Context, found func(doctor.Finding)) error {
 	for _, one := range f.findings {
 		found(one)
 	}
+	return f.err
+}
+
+func (f fakeHost) Usage(_ context.Context, each func(doctor.Usage)) error {
+	each(doctor.Usage{Key: "k", Volume: 7, Exclusive: 9})
 	return f.err
 }
 
@@ -52,14 +58,19 @@ func TestAskDaemon(t *testing.T) {
 	address := tDaemon(t, host)
 	var got []doctor.Finding
 	collect := func(f doctor.Finding) { got = append(got, f) }
-	err := askDaemon(t.Context(), address, "/root/of/daemon", collect)
+	err := askDaemon(t.Context(), examineMethod, address, "/root/of/daemon", collect)
 	require.ErrorContains(t, err, "the volumes")
 	require.ErrorIs(t, err, errdefs.ErrUnavailable)
 	require.Equal(t, want, got)
 
-	require.ErrorContains(t, askDaemon(t.Context(), address, "/other", collect), "the daemon has the root /root/of/daemon, not /other")
-	require.Error(t, askDaemon(t.Context(), tDaemon(t, nil), "/root/of/daemon", collect), "a daemon that knows no doctor")
-	require.Error(t, askDaemon(t.Context(), address+"x", "/root/of/daemon", collect), "nobody listens")
+	var usage []doctor.Usage
+	err = askDaemon(t.Context(), usageMethod, address, "/root/of/daemon", func(u doctor.Usage) { usage = append(usage, u) })
+	require.ErrorContains(t, err, "the volumes")
+	require.Equal(t, []doctor.Usage{{Key: "k", Volume: 7, Exclusive: 9}}, usage)
+
+	require.ErrorContains(t, askDaemon(t.Context(), examineMethod, address, "/other", collect), "the daemon has the root /root/of/daemon, not /other")
+	require.Error(t, askDaemon(t.Context(), examineMethod, tDaemon(t, nil), "/root/of/daemon", collect), "a daemon that knows no doctor")
+	require.Error(t, askDaemon(t.Context(), examineMethod, address+"x", "/root/of/daemon", collect), "nobody listens")
 }
 
 func TestDoctorCommandLine(t *testing.T) {
@@ -72,6 +83,8 @@ func TestDoctorCommandLine(t *testing.T) {
 		{[]string{"--help"}, exitOK, ""},
 		{[]string{"--config", config}, exitNotLooked, "no such file"},
 		{[]string{"--config", config, "--yes"}, exitUsage, "are for --repair"},
+		{[]string{"--config", config, "--usage", "--repair"}, exitUsage, "--usage"},
+		{[]string{"--config", config, "--usage"}, exitNotLooked, "no such file"},
 		{[]string{"--config", config, "-o", "yaml"}, exitUsage, `"yaml"`},
 		{[]string{"--config", config + "x"}, exitConfig, "no such file"},
 	} {
@@ -81,4 +94,21 @@ func TestDoctorCommandLine(t *testing.T) {
 	}
 	require.Equal(t, exitFindings, exitCode(fmt.Errorf("%w: 3", errFindings)))
 	require.Equal(t, exitNotLooked, exitCode(errors.Join(errNotLooked, errors.New("why"))))
+}
+
+// A daemon that does not answer is not waited for without an end.
+func TestAskDaemonThatHangs(t *testing.T) {
+	address := tDaemon(t, hungHost{})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	err := askDaemon(ctx, examineMethod, address, "/root/of/daemon", func(doctor.Finding) {})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// A hungHost answers when the one who asks has gone.
+type hungHost struct{ fakeHost }
+
+func (hungHost) Examine(ctx context.Context, _ func(doctor.Finding)) error {
+	<-ctx.Done()
+	return ctx.Err()
 }

@@ -86,7 +86,13 @@ func mountID(dir string) (int, error) {
 // containerd mounts an overlay of many layers from within their common directory, with relative names in lowerdir=, and the
 // kernel does not keep what they were relative to. Such a name counts, unless the writable layer, whose name is never
 // relative, lies elsewhere. So a view of some other snapshotter's may be taken for ours, and never the other way round.
-func (d Directory) Uses(m *Mount) (uses []string) {
+func (d Directory) Uses(m *Mount) (uses []string) { return d.uses(m, false) }
+
+// UsesSurely returns the same without what may be another directory's: relative names count only if the writable layer lies
+// in the directory.
+func (d Directory) UsesSurely(m *Mount) (uses []string) { return d.uses(m, true) }
+
+func (d Directory) uses(m *Mount, surely bool) (uses []string) {
 	if m.Major == d.major && m.Minor == d.minor {
 		if rel, ok := below(d.root, strings.TrimSuffix(m.Root, "//deleted")); ok {
 			uses = append(uses, rel)
@@ -98,15 +104,15 @@ func (d Directory) Uses(m *Mount) (uses []string) {
 		}
 	}
 	if m.FSType == "overlay" {
-		uses = append(uses, d.layers(m.Options)...)
+		uses = append(uses, d.layers(m.Options, surely)...)
 	}
 	return uses
 }
 
 // layers returns the layers of an overlay with these options that are below the directory.
-func (d Directory) layers(options string) (uses []string) {
+func (d Directory) layers(options string, surely bool) (uses []string) {
 	var relative []string
-	elsewhere := false
+	here, elsewhere := false, false
 	for option := range strings.SplitSeq(options, ",") {
 		key, value, _ := strings.Cut(option, "=")
 		switch key {
@@ -115,6 +121,7 @@ func (d Directory) layers(options string) (uses []string) {
 			if ok {
 				uses = append(uses, rel)
 			}
+			here = here || ok
 			elsewhere = elsewhere || !ok && filepath.IsAbs(value)
 		case "lowerdir", "lowerdir+", "datadir+":
 			for layer := range strings.SplitSeq(unescape([]byte(value)), ":") {
@@ -126,7 +133,7 @@ func (d Directory) layers(options string) (uses []string) {
 			}
 		}
 	}
-	if !elsewhere {
+	if !elsewhere && (here || !surely) {
 		uses = append(uses, relative...)
 	}
 	return uses

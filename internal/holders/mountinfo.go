@@ -17,6 +17,7 @@ type Mount struct {
 	Root         string // what of the file system is mounted, as a path in it
 	MountPoint   string // as seen from the root of PID
 	FSType       string
+	Source       string // what it was mounted from, in the words of who did it
 	Options      string // of the file system; separated by commas, and escaped
 
 	Namespace uint64
@@ -66,7 +67,8 @@ func parseMount(line []byte) (Mount, error) {
 	}
 	return Mount{
 		ID: id, Major: uint32(dev), Minor: uint32(sub),
-		Root: unescape(head[3]), MountPoint: unescape(head[4]), FSType: string(tail[0]), Options: string(tail[2]),
+		Root: unescape(head[3]), MountPoint: unescape(head[4]), FSType: string(tail[0]),
+		Source: unescape(tail[1]), Options: string(tail[2]),
 	}, nil
 }
 
