@@ -60,18 +60,14 @@ func continuesTable(targets, table []dm.Target) bool {
 	return slices.Equal(targets[:last], table[:last]) && longer == table[last] && targets[last].Length >= longer.Length
 }
 
-// extendDevice gives a device a longer table. A kill in between leaves it suspended: adoptDevice resumes it, at the next start.
+// extendDevice gives a device a longer table. A kill leaves it with the old one or the new one, and never suspended: the pool
+// runs upon it, and what waits for that could not end.
 func extendDevice(control *dm.Control, info dm.Info, has, want []dm.Target) error {
-	if err := control.Load(info.Name, info.ReadOnly, want...); err != nil {
-		return err
-	}
-	err := control.Suspend(info.Name, dm.NoFlush)
-	if err == nil {
-		err = control.Resume(info.Name)
-	}
-	if err != nil {
+	failpoint.Hit("grow.device-reload")
+	if err := control.Replace(info.Name, info.ReadOnly, want...); err != nil {
 		return errors.Join(err, control.Load(info.Name, info.ReadOnly, has...), control.Resume(info.Name))
 	}
+	failpoint.Hit("grow.device-reloaded")
 	return control.MakeNode(info.Name, info.Dev)
 }
 

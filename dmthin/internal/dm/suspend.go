@@ -54,10 +54,10 @@ func (c *Control) Resume(name string) error {
 // own threads could be waiting for I/O on that, and would keep all its files and locks.
 //
 // After an error the device may be suspended.
-func (c *Control) Replace(name string, readOnly bool, target Target) error {
+func (c *Control) Replace(name string, readOnly bool, targets ...Target) error {
 	var err error
 	for range replaceAttempts {
-		if err := c.Load(name, readOnly, target); err != nil {
+		if err := c.Load(name, readOnly, targets...); err != nil {
 			return err
 		}
 		_, err = c.onDevice(request{
