@@ -41,6 +41,7 @@ func TestThinFailpoints(t *testing.T) {
 	m.starts(t, "reboot", func(int) { m.reboot() }, "loop.", "thin.device-", "settle.")
 	m.disks(t)
 	m.stop()
+	m.pools(t)
 
 	x := matrix{newRig(t, thinXFS, thinXFS.toml())}
 	x.died, x.kills, x.began, x.startTime = m.died, m.kills, m.began, m.startTime
