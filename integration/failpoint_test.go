@@ -28,8 +28,10 @@ func TestFailpoints(t *testing.T) {
 	requireRoot(t)
 	began, m := time.Now(), matrix{newRig(t, union, union.toml())}
 	m.run(t)
+	m.stop()
+	m.fullDisk(t)
 	m.report(t, began)
-	m.requireAll(t, "thin.", "loop.", "disk.", "template.", "settle.show", "settle.release")
+	m.requireAll(t, "grow.", "add.", "repair.", "thin.", "loop.", "disk.", "template.", "settle.show", "settle.release")
 }
 
 // TestThinFailpoints does the same with volumes.
