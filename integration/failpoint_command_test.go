@@ -70,7 +70,6 @@ func (g *growingPool) add(t *testing.T) {
 	next := func() string { return mustDisk(t, dir, fmt.Sprint(len(g.disks)), size) }
 	configure := func(disk string) {
 		g.disks = append(g.disks, disk)
-		g.raise = nil
 		require.NoError(t, g.configure(g.toml(0)))
 	}
 	disk := next()
@@ -94,29 +93,24 @@ func (g *growingPool) add(t *testing.T) {
 	t.Logf("pool add: killed at %v", points)
 }
 
-// repair kills `lamina doctor --repair` at each point of a repair of the pool's
-// metadata. Run again it ends the repair.
-func (g *growingPool) repair(t *testing.T, m poolBlocks) {
+// repair kills `lamina doctor --repair` at each point of a repair of metadata that
+// were damaged so. Run again it ends the repair.
+func (g *growingPool) repair(t *testing.T, what string, damage func(*testing.T)) {
 	t.Helper()
 	args := []string{"doctor", "--repair", "--yes"}
-	for _, d := range []struct {
-		what   string
-		damage func(*testing.T)
-	}{{"a flag", m.needCheck}, {"a space map", m.loseSpaceMap}} {
-		d.damage(t)
-		points := g.pointsOf(t, []string{"repair."}, args...)
+	damage(t)
+	points := g.pointsOf(t, []string{"repair."}, args...)
+	g.look(t)
+	for _, p := range points {
+		damage(t)
+		g.dieRunning(t, p, args...)
+		require.NoError(t, g.command("", args...), "the retry, %s", p)
 		g.look(t)
-		for _, p := range points {
-			d.damage(t)
-			g.dieRunning(t, p, args...)
-			require.NoError(t, g.command("", args...), "the retry, %s", p)
-			g.look(t)
-			if t.Failed() {
-				t.Fatalf("repair of %s, %s", d.what, p)
-			}
+		if t.Failed() {
+			t.Fatalf("repair of %s, %s", what, p)
 		}
-		t.Logf("repair of %s: killed at %v", d.what, points)
 	}
+	t.Logf("repair of %s: killed at %v", what, points)
 }
 
 // poolBlocks are the metadata of a stopped pool: in a file, or on a device at an

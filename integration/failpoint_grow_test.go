@@ -24,11 +24,13 @@ func (m matrix) pools(t *testing.T) {
 	t.Helper()
 	files := m.onFiles()
 	files.grow(t, "grow files", "grow.", "thin.pool-")
-	files.repair(t, poolBlocks{path: poolMetadata(files.root())})
+	metadata := poolBlocks{path: poolMetadata(files.root())}
+	files.repair(t, "a flag", metadata.needCheck)
+	files.repair(t, "a file", metadata.loseSpaceMap)
 	disk := m.onDisk(t)
 	disk.grow(t, "grow on a disk", "grow.", "disk.", "thin.pool-")
 	const header = 1 << 20 // bytes before the metadata
-	disk.repair(t, poolBlocks{disk.disks[0], header})
+	disk.repair(t, "a region", poolBlocks{disk.disks[0], header}.loseSpaceMap)
 	disk.add(t)
 }
 

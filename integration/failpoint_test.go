@@ -39,7 +39,7 @@ func TestThinFailpoints(t *testing.T) {
 	guest.Require(t)
 	began, m := time.Now(), matrix{newRig(t, thinExt4, growing(1))}
 	m.run(t)
-	m.starts(t, "grow", func(n int) { require.NoError(t, m.configure(growing(2+n))) }, "thin.pool-")
+	m.starts(t, "grow", func(n int) { require.NoError(t, m.configure(growing(2+n))) }, "thin.pool-", "grow.")
 	m.starts(t, "reboot", func(int) { m.reboot() }, "loop.", "thin.device-", "settle.")
 	m.disks(t)
 	m.stop()
