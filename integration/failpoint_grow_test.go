@@ -213,10 +213,10 @@ func (m matrix) onDisk(t *testing.T) *growingPool {
 	const size, step = 512 << 20, 4 << 20
 	dir := mustTempDir(t)
 	disk := mustDisk(t, dir, "disk", size)
-	g := &growingPool{matrix: matrix{m.rig}, block: 1 << 20, count: 380, disks: []string{disk}}
+	g := &growingPool{matrix: matrix{m.rig}, block: 1 << 20, count: 430, disks: []string{disk}}
 	g.toml = func(int) string {
 		return fmt.Sprintf("\n[snapshotters.lamina]\nbackend = \"thin\"\n[thin]\npool = \"device\"\ndevices = [\"%s\"]\n", strings.Join(g.disks, `", "`)) +
-			"block_size = \"1MiB\"\nzeroing = \"off\"\nvolume_size = \"1GiB\"\nreserve = \"8MiB\"\n"
+			"block_size = \"1MiB\"\nzeroing = \"off\"\nvolume_size = \"1GiB\"\nreserve = \"8MiB\"\nmetadata_size = \"4MiB\"\n"
 	}
 	g.raise = func(n int) {
 		require.NoError(t, os.Truncate(filepath.Join(dir, "disk"), size+int64(n)*step))
