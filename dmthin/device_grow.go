@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // leastGain is what a device must have gained to be worth a change of the headers, in bytes.
@@ -134,10 +136,12 @@ func (p *devicePlace) writeLayout(l layout, members []*blockDevice) error {
 		if err != nil {
 			return err
 		}
+		failpoint.Hit("disk.layout-write")
 		_, err = f.WriteAt(b, headerSize*int64(l.Generation%headerPlaces))
 		if err := errors.Join(err, f.file.Sync(), f.Close()); err != nil {
 			return err
 		}
+		failpoint.Hit("disk.layout-written")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -182,9 +186,11 @@ func (p *devicePlace) add(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("add.wipe")
 	if err := errors.Join(d.wipe(f), f.Close()); err != nil {
 		return err
 	}
+	failpoint.Hit("add.wiped")
 	if err := p.writeLayout(l, append(slices.Clone(p.members), d)); err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // repairable takes away the devices on the metadata's region, which is about to be written.
@@ -85,10 +87,12 @@ func (m deviceMetadata) replace(_ context.Context, with, keep string) error {
 	if err := m.copyTo(keep); err != nil {
 		return err
 	}
+	failpoint.Hit("repair.region-kept")
 	if with != m.repaired() {
 		if err := errors.Join(os.Rename(with, m.repaired()), syncDir(m.dir)); err != nil {
 			return err
 		}
+		failpoint.Hit("repair.region-begun")
 	}
 	source, err := os.Open(m.repaired())
 	if err != nil {
@@ -98,9 +102,11 @@ func (m deviceMetadata) replace(_ context.Context, with, keep string) error {
 	if err := m.markUnfinished(); err != nil {
 		return err
 	}
+	failpoint.Hit("repair.region-marked")
 	if err := m.write(source); err != nil {
 		return err
 	}
+	failpoint.Hit("repair.region-written")
 	first, err := readFirstBlock(m.repaired())
 	if err != nil {
 		return err
@@ -108,6 +114,7 @@ func (m deviceMetadata) replace(_ context.Context, with, keep string) error {
 	if err := m.writeSuperblock(first); err != nil {
 		return err
 	}
+	failpoint.Hit("repair.region-replaced")
 	return errors.Join(os.Remove(m.repaired()), removeIfThere(filepath.Join(m.dir, "metadata.copy")), syncDir(m.dir))
 }
 

@@ -63,11 +63,14 @@ func continuesTable(targets, table []dm.Target) bool {
 // linearUUID is by what a device is told that a pool lies on.
 func linearUUID(name string) string { return "LAMINA-" + name }
 
-// extendDevice gives a device a longer table.
+// extendDevice gives a device a longer table. A kill leaves it with the old one or the new one, and never suspended: the pool
+// runs upon it, and what waits for that could not end.
 func extendDevice(control *dm.Control, info dm.Info, has, want []dm.Target) error {
+	failpoint.Hit("grow.device-reload")
 	if err := replaceTable(control, info.Name, info.ReadOnly, has, want); err != nil {
 		return err
 	}
+	failpoint.Hit("grow.device-reloaded")
 	return control.MakeNode(info.Name, info.Dev)
 }
 

@@ -48,7 +48,9 @@ func extendSparse(path string, wanted func(used uint64) (uint64, error)) error {
 		if err != nil || int64(size) <= has {
 			return err
 		}
-		return errors.Join(f.Truncate(int64(size)), f.Sync())
+		err = errors.Join(f.Truncate(int64(size)), f.Sync())
+		failpoint.Hit("grow.data-lengthened")
+		return err
 	})
 }
 

@@ -8,6 +8,8 @@ import (
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // limits leaves the data file the share of the host's file system that is configured, and the metadata file half of what is
@@ -52,6 +54,7 @@ func (p *loopPlace) grow(ctx context.Context, data, metadata uint64) (poolDevice
 	if err := ctx.Err(); err != nil {
 		return poolDevices{}, err
 	}
+	failpoint.Hit("grow.lengthen")
 	if err := lengthenAllocated(p.metadataFile(), metadata); err != nil {
 		return poolDevices{}, err
 	}
@@ -76,7 +79,9 @@ func (l loop) follow(file string) error {
 	if size, err := deviceSize(l.path); err != nil || size == uint64(info.Size())/sector*sector {
 		return err
 	}
-	return l.resize()
+	err = l.resize()
+	failpoint.Hit("grow.loop-resized")
+	return err
 }
 
 // lengthenAllocated is extendAllocated for a file that has no holes and is in use: one that is as long already is not
@@ -86,5 +91,7 @@ func lengthenAllocated(path string, size uint64) error {
 	if err != nil || uint64(info.Size()) >= size {
 		return err
 	}
-	return extendAllocated(path, size)
+	err = extendAllocated(path, size)
+	failpoint.Hit("grow.metadata-lengthened")
+	return err
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"os"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // repairable takes the loop device off the metadata file, which is about to become another one.
@@ -39,9 +41,11 @@ func (m loopMetadata) replace(_ context.Context, with, keep string) error {
 	if err := syncDir(m.place.dir); err != nil {
 		return err
 	}
+	failpoint.Hit("repair.file-kept")
 	if err := os.Rename(with, m.place.metadataFile()); err != nil {
 		return err
 	}
+	failpoint.Hit("repair.file-replaced")
 	return syncDir(m.place.dir)
 }
 

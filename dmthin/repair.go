@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 const thinTools = "thin-provisioning-tools" // the Debian package
@@ -122,6 +124,7 @@ func (r repairing) run(ctx context.Context) (Repair, error) {
 	if err != nil {
 		return Repair{}, errors.Join(err, removeIfThere(repaired))
 	}
+	failpoint.Hit("repair.rebuilt")
 	result := Repair{Volumes: len(after.volumes), Lost: before.missingIn(after)}
 	if result.Kept, err = r.keep(); err != nil {
 		return Repair{}, err
@@ -140,7 +143,10 @@ func (r repairing) clear(path string, m described) (Repair, error) {
 		return Repair{}, err
 	}
 	clearNeedsCheck(b)
-	return result, r.metadata.writeSuperblock(b)
+	failpoint.Hit("repair.clear")
+	err = r.metadata.writeSuperblock(b)
+	failpoint.Hit("repair.cleared")
+	return result, err
 }
 
 // rebuild has thin_repair write new metadata, and checks them.

@@ -171,6 +171,60 @@ func (m matrix) disks(t *testing.T) {
 	m.start()
 }
 
+// fullDisk kills the daemon at each point of a start on a disk that is full, where
+// it gives up the reserve that an earlier start took.
+func (m matrix) fullDisk(t *testing.T) {
+	t.Helper()
+	disk := mountDisk(t, "ext4")
+	d := newDaemon(t, mustTempDir(t), m.backend, m.toml)
+	d.rootDir = filepath.Join(disk, "root")
+	require.NoError(t, d.configure(m.toml))
+	m.place(d)
+	m.start()
+	m.h.layer("base", "", []byte("base"))
+	m.write("kept", "base")
+	want := m.listing()
+	refill := func() {
+		removeFillers(t, disk)
+		m.kill()
+		m.start() // which takes the reserve
+		require.FileExists(t, filepath.Join(m.root(), "union", ".reserve"))
+		m.kill()
+		fill(t, disk)
+	}
+	refill()
+	m.start()
+	points := m.crashPoints(slices.DeleteFunc(m.passed(), func(name string) bool { return !strings.HasPrefix(name, "union.") }))
+	require.Contains(t, points, crashPoint{"union.reserve-given-up", 1})
+	for _, p := range points {
+		refill()
+		require.NoError(t, m.dieStarting(p.String()), "start on a full disk")
+		m.start()
+		require.Equal(t, want, m.listing(), p)
+		require.NoError(t, m.shows("kept", []string{"base", "kept"}), p)
+		if t.Failed() {
+			t.Fatalf("start on a full disk, %s", p)
+		}
+	}
+	removeFillers(t, disk)
+	m.remove()
+	m.stop()
+	m.backend.check(t, m.root())
+	t.Logf("start on a full disk: killed at %v", points)
+}
+
+// removeFillers undoes fill.
+func removeFillers(t *testing.T, dir string) {
+	t.Helper()
+	for _, pattern := range []string{"filler", "small*"} {
+		names, err := filepath.Glob(filepath.Join(dir, pattern))
+		require.NoError(t, err)
+		for _, name := range names {
+			require.NoError(t, os.Remove(name))
+		}
+	}
+}
+
 // wipe makes a disk blank.
 func wipe(t *testing.T, path string, size int64) {
 	t.Helper()

@@ -28,8 +28,10 @@ func TestFailpoints(t *testing.T) {
 	requireRoot(t)
 	began, m := time.Now(), matrix{newRig(t, union, union.toml())}
 	m.run(t)
+	m.stop()
+	m.fullDisk(t)
 	m.report(t, began)
-	m.requireAll(t, "thin.", "loop.", "disk.", "template.", "settle.show", "settle.release")
+	m.requireAll(t, "grow.", "add.", "repair.", "thin.", "loop.", "disk.", "template.", "settle.show", "settle.release")
 }
 
 // TestThinFailpoints does the same with volumes.
@@ -37,10 +39,11 @@ func TestThinFailpoints(t *testing.T) {
 	guest.Require(t)
 	began, m := time.Now(), matrix{newRig(t, thinExt4, growing(1))}
 	m.run(t)
-	m.starts(t, "grow", func(n int) { require.NoError(t, m.configure(growing(2+n))) }, "thin.pool-")
+	m.starts(t, "grow", func(n int) { require.NoError(t, m.configure(growing(2+n))) }, "thin.pool-", "grow.")
 	m.starts(t, "reboot", func(int) { m.reboot() }, "loop.", "thin.device-", "settle.")
 	m.disks(t)
 	m.stop()
+	m.pools(t)
 
 	x := matrix{newRig(t, thinXFS, thinXFS.toml())}
 	x.died, x.kills, x.began, x.startTime = m.died, m.kills, m.began, m.startTime

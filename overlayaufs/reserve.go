@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
@@ -25,10 +26,12 @@ const (
 func (b *Backend) giveUpReserve(ctx context.Context) bool {
 	err := os.Remove(filepath.Join(b.root, reserveName))
 	if err == nil {
+		failpoint.Hit("union.reserve-removed")
 		// A file system may give blocks back when it has written to its journal that they are free.
 		if err := b.syncfs(); err != nil {
 			log.G(ctx).WithError(err).Warn("the union root's reserve is given up, and may not be free yet")
 		}
+		failpoint.Hit("union.reserve-given-up")
 		log.G(ctx).Warnf("the disk is full, so the union root's reserve is given up: %s", space.Usage(b.root))
 	}
 	return err == nil
@@ -39,7 +42,9 @@ func (b *Backend) takeReserve(ctx context.Context) {
 	path := filepath.Join(b.root, reserveName)
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err == nil {
+		failpoint.Hit("union.reserve-made")
 		err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, reserveSize), f.Close())
+		failpoint.Hit("union.reserve-taken")
 	}
 	if err != nil {
 		_ = os.Remove(path) // what there is of it would only be in the way

@@ -33,12 +33,9 @@ func (s *Set) Settled(ctx context.Context) error { return s.settler.wait(ctx) }
 // Reaped returns when all that is in the trash of a medium now has been deleted, but for what somebody uses, or why
 // something else could not be.
 func (s *Set) Reaped(ctx context.Context, medium metadata.Medium) error {
-	r, err := s.reaperOf(medium)
-	if errors.Is(err, errPlacement) {
-		return nil // what no backend serves stays
-	}
-	if err != nil {
-		return err
+	r := s.reaperOf(medium)
+	if r == nil { // what no backend serves stays
+		return s.Broken(medium)
 	}
 	return r.wait(ctx, nil)
 }
