@@ -54,7 +54,7 @@ func TestSettlerSaysItOnce(t *testing.T) {
 	require.NoError(t, err)
 	v := &volumes{usual: "usual", running: map[uint64]bool{}, Dirs: backendtest.NewDirs(filepath.Join(root, "dirs"))}
 	var tries atomic.Int64
-	v.Dirs.Before = func(_ context.Context, step string, _ uint64) error {
+	v.Before = func(_ context.Context, step string, _ uint64) error {
 		if step == "mounts" {
 			tries.Add(1)
 			return errors.New("no mounts")
