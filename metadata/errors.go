@@ -11,8 +11,8 @@ var (
 	ErrNotStore = errors.New("not a Lamina store")
 
 	// ErrDamaged is returned when the file is a store of which something is not as it was written.
-	ErrDamaged = errors.New("the store is damaged, and was not changed; put back a copy of the whole root, or move lamina.db and the " +
-		"contents beside it away and pull the images again")
+	ErrDamaged = errors.New("the store is damaged, and was not changed; put back a copy of the whole root, or move " +
+		"lamina.db and the contents beside it away and pull the images again")
 
 	// ErrVersion is returned when the store's schema is one that this program does not know.
 	ErrVersion = errors.New("unknown schema version")

@@ -10,8 +10,9 @@ import (
 	"math/bits"
 )
 
-// What is known here of bbolt's file (internal/common: page.go, meta.go, inode.go, bucket.go): numbers are in the byte order of the machine,
-// a page begins with a header, and its elements, whose keys and values follow in their order without a gap, come next.
+// What is known here of bbolt's file (internal/common: page.go, meta.go, inode.go, bucket.go): numbers are in the byte order
+// of the machine, a page begins with a header, and its elements, whose keys and values follow in their order without a gap,
+// come next.
 const (
 	pageHeader  = 16 // id 8, flags 2, count 2, overflow 4
 	pageElement = 16 // of a leaf: flags 4, position 4, key size 4, value size 4; of a branch: position 4, key size 4, page 8

@@ -71,7 +71,8 @@ func (r *room) ensure() error {
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		return nil
 	}
-	return space.Explain(fmt.Errorf("no room for the store to grow: %w", &os.PathError{Op: "allocate", Path: r.path, Err: err}), r.path)
+	err = &os.PathError{Op: "allocate", Path: r.path, Err: err}
+	return space.Explain(fmt.Errorf("no room for the store to grow: %w", err), r.path)
 }
 
 // allocate gives the first bytes of the file blocks on the disk. It changes neither its content nor its length.

@@ -68,7 +68,7 @@ func (s *Store) Forget(ctx context.Context, links ...Link) error {
 }
 
 // Adopt puts contents that lie at free numbers into the trash: what a crash left between content and record. Its caller
-// knows that nothing is being made meanwhile. A directory's number is its id; a volume gets an id.
+// knows that nobody is making something at these numbers. A directory's number is its id; a volume gets an id.
 func (s *Store) Adopt(ctx context.Context, medium Medium, contents []uint64) error {
 	links := make([]Link, 0, len(contents))
 	for _, n := range contents {

@@ -81,12 +81,14 @@ func (w *watcher) watch(ctx context.Context, busy []metadata.Link, deleted bool)
 	if len(busy) == 0 {
 		return
 	}
-	var delay time.Duration
-	if w.fired.Swap(false) && !deleted {
-		delay = w.delay.next()
-	} else {
+	fired := w.fired.Swap(false)
+	switch {
+	case deleted:
 		w.delay.reset()
+	case fired:
+		w.delay.next()
 	}
+	delay := w.delay.last
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	w.end = func() { cancel(); <-done }

@@ -28,6 +28,7 @@ type usedDirs struct {
 	used  map[uint64]bool
 	blind bool // Busy does not see it; Delete does
 	hasty bool // WaitIdle returns at once
+	mute  bool // WaitIdle fails
 	looks int
 	waits int
 	idle  chan struct{} // closed when a use ends
@@ -69,8 +70,11 @@ func (d *usedDirs) Delete(ctx context.Context, c snapshotter.Content) error {
 func (d *usedDirs) WaitIdle(ctx context.Context, _ []snapshotter.Content) error {
 	d.mu.Lock()
 	d.waits++
-	idle, hasty := d.idle, d.hasty
+	idle, hasty, mute := d.idle, d.hasty, d.mute
 	d.mu.Unlock()
+	if mute {
+		return errors.New("too many open files")
+	}
 	if hasty {
 		return nil
 	}
@@ -212,5 +216,41 @@ func TestDeletionHangs(t *testing.T) {
 		close(hung)
 		require.NoError(t, h.Cleanup(t.Context()))
 		require.Empty(t, h.contents(t))
+	})
+}
+
+// Where the backend cannot wait for the end of a use, the content goes all the same, and the looks become rare.
+func TestInUseWithoutWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, d := mustOpenUsed(t)
+		d.mute = true
+		h.prepareUsed(t, d, 2)
+		time.Sleep(time.Hour)
+		require.Len(t, h.contents(t), 1)
+		looks, _ := d.counts()
+		require.Less(t, looks, 100)
+		d.end(h.contents(t)...)
+		time.Sleep(2 * time.Minute)
+		require.Empty(t, h.contents(t))
+	})
+}
+
+// Deletions that fail do not make the waits frequent again that end for nothing.
+func TestInUseBesideFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, d := mustOpenUsed(t)
+		d.blind, d.hasty = true, true
+		h.dirs.Before = func(_ context.Context, step string, _ uint64) error {
+			if step == "delete" {
+				time.Sleep(time.Millisecond) // for time to pass, however often it is tried
+				return errors.New("no")
+			}
+			return nil
+		}
+		h.prepareUsed(t, d, 2)
+		time.Sleep(time.Hour)
+		_, waits := d.counts()
+		require.Less(t, waits, 200)
+		h.dirs.Before = nil
 	})
 }

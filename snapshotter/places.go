@@ -205,7 +205,8 @@ func (s *Set) checkOwner(ctx context.Context, medium metadata.Medium, b Backend)
 		return err
 	}
 	refuse := func(format string, args ...any) error {
-		return fmt.Errorf("the place of the %s contents is not this store's: "+format+"; nothing was changed", append([]any{medium}, args...)...)
+		return fmt.Errorf("the place of the %s contents is not this store's: "+format+"; nothing was changed",
+			append([]any{medium}, args...)...)
 	}
 	starts, err := s.store.LastAnswered(medium)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -315,4 +316,28 @@ func TestUsageOfVolume(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, snapshots.Usage{Size: 77}, usage, "what Freeze said")
 	require.Empty(t, h.volumes.asked)
+}
+
+// What is left of a base that failed, and cannot be deleted at once, is deleted without a restart, and its number is free.
+func TestFailedBaseIsDeletedLater(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	var failing atomic.Bool
+	failing.Store(true)
+	h.dirs.Before = func(_ context.Context, step string, _ uint64) error {
+		if failing.Load() && (step == "mounts" || step == "delete") {
+			return errors.New("no " + step)
+		}
+		return nil
+	}
+	_, err := h.Prepare(t.Context(), "a", "")
+	require.ErrorContains(t, err, "no mounts")
+	require.Len(t, h.contents(t), 2, "the template, and what is left")
+	h.mustCheck(t)
+	failing.Store(false)
+	require.NoError(t, h.Cleanup(t.Context()))
+	require.Len(t, h.contents(t), 1)
+	trash, err := h.store.Trash(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, trash)
+	h.mustCheck(t)
 }
