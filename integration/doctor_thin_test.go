@@ -248,6 +248,10 @@ func TestThinDoctorState(t *testing.T) {
 	_, err = f.WriteAt(super, 0)
 	require.NoError(t, errors.Join(err, f.Sync()))
 	require.Equal(t, []doctor.Code{doctor.PoolState}, p.findings())
+	p.running(func(h *lamina.Host, _ *host) { // which sets the pool aside
+		require.Equal(t, []doctor.Code{doctor.PoolState}, p.live(h))
+		require.NoError(t, h.Usage(t.Context(), func(doctor.Usage) {}))
+	})
 	p.repair()
 	require.Empty(t, p.findings())
 	checkPool(t, p.root)
