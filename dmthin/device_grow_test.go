@@ -82,11 +82,11 @@ func TestAddDevice(t *testing.T) {
 	b = mustClaim(t, one)
 	require.Equal(t, first.DataTotal, b.mustFill(t).DataTotal)
 	require.NoError(t, b.Close())
-	_, err = Inspect(t.Context(), two)
+	_, err = Look(t.Context(), two)
 	require.ErrorContains(t, err, "run `lamina pool add` for it again")
 
 	require.NoError(t, AddDevice(t.Context(), one, d.loops[1].path))
-	_, err = Inspect(t.Context(), one)
+	_, err = Look(t.Context(), one)
 	require.ErrorContains(t, err, "device 1 of the pool is missing: "+d.loops[1].path)
 	b = mustClaim(t, two)
 	second := b.mustFill(t)

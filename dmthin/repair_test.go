@@ -122,10 +122,9 @@ func TestRepairMetadata(t *testing.T) {
 					require.ErrorIs(t, err, unix.EIO)
 					_, err = b.Make(t.Context(), 3, []Content{template}, nil)
 					require.True(t, errdefs.IsUnavailable(err), err)
-					health, failed := b.Health(t.Context())
+					survey, failed := b.Survey(t.Context())
 					require.NoError(t, failed)
-					require.True(t, health.NeedsCheck)
-					require.Contains(t, health.Problem, "needs a check")
+					require.True(t, survey.Pool.NeedsCheck)
 					require.NoError(t, b.Close())
 					_, err = open()
 				}
@@ -140,11 +139,11 @@ func TestRepairMetadata(t *testing.T) {
 				if damage.kept {
 					require.FileExists(t, repair.Kept)
 				}
-				health, err := Inspect(t.Context(), c)
+				survey, err := Look(t.Context(), c)
 				require.NoError(t, err)
-				require.Empty(t, health.Problem)
-				require.False(t, health.NeedsCheck)
-				require.EqualValues(t, 7, health.Transaction)
+				require.NoError(t, survey.Unread)
+				require.False(t, survey.Pool.NeedsCheck)
+				require.EqualValues(t, 7, survey.Pool.Start)
 
 				b, err = open()
 				require.NoError(t, err, what)

@@ -101,8 +101,11 @@ func (e *examination) run(ctx context.Context) error {
 		what string
 		look func(context.Context) error
 	}{
-		{"the directories", e.union}, {"the volumes", e.thin}, {"the trash", e.trash},
-		{"the mounts of directories", e.directoryMounts}, {"the mounts of volumes", e.volumeMounts},
+		{"the directories", e.union},
+		{"the volumes", e.thin},
+		{"the trash", e.trash},
+		{"the mounts of directories", e.directoryMounts},
+		{"the mounts of volumes", e.volumeMounts},
 	} {
 		if err := part.look(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", part.what, err))

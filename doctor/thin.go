@@ -147,10 +147,12 @@ func (e *examination) pool(survey *dmthin.Survey) {
 	if !p.Made {
 		return
 	}
-	if e.Live != nil && !p.Running && e.Live.Broken(metadata.Volume) == nil {
+	broken := e.Live != nil && e.Live.Broken(metadata.Volume) != nil
+	if e.Live != nil && !p.Running && !broken {
 		e.found(finding(PoolStopped, name, "the pool does not run"))
 	}
 	switch {
+	case broken: // that is reported, with what the daemon met
 	case p.NeedsCheck:
 		e.found(finding(PoolState, name, "the pool's metadata are to be checked (needs_check)"))
 	case p.Running && !p.Writable && !p.MetadataFull:

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/stretchr/testify/require"
 
 	"github.com/lamina-snapshotter/lamina"
@@ -248,6 +249,10 @@ func TestThinDoctorState(t *testing.T) {
 	_, err = f.WriteAt(super, 0)
 	require.NoError(t, errors.Join(err, f.Sync()))
 	require.Equal(t, []doctor.Code{doctor.PoolState}, p.findings())
+	p.running(func(h *lamina.Host, _ *host) { // which sets the pool aside
+		require.Equal(t, []doctor.Code{doctor.PoolState}, p.live(h))
+		require.NoError(t, h.Usage(t.Context(), func(doctor.Usage) {}))
+	})
 	p.repair()
 	require.Empty(t, p.findings())
 	checkPool(t, p.root)
@@ -318,6 +323,17 @@ func TestThinDoctorLive(t *testing.T) {
 		require.Equal(t, []doctor.Code{doctor.DeviceMissing}, p.live(h))
 		_, err = sn.Mounts(t.Context(), "active")
 		require.NoError(t, err)
+		require.Empty(t, p.live(h))
+
+		device, err := os.Open("/dev/mapper/" + active)
+		require.NoError(t, err)
+		require.NoError(t, sn.Remove(t.Context(), "active"))
+		var found []doctor.Finding
+		require.NoError(t, h.Examine(t.Context(), func(f doctor.Finding) { found = append(found, f) }))
+		require.Equal(t, []doctor.Code{doctor.TrashWaiting}, codes(found))
+		require.Contains(t, found[0].Holders[0], fmt.Sprintf("(pid %d) has /dev/", os.Getpid()))
+		require.NoError(t, device.Close())
+		require.NoError(t, sn.Snapshotter.(snapshots.Cleaner).Cleanup(t.Context()))
 		require.Empty(t, p.live(h))
 	})
 	require.Empty(t, p.findings())

@@ -58,7 +58,7 @@ func newDoctor() *cli.Command {
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "print findings as `FORMAT`: text, or json, an object a line", Value: "text"},
 			&cli.BoolFlag{Name: "usage", Usage: "print instead what each volume has of the pool, alone and shared"},
 			&cli.BoolFlag{Name: "repair", Usage: "cure what is found; the daemon must be stopped"},
-			&cli.BoolFlag{Name: "remove-lost", Usage: "with --repair: remove snapshots whose content is lost, and those upon them"},
+			&cli.BoolFlag{Name: "remove-lost", Usage: "with --repair: remove snapshots whose content is lost, and those that are lost with them"},
 			&cli.BoolFlag{Name: "yes", Usage: "with --repair: answer each question with yes"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "with --repair: say what would be done, and do nothing"},
 		),

@@ -37,36 +37,42 @@ func registerDoctor(server *grpc.Server, host examiner) {
 		ServiceName: doctorService,
 		HandlerType: (*examiner)(nil),
 		Streams: []grpc.StreamDesc{
-			{StreamName: examineMethod, Handler: serveDoctor(examiner.Examine), ServerStreams: true},
-			{StreamName: usageMethod, Handler: serveDoctor(examiner.Usage), ServerStreams: true},
+			{StreamName: examineMethod, Handler: serveExamine, ServerStreams: true},
+			{StreamName: usageMethod, Handler: serveUsage, ServerStreams: true},
 		},
 	}, host)
 }
 
-// serveDoctor returns what answers a method with what look tells.
-func serveDoctor[T any](look func(host examiner, ctx context.Context, each func(T)) error) grpc.StreamHandler {
-	return func(service any, stream grpc.ServerStream) error {
-		host, ok := service.(examiner)
-		if !ok {
-			return fmt.Errorf("%T does not examine", service)
-		}
-		var root wrapperspb.StringValue
-		if err := stream.RecvMsg(&root); err != nil {
-			return err
-		}
-		if served := host.Config().Root; root.GetValue() != served {
-			return fmt.Errorf("the daemon has the root %s, not %s", served, root.GetValue())
-		}
-		var failed error
-		err := look(host, stream.Context(), func(one T) {
-			line, err := json.Marshal(one)
-			if err == nil && failed == nil {
-				err = stream.SendMsg(wrapperspb.String(string(line)))
-			}
-			failed = errors.Join(failed, err)
-		})
-		return errgrpc.ToGRPC(errors.Join(err, failed))
+func serveExamine(service any, stream grpc.ServerStream) error {
+	return answer(service, stream, examiner.Examine)
+}
+
+func serveUsage(service any, stream grpc.ServerStream) error {
+	return answer(service, stream, examiner.Usage)
+}
+
+// answer answers a call with what look tells.
+func answer[T any](service any, stream grpc.ServerStream, look func(host examiner, ctx context.Context, each func(T)) error) error {
+	host, ok := service.(examiner)
+	if !ok {
+		return fmt.Errorf("%T does not examine", service)
 	}
+	var root wrapperspb.StringValue
+	if err := stream.RecvMsg(&root); err != nil {
+		return err
+	}
+	if served := host.Config().Root; root.GetValue() != served {
+		return fmt.Errorf("the daemon has the root %s, not %s", served, root.GetValue())
+	}
+	var failed error
+	err := look(host, stream.Context(), func(one T) {
+		line, err := json.Marshal(one)
+		if err == nil && failed == nil {
+			err = stream.SendMsg(wrapperspb.String(string(line)))
+		}
+		failed = errors.Join(failed, err)
+	})
+	return errgrpc.ToGRPC(errors.Join(err, failed))
 }
 
 // askDaemon calls a method of the doctor of the daemon at an address, for the root that it has open.
