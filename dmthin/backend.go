@@ -194,11 +194,11 @@ func (b *Backend) startOn(ctx context.Context, uuid string, devices poolDevices)
 		size: devices.size / block * block, block: block, lowWater: lowWater(devices.size),
 		discard: b.config.Discard == on, zeroing: b.config.Zeroing == on,
 	})
-	if err == nil {
-		err = removeIfThere(repairedFile(b.config.Root))
-	}
 	if err != nil {
 		return nil, err
+	}
+	if err := removeIfThere(repairedFile(b.config.Root)); err != nil {
+		log.G(ctx).WithError(err).Warn("what a repair of the pool has left is in the way of the next repair: remove it")
 	}
 	log.G(ctx).WithFields(log.Fields{
 		"pool": pool.name, "size": Size(devices.size).String(), "block": Size(block).String(),

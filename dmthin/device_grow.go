@@ -257,10 +257,13 @@ func (b *Backend) AddDevice(ctx context.Context, path string) error {
 			return err
 		}
 		devices, err := place.attach(ctx, place.prefix)
-		if err != nil {
-			return err
+		if err == nil {
+			err = b.pool.grow(ctx, devices.size)
 		}
-		return b.pool.grow(ctx, devices.size)
+		if err != nil {
+			return fmt.Errorf("%s is in the pool now, and must be added to thin.devices, but cannot be used yet: %w", path, err)
+		}
+		return nil
 	}, growLock)
 }
 

@@ -3,6 +3,7 @@ package dmthin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/containerd/log"
@@ -33,7 +34,7 @@ func (b *Backend) makeRoom(ctx context.Context) (fill, error) {
 	failed := b.pool.do(ctx, func() error { return b.growOnce(ctx) }, growLock)
 	if f, err = b.fill(ctx); err == nil && failed != nil {
 		f.failed = failed
-		f.why = "it has failed: " + failed.Error()
+		f.why = fmt.Sprintf("it has failed: %v", failed)
 	}
 	return f, err
 }

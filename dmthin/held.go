@@ -82,7 +82,7 @@ func spoilUncounted(path string) (err error) {
 // countOf returns how many refer to a block of the metadata, 3 for any number above 2, by the space map with that index.
 func countOf(metadata io.ReaderAt, index, block uint64) (count int, err error) {
 	if block/bitmapBlocks >= indexEntries {
-		return 0, fmt.Errorf("the pool's metadata point to block %d, which no pool has", block)
+		return 0, fmt.Errorf("%w: it points to block %d, which no pool has", errDamaged, block)
 	}
 	b := make([]byte, metadataBlock)
 	if err := readMapBlock(metadata, index, indexSalt, b); err != nil {
@@ -104,7 +104,7 @@ func readMapBlock(metadata io.ReaderAt, block uint64, salt uint32, b []byte) err
 	}
 	sum, at := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint64(b[offsetBlockNumber:])
 	if sum != checksum(b, salt) || at != block {
-		return fmt.Errorf("block %d of the pool's metadata is no part of its space map", block)
+		return fmt.Errorf("%w: block %d is no part of its space map", errDamaged, block)
 	}
 	return nil
 }

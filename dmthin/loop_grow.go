@@ -30,13 +30,13 @@ func (p *loopPlace) limits() (l limits, err error) {
 	}
 	l.data = max(uint64(data.Size), allowed)
 	l.metadata = max(uint64(metadata.Size), min(uint64(metadata.Size)+l.free/2, maxMetadata)/metadataBlock*metadataBlock)
-	if uint64(data.Blocks)*sector >= uint64(data.Size) {
-		l.free = noLimit // nothing is to be allocated for what the pool has
-	}
 	l.why = fmt.Sprintf("the file system of %s has %s free, of which it takes no more (thin.host_share = %g): make room there",
 		p.dir, units.BytesSize(float64(l.free)), p.share)
 	if p.maxSize > 0 && l.data >= p.maxSize/mebibyte*mebibyte {
 		l.why = fmt.Sprintf("it has reached thin.max_size, %v: raise that", Size(p.maxSize))
+	}
+	if uint64(data.Blocks)*sector >= uint64(data.Size) {
+		l.free = noLimit // nothing is to be allocated for what the pool has
 	}
 	return l, nil
 }

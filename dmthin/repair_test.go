@@ -108,12 +108,16 @@ func TestRepairMetadata(t *testing.T) {
 			unmount()
 			require.NoError(t, b.Close())
 
-			for what, damage := range map[string]struct {
+			for _, damage := range []struct {
+				what string
 				do   func(*testing.T)
 				kept bool
 			}{
-				"needs check": {m.setNeedsCheck, false}, "space map": {m.damageSpaceMap, true}, "superblock": {m.damageSuperblock, true},
+				{"needs check", m.setNeedsCheck, false}, {"space map", m.damageSpaceMap, true},
+				// At the end: without a superblock thin_repair 0.9.0 crashes on metadata that it has not written itself.
+				{"superblock", m.damageSuperblock, true},
 			} {
+				what := damage.what
 				damage.do(t)
 				b, err := open()
 				if err == nil { // the kernel reads the space map when it first needs a block

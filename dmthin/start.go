@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
@@ -90,23 +91,46 @@ func (p *Pool) make(ctx context.Context, s poolSettings) (dm.Info, error) {
 		return dm.Info{}, err
 	}
 	if err := spoilUncounted(s.metadataPath); err != nil {
-		return dm.Info{}, fmt.Errorf("%w: %w: %s", err, errPoolState, repairAdvice)
+		if errors.Is(err, errDamaged) {
+			err = fmt.Errorf("%w: %w: %s", err, errPoolState, repairAdvice)
+		}
+		return dm.Info{}, err
 	}
-	info, err := makeDevice(p.control, p.name, p.deviceUUID("pool"), false, s.target())
+	first := asItWas(s)
+	info, err := makeDevice(p.control, p.name, p.deviceUUID("pool"), false, first.target())
 	if unreadable(err) {
 		err = fmt.Errorf("the metadata cannot be read: %w: %w: %s", err, errPoolState, repairAdvice)
 	}
 	if err != nil {
 		return info, err
 	}
-	err = p.check(s)
+	err = p.check(first)
 	if err == nil {
 		err = p.dropHeld()
+	}
+	if err == nil && first.size < s.size {
+		err = p.resize(s)
 	}
 	if err != nil {
 		return info, errors.Join(err, p.control.Remove(p.name), p.control.RemoveNode(p.name))
 	}
 	return info, nil
+}
+
+// asItWas returns the settings with the size that the pool had when it was stopped, if its devices have become larger: the kernel
+// makes the data larger before the metadata, for which those that it has may not be enough.
+func asItWas(s poolSettings) poolSettings {
+	metadata, err := openDirect(s.metadataPath, os.O_RDONLY)
+	if err != nil {
+		return s
+	}
+	defer metadata.Close() //nolint:errcheck // nothing was written through it
+	sb, err := readSuperblock(metadata)
+	if was := sb.data.total * s.block; err == nil && was > 0 && was < s.size { // the kernel says what is wrong with it
+		s.size = was
+		s.lowWater = lowWater(was)
+	}
+	return s
 }
 
 // adopt takes a running pool over, if it is the one that would be made.
@@ -143,7 +167,13 @@ func (p *Pool) resize(s poolSettings) error {
 	case has.Length > want.Length:
 		return fmt.Errorf("it runs with %d sectors and its data device has only %d", has.Length, want.Length)
 	case has != want || longer || metadataFull(status):
-		err = p.reload(has, want)
+		if longer && has.Length < want.Length {
+			// The kernel makes the data larger first, for which the metadata that it has may not be enough.
+			err = p.reload(has, has)
+		}
+		if err == nil {
+			err = p.reload(has, want)
+		}
 	}
 	// Also after an error, whose reason may be the state.
 	if err := errors.Join(err, p.check(s)); err != nil {

@@ -38,7 +38,7 @@ var (
 	// errNoPool is returned when a metadata device is all zero at its start: the kernel would make a new pool on it.
 	errNoPool = errors.New("there is no pool yet")
 
-	// errDamaged is returned when a superblock is not what was written once.
+	// errDamaged is returned when a superblock, or the space map that it leads to, is not what was written once.
 	errDamaged = errors.New("the pool's superblock is damaged")
 
 	// errForeign is returned when a metadata device begins with something that is no superblock of a thin pool.

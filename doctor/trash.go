@@ -36,7 +36,8 @@ func (e *examination) trash(ctx context.Context) error {
 		if i >= maxAsked {
 			break
 		}
-		for _, holder := range e.holders(ctx, link) {
+		holders, err := e.holders(ctx, link)
+		for _, holder := range withUnknown(holders, err) {
 			f.Holders = append(f.Holders, e.contentName(link)+": "+holder)
 		}
 	}
@@ -67,10 +68,13 @@ func (e *examination) trashOf(ctx context.Context, medium metadata.Medium) error
 	left := keep(inTrash(e.first), func(l metadata.Link) bool { _, ok := now.trash[l.ID]; return ok })
 	for i, link := range left {
 		var holders []string
+		var unknown error
 		if i < maxAsked {
-			holders = e.holders(ctx, link)
+			holders, unknown = e.holders(ctx, link)
 		}
-		e.found(e.left(link, holders, reason, slow))
+		f := e.left(link, holders, reason, slow)
+		f.Holders = withUnknown(holders, unknown)
+		e.found(f)
 	}
 	return ctx.Err()
 }
@@ -86,8 +90,16 @@ func (e *examination) left(link metadata.Link, holders []string, reason error, s
 	default:
 		f = finding(TrashStuck, e.contentName(link), "it cannot be deleted: %v", reason)
 	}
-	f.ID, f.Holders = link.ID, holders
+	f.ID = link.ID
 	return f
+}
+
+// withUnknown says in the holders' place that they cannot be told: they are no more than a help.
+func withUnknown(holders []string, err error) []string {
+	if err != nil {
+		return append(holders, fmt.Sprintf("(who uses it cannot be told: %v)", err))
+	}
+	return holders
 }
 
 // ordered returns the links by ascending id.
@@ -105,15 +117,11 @@ func (e *examination) contentName(link metadata.Link) string {
 	return volumeName(link.Content())
 }
 
-// holders names who uses a content. Who cannot be found is said in his place: they are no more than a help.
-func (e *examination) holders(ctx context.Context, link metadata.Link) []string {
+// holders names who uses a content.
+func (e *examination) holders(ctx context.Context, link metadata.Link) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
-	found, err := unhung(ctx, func() ([]string, error) { return e.ask(ctx, link) })
-	if err != nil {
-		return []string{fmt.Sprintf("(who uses it cannot be told: %v)", err)}
-	}
-	return found
+	return unhung(ctx, func() ([]string, error) { return e.ask(ctx, link) })
 }
 
 func (e *examination) ask(ctx context.Context, link metadata.Link) ([]string, error) {

@@ -122,6 +122,9 @@ func (s *Set) spare(ctx context.Context, answers []answer) error {
 			// Of the class of the error itself, a deadline, clients would think that it is theirs.
 			s.setAside(ctx, a.medium, fmt.Errorf("%w: %v", errdefs.ErrUnavailable, a.err)) //nolint:errorlint // see above
 			go a.closeLater(context.WithoutCancel(ctx))
+		case a.hung:
+			errs = append(errs, a.err)
+			s.leave(ctx, a)
 		case !a.hung && errdefs.IsUnavailable(a.err):
 			s.setAside(ctx, a.medium, errors.Join(a.err, a.backend.Close()))
 		default:
@@ -129,6 +132,12 @@ func (s *Set) spare(ctx context.Context, answers []answer) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// leave takes a backend that hangs out of the caller's hands, who closes the others after a start that fails.
+func (s *Set) leave(ctx context.Context, a answer) {
+	delete(s.backends, a.medium)
+	go a.closeLater(context.WithoutCancel(ctx))
 }
 
 // hangs reports whether work on a place failed because it took too long, and not for a reason of its own.
@@ -160,6 +169,7 @@ func (s *Set) checkOwners(ctx context.Context) error {
 	bounded, cancel := hangsAfter(ctx, ownerWait)
 	defer cancel()
 	answers := ask(bounded, s.backends, s.checkOwner)
+	var errs []error
 	for _, a := range answers {
 		var err error
 		switch {
@@ -168,11 +178,17 @@ func (s *Set) checkOwners(ctx context.Context) error {
 		case a.hung:
 			err = s.store.Unanswered(ctx, a.medium)
 		default:
-			return a.err // also one that is unavailable: nobody has told whose the place is
+			err = a.err // also one that is unavailable: nobody has told whose the place is
 		}
-		if err != nil {
-			return err
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		for _, a := range answers {
+			if a.hung {
+				s.leave(ctx, a)
+			}
 		}
+		return err
 	}
 	failpoint.Hit("start.checked")
 	return s.spare(bounded, answers)
