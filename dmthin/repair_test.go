@@ -113,7 +113,8 @@ func TestRepairMetadata(t *testing.T) {
 				do   func(*testing.T)
 				kept bool
 			}{
-				{"needs check", m.setNeedsCheck, false}, {"space map", m.damageSpaceMap, true},
+				{"needs check", m.setNeedsCheck, false},
+				{"space map", m.damageSpaceMap, true},
 				// At the end: without a superblock thin_repair 0.9.0 crashes on metadata that it has not written itself.
 				{"superblock", m.damageSuperblock, true},
 			} {
