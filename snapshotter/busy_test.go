@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -240,8 +241,10 @@ func TestInUseBesideFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, d := mustOpenUsed(t)
 		d.blind, d.hasty = true, true
+		var fails atomic.Bool
+		fails.Store(true)
 		h.dirs.Before = func(_ context.Context, step string, _ uint64) error {
-			if step == "delete" {
+			if step == "delete" && fails.Load() {
 				time.Sleep(time.Millisecond) // for time to pass, however often it is tried
 				return errors.New("no")
 			}
@@ -251,6 +254,6 @@ func TestInUseBesideFailure(t *testing.T) {
 		time.Sleep(time.Hour)
 		_, waits := d.counts()
 		require.Less(t, waits, 200)
-		h.dirs.Before = nil
+		fails.Store(false)
 	})
 }
