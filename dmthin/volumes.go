@@ -28,8 +28,8 @@ func (p *Pool) Volumes(ctx context.Context) ([]volumeDetails, error) {
 // readTrees calls read with the metadata of the running pool, once more if the pool has changed them meanwhile: what counts
 // is the last call. The caller has metadataSnapLock.
 //
-// It takes a metadata snapshot only if that happens again and again. For to take one is safe, and to have taken one is not: a
-// power cut in the commit that follows leaves one that is not counted, see [dropHeld]; in the one after the release, a leak.
+// It takes a metadata snapshot only if that happens again and again. A power cut in the commit after that leaves a snapshot
+// that is not counted, which the next start makes up for (see [Pool.dropHeld]); one in the commit after the release, a leak.
 func (p *Pool) readTrees(ctx context.Context, read func(metadata io.ReaderAt, sb superblock) error) (err error) {
 	device, err := openDirect(p.metadataPath, os.O_RDONLY)
 	if err != nil {
