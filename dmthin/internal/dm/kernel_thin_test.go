@@ -196,12 +196,13 @@ func TestKernelSuspendWaits(t *testing.T) {
 	case <-time.After(100 * time.Millisecond):
 	}
 	mustDo(t, c.Resume(lower.Name))
-	mustDo(t, <-written)
 	mustDo(t, <-suspended)
 	if !mustInfo(t, c, upper.Name).Suspended {
 		t.Error("not suspended")
 	}
 	mustDo(t, c.Resume(upper.Name))
+	// Not earlier: the flush after what was written may have come to a suspended device.
+	mustDo(t, <-written)
 }
 
 // signalUntil signals a thread again and again until the function is called that it returns.
