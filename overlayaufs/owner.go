@@ -32,6 +32,7 @@ type owner struct {
 	Start uint64 `json:"start"`
 
 	// How the layers were written, which decides how they can be read.
+	Form      form `json:"form,omitempty"`
 	UserXattr bool `json:"userxattr,omitempty"`
 	Metacopy  bool `json:"metacopy,omitempty"` // some of them, perhaps
 }
@@ -145,7 +146,7 @@ func parseOwner(data []byte) (owner, error) {
 	if o.UUID == "" {
 		return owner{}, errors.New("the uuid is empty")
 	}
-	return o, nil
+	return o, o.Form.check()
 }
 
 // checkNew returns an error if root holds something other than what a start of ours that was cut short may leave.

@@ -96,6 +96,15 @@ type Templater interface {
 	MakeTemplate(ctx context.Context, id uint64, name string) (size uint64, err error)
 }
 
+// A Resizer is a Backend whose contents have limits that may change while they are in use.
+type Resizer interface {
+	// Resize gives content c, that of an active snapshot, the limits that its new labels ask for, on top of the chain below it,
+	// and returns the size that the record shall keep from now on. It is called before the labels are recorded, so a crash in between leaves
+	// limits that the record does not tell of: Mounts puts them right. It is idempotent. A limit that cannot be had is
+	// errdefs.ErrInvalidArgument or errdefs.ErrFailedPrecondition, and changes nothing.
+	Resize(ctx context.Context, c Content, below []Content, labels map[string]string) (size uint64, err error)
+}
+
 // A Watcher is a Backend whose contents somebody may still use when they have been removed: nobody can be told to let go of a
 // mount, or of a device. Such a content stays until its last user is gone.
 type Watcher interface {
