@@ -29,3 +29,14 @@ func (f form) check() error {
 	}
 	return fmt.Errorf("layers written as %q, which this version of Lamina does not know", string(f))
 }
+
+// parseForm is the inverse of String.
+func parseForm(name string) (form, error) {
+	switch name {
+	case driverOverlay:
+		return formOverlay, nil
+	case string(formAufs):
+		return formAufs, nil
+	}
+	return "", fmt.Errorf("%q is none of: %s, %s", name, formAufs, driverOverlay)
+}
