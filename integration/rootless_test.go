@@ -6,11 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,9 +33,10 @@ func isRootless() bool { return os.Getenv(rootlessVariable) == "1" }
 
 // TestRootlessConformance runs containerd's suite, and that of backends, as an
 // unprivileged user has them: with the snapshotter in the same process, and with
-// the daemon behind its socket.
+// the daemon behind its socket; and what looks at the mounts of others.
 func TestRootlessConformance(t *testing.T) {
-	enterRootless(t, "TestConformance", "TestConformanceThroughSocket", "TestUnionBackend")
+	enterRootless(t, "TestConformance", "TestConformanceThroughSocket", "TestUnionBackend",
+		"TestBusy", "TestDoctorOfMounts", "TestDoctorOfTrashInUse")
 }
 
 // enterRootless runs tests of this program as an unprivileged user who is root
@@ -54,12 +57,7 @@ func enterRootless(t *testing.T, tests ...string) {
 	cmd.SysProcAttr = rootlessNamespaces()
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
-	started := make(chan error)
-	starter() <- func() { started <- cmd.Start() }
-	if err := <-started; err != nil {
-		t.Fatalf("a user namespace of user %d: %v", rootlessID, err)
-	}
-	err := errors.Join(cmd.Wait(), ctx.Err())
+	err := errors.Join(withoutDisks(cmd.Run), ctx.Err())
 	for _, name := range tests {
 		if !strings.Contains(out.String(), "--- PASS: "+name+" ") {
 			err = errors.Join(err, errors.New(name+" has not passed"))
@@ -68,6 +66,32 @@ func enterRootless(t *testing.T, tests ...string) {
 	if err != nil {
 		t.Fatalf("in a user namespace of user %d: %v\n%s", rootlessID, err, out.String())
 	}
+}
+
+// withoutDisks calls fn on a thread that lasts as long, in a mount namespace that
+// lacks the loop devices of other tests: a namespace that fn starts lasts, and
+// would keep them in use.
+func withoutDisks(fn func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocks it, so that the thread ends
+		done <- errors.Join(detachDisks(), fn())
+	}()
+	return <-done
+}
+
+func detachDisks() error {
+	err := errors.Join(unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	if err != nil {
+		return err
+	}
+	disks, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(m.Source, "/dev/loop"), false
+	})
+	for _, m := range disks {
+		_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH) // it may be gone since
+	}
+	return err
 }
 
 // rootlessNamespaces returns how the user's process is started. That its uid and
