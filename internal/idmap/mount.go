@@ -62,7 +62,7 @@ func (t *Trial) Clone(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// Map maps the mount that root is the root directory of, which must be attached nowhere, and checks that root, which belongs to
+// Map maps a mount, given by what fsmount or open_tree returned, which must be attached nowhere, and checks that its root, which belongs to
 // the trial's owner, then belongs to the other one.
 func (t *Trial) Map(root *os.File) error {
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(t.ns.Fd())}
