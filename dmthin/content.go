@@ -13,17 +13,17 @@ import (
 	"github.com/lamina-snapshotter/lamina/internal/idmap"
 )
 
-// Make makes volume id a copy of chain[0], its parent or the template. It is as large as the labels or the configuration
+// Make makes volume c a copy of chain[0], its parent or the template. It is as large as the labels or the configuration
 // say, and no smaller than its parent; if it is larger, its file system grows. At return it is durable.
 //
 // A power cut after any step leaves a volume at an id that no record has: garbage.
-func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, labels map[string]string) (size uint64, err error) {
-	volume, err := b.begin(ctx, id)
+func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels map[string]string) (size uint64, err error) {
+	volume, err := b.begin(ctx, c.ID)
 	if err != nil {
 		return 0, err
 	}
 	if len(chain) == 0 {
-		return 0, fmt.Errorf("make volume %d: %w: it has neither parent nor template", id, unix.EINVAL)
+		return 0, fmt.Errorf("make volume %d: %w: it has neither parent nor template", c.ID, unix.EINVAL)
 	}
 	origin, err := volumeID(chain[0].ID)
 	if err != nil {
@@ -40,12 +40,12 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, labels m
 		return 0, err
 	}
 	size = max(want, chain[0].Size)
-	b.forget(id)
+	b.forget(c.ID)
 	if err := b.pool.Snapshot(ctx, volume, origin); err != nil {
 		return 0, err
 	}
 	if kind := b.known(chain[0].ID).kind; kind != nil {
-		b.note(id, func(f *facts) { f.kind = kind })
+		b.note(c.ID, func(f *facts) { f.kind = kind })
 	}
 	if size == chain[0].Size {
 		return size, nil

@@ -99,7 +99,7 @@ func TestMapped(t *testing.T) {
 func TestMapRefused(t *testing.T) {
 	b := openBackend(t, Config{})
 	bad := idMapLabels("0:1:x", "0:1:1")
-	_, err := b.Make(t.Context(), 2, []Content{b.template}, bad)
+	_, err := b.Make(t.Context(), Content{ID: 2}, []Content{b.template}, bad)
 	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 	require.ErrorContains(t, err, snapshots.LabelSnapshotUIDMapping+` = "0:1:x"`)
 	ids, err := b.List(t.Context())

@@ -30,8 +30,12 @@ const (
 	idsName  = "ids"    // see markIDs
 )
 
-// Content is a content as the snapshotter knows it: its number, and a size, which a directory does not have.
-type Content = struct{ ID, Size uint64 }
+// Content is a content as the snapshotter knows it: its number, a size, which a directory does not have, and a project id,
+// 0 for none.
+type Content = struct {
+	ID, Size uint64
+	Project  uint32
+}
 
 // probeTimeout bounds what Open tries, which takes milliseconds unless the disk hangs.
 const probeTimeout = time.Minute

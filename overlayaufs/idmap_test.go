@@ -178,7 +178,7 @@ func tOwners(t *testing.T, dirs ...string) map[string]string {
 
 func tMustMake(t *testing.T, b *Backend, id uint64, chain []Content, labels map[string]string) {
 	t.Helper()
-	if _, err := b.Make(t.Context(), id, chain, labels); err != nil {
+	if _, err := b.Make(t.Context(), Content{ID: id}, chain, labels); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -283,7 +283,7 @@ func TestMapRefused(t *testing.T) {
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union")})
 	tMustMake(t, b, 1, nil, nil)
 	bad := tMapLabels("0:1:x", "0:1:1")
-	if _, err := b.Make(t.Context(), 2, tChain(1), bad); !errors.Is(err, errdefs.ErrInvalidArgument) {
+	if _, err := b.Make(t.Context(), Content{ID: 2}, tChain(1), bad); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("Make with bad labels: %v", err)
 	}
 	if _, err := os.Lstat(b.path(2)); err == nil {
@@ -295,7 +295,7 @@ func TestMapRefused(t *testing.T) {
 	if err := os.Chown(b.path(1, fsName), 70000, 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Make(t.Context(), 2, tChain(1), tMaps); !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), "70000:0") {
+	if _, err := b.Make(t.Context(), Content{ID: 2}, tChain(1), tMaps); !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), "70000:0") {
 		t.Errorf("upon a root directory whose owner the map lacks: %v", err)
 	}
 }

@@ -24,12 +24,12 @@ const (
 	maxID = 1 << 62
 )
 
-// Make creates the writable content id on top of a chain. The directory fs of a base is root's, with mode 0755; that
+// Make creates the writable content c on top of a chain. The directory fs of a base is root's, with mode 0755; that
 // of any other gets owner and mode of the one below, as it is the root directory of the mounted whole; with an id map in the
 // labels, the owner that it maps that one to. The size is always 0: a directory has none of its own.
 //
-// What lies at id is garbage that a crash left (rule 3 of the crash model), and is deleted first.
-func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, labels map[string]string) (size uint64, err error) {
+// What lies at its number is garbage that a crash left (rule 3 of the crash model), and is deleted first.
+func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels map[string]string) (size uint64, err error) {
 	if err := b.checkDepth(chain, false); err != nil {
 		return 0, err
 	}
@@ -37,9 +37,9 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, labels m
 	if err != nil {
 		return 0, err
 	}
-	err = b.Delete(ctx, Content{ID: id})
+	err = b.Delete(ctx, c)
 	if err == nil {
-		err = b.make(id, chain, ids)
+		err = b.make(c.ID, chain, ids)
 	}
 	return 0, space.Explain(err, b.root)
 }

@@ -66,7 +66,7 @@ func (b *Backend) restore(ctx context.Context, chain []Content, labels map[strin
 	_, err, _ = b.restoring.Do(strconv.FormatUint(chain[0].ID, 10), func() (any, error) {
 		switch lost, err := b.lost(chain[0].ID); lost {
 		case fsName: // nothing that was synced was in it
-			_, err = b.Make(ctx, chain[0].ID, chain[1:], labels)
+			_, err = b.Make(ctx, chain[0], chain[1:], labels)
 			return nil, err
 		case workName: // btrfs brings back a directory above a file that was synced, and not the ones beside it
 			return nil, os.Mkdir(b.path(chain[0].ID, workName), workMode)

@@ -68,7 +68,7 @@ func TestManyLayers(t *testing.T) {
 	for _, layers := range []int{128, 300} {
 		var chain []Content
 		for id := uint64(9_000_000); len(chain) < layers; id++ {
-			if _, err := b.Make(t.Context(), id, chain, nil); err != nil {
+			if _, err := b.Make(t.Context(), Content{ID: id}, chain, nil); err != nil {
 				t.Fatal(err)
 			}
 			chain = slices.Insert(chain, 0, Content{ID: id})
@@ -100,7 +100,7 @@ func TestMountsRestoresLostLayer(t *testing.T) {
 	b := tUnprobed(t, Config{})
 	ctx := t.Context()
 	for id, chain := range [][]Content{{}, {{ID: 0}}} {
-		if _, err := b.Make(ctx, uint64(id), chain, nil); err != nil {
+		if _, err := b.Make(ctx, Content{ID: uint64(id)}, chain, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -128,7 +128,7 @@ func TestVolatileKnowsTheBoot(t *testing.T) {
 	b := tUnprobed(t, Config{Volatile: on})
 	ctx, boot := t.Context(), "boot-1"
 	b.bootID = func() (string, error) { return boot, nil }
-	if _, err := b.Make(ctx, 1, nil, nil); err != nil {
+	if _, err := b.Make(ctx, Content{ID: 1}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	guard := b.path(1, workName, guardPath)
@@ -148,7 +148,7 @@ func TestVolatileKnowsTheBoot(t *testing.T) {
 			t.Errorf("after a boot: %v", err)
 		}
 	}
-	if _, err := b.Make(ctx, 1, nil, nil); err != nil {
+	if _, err := b.Make(ctx, Content{ID: 1}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.Mounts(ctx, tChain(1), true, nil); err != nil {

@@ -133,13 +133,13 @@ func (s *Snapshotter) make(ctx context.Context, sn *metadata.Snapshot, chain []m
 	if err != nil {
 		return nil, err
 	}
-	return s.set.fill(ctx, sn, b, medium, func(id uint64) (uint64, error) { return b.Make(ctx, id, below, sn.Labels) })
+	return s.set.fill(ctx, sn, b, medium, func(c Content) (uint64, error) { return b.Make(ctx, c, below, sn.Labels) })
 }
 
 // fill reserves what the content of a new record needs, has it made, and sets the record's placement. undo is as that of
 // make.
 func (s *Set) fill(ctx context.Context, sn *metadata.Snapshot, b Backend, medium metadata.Medium,
-	makeContent func(id uint64) (size uint64, err error),
+	makeContent func(Content) (size uint64, err error),
 ) (undo func(), err error) {
 	sn.Placement = metadata.Placement{Medium: medium}
 	if medium == metadata.Volume {
@@ -148,7 +148,7 @@ func (s *Set) fill(ctx context.Context, sn *metadata.Snapshot, b Backend, medium
 			return nil, err
 		}
 	}
-	if sn.Placement.Size, err = makeContent(sn.Link().Content()); err != nil {
+	if sn.Placement.Size, err = makeContent(contentOf(sn.Link())); err != nil {
 		s.discard(ctx, b, sn.Link())
 		return nil, err
 	}
