@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -26,6 +27,7 @@ const (
 	newName  = "fs.new" // fs, while it is being made
 	workName = "work"   // overlayfs's own
 	bootName = "boot"   // see claimBoot
+	idsName  = "ids"    // see markIDs
 )
 
 // Content is a content as the snapshotter knows it: its number, a size, which a directory does not have, and a project id,
@@ -41,11 +43,13 @@ const probeTimeout = time.Minute
 // A Backend keeps contents in the directory Config.Root. Its methods may be called from several goroutines at once.
 type Backend struct {
 	root     string
+	config   Config
 	dir      *os.File // root, held for the file system behind it
 	overlay  overlay
 	volatile bool
 	flusher  *flusher // nil if commits are not synced
 	bootID   func() (string, error)
+	mapsIDs  atomic.Bool // has been found
 
 	restoring singleflight.Group // of contents that Mounts makes again, by id
 	hidden    sync.Once          // has been said
@@ -103,6 +107,7 @@ func newBackend(cfg Config) (*Backend, error) {
 	}
 	b := &Backend{
 		root:     root,
+		config:   cfg,
 		dir:      dir,
 		volatile: cfg.Volatile == on,
 		bootID:   kernelBootID,

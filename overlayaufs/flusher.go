@@ -31,6 +31,9 @@ func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage
 	if err := b.checkBoot(chain[0].ID); err != nil {
 		return nil, err
 	}
+	if err := b.checkUnmapped(chain[0].ID); err != nil {
+		return nil, err
+	}
 	if b.flusher == nil {
 		return nil, nil
 	}

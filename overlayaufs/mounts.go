@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/idmap"
 )
 
 // Mounts returns how to mount a chain: a bind mount if one directory is all there is, an overlay otherwise. It mounts
@@ -19,7 +21,7 @@ import (
 // If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone: a
 // power cut loses them that comes before anything in them is synced.
 func (b *Backend) Mounts(
-	ctx context.Context, chain []Content, writable bool, _ map[string]string,
+	ctx context.Context, chain []Content, writable bool, labels map[string]string,
 ) ([]mount.Mount, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("mounts in %s: %w", b.root, err)
@@ -27,22 +29,35 @@ func (b *Backend) Mounts(
 	if err := b.checkDepth(chain, writable); err != nil {
 		return nil, err
 	}
+	ids, err := idmap.FromLabels(labels)
+	if err != nil {
+		return nil, err
+	}
 	if writable {
 		if len(chain) == 0 {
 			return nil, fmt.Errorf("mounts in %s: an empty chain has nothing to write to: %w", b.root, unix.EINVAL)
 		}
-		if err := b.restore(ctx, chain); err != nil {
+		if err := b.restore(ctx, chain, labels); err != nil {
 			return nil, err
 		}
 		if err := b.claimBoot(ctx, chain[0].ID); err != nil {
 			return nil, err
 		}
+		if err := b.checkIDs(chain[0].ID, ids); err != nil {
+			return nil, err
+		}
 	}
-	return b.plan(chain, writable), nil
+	if ids == nil {
+		return b.plan(chain, writable), nil
+	}
+	if err := b.checkIDMap(ctx); err != nil {
+		return nil, err
+	}
+	return b.planMapped(chain, writable, ids), nil
 }
 
 // restore makes what is missing of chain[0] again.
-func (b *Backend) restore(ctx context.Context, chain []Content) error {
+func (b *Backend) restore(ctx context.Context, chain []Content, labels map[string]string) error {
 	lost, err := b.lost(chain[0].ID)
 	if lost == "" || err != nil {
 		return err
@@ -51,7 +66,7 @@ func (b *Backend) restore(ctx context.Context, chain []Content) error {
 	_, err, _ = b.restoring.Do(strconv.FormatUint(chain[0].ID, 10), func() (any, error) {
 		switch lost, err := b.lost(chain[0].ID); lost {
 		case fsName: // nothing that was synced was in it
-			_, err = b.Make(ctx, chain[0], chain[1:], nil)
+			_, err = b.Make(ctx, chain[0], chain[1:], labels)
 			return nil, err
 		case workName: // btrfs brings back a directory above a file that was synced, and not the ones beside it
 			return nil, os.Mkdir(b.path(chain[0].ID, workName), workMode)
