@@ -29,7 +29,7 @@ const (
 //
 // What lies at id is garbage that a crash left (rule 3 of the crash model), and is deleted first.
 func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, _ map[string]string) (size uint64, err error) {
-	if err := b.checkDepth(chain, false); err != nil {
+	if err := b.checkDepth(len(chain), true); err != nil {
 		return 0, err
 	}
 	err = b.Delete(ctx, Content{ID: id})
