@@ -61,15 +61,15 @@ func (a *aufs) common() []string {
 // mounts returns the mounts of branches. The flags stand in each of them, as a remount replaces those there were.
 func (a *aufs) mounts(flags, branches []string) []mount.Mount {
 	first := a.common()
-	n := a.fit(first, "br:", branches)
+	n := a.fit(slices.Concat(flags, first), "br:", branches)
 	br := "br"
 	for _, branch := range branches[:n] {
 		br += ":" + branch
 	}
 	mounts := []mount.Mount{aufsMount(flags, append(first, br))}
 	for branches = branches[n:]; len(branches) > 0; branches = branches[n:] {
-		n = a.fit(nil, "append:", branches)
 		more := []string{"remount"}
+		n = a.fit(slices.Concat(flags, more), "append:", branches)
 		for _, branch := range branches[:n] {
 			more = append(more, "append:"+branch)
 		}
