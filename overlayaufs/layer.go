@@ -30,7 +30,7 @@ const (
 //
 // What lies at its number is garbage that a crash left (rule 3 of the crash model), and is deleted first.
 func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels map[string]string) (size uint64, err error) {
-	if err := b.checkDepth(chain, false); err != nil {
+	if err := b.checkDepth(len(chain), true); err != nil {
 		return 0, err
 	}
 	ids, err := idmap.FromLabels(labels)

@@ -9,14 +9,13 @@ import (
 	"strconv"
 
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/idmap"
 )
 
-// Mounts returns how to mount a chain: a bind mount if one directory is all there is, an overlay otherwise. It mounts
-// nothing.
+// Mounts returns how to mount a chain: a bind mount if one directory is all there is, an overlay or an aufs otherwise. It
+// mounts nothing.
 //
 // If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone: a
 // power cut loses them that comes before anything in them is synced.
@@ -26,7 +25,13 @@ func (b *Backend) Mounts(
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("mounts in %s: %w", b.root, err)
 	}
-	if err := b.checkDepth(chain, writable); err != nil {
+	lower := len(chain)
+	if writable {
+		if lower--; lower < 0 {
+			return nil, fmt.Errorf("mounts in %s: an empty chain has nothing to write to: %w", b.root, unix.EINVAL)
+		}
+	}
+	if err := b.checkDepth(lower, writable); err != nil {
 		return nil, err
 	}
 	ids, err := idmap.FromLabels(labels)
@@ -34,9 +39,6 @@ func (b *Backend) Mounts(
 		return nil, err
 	}
 	if writable {
-		if len(chain) == 0 {
-			return nil, fmt.Errorf("mounts in %s: an empty chain has nothing to write to: %w", b.root, unix.EINVAL)
-		}
 		if err := b.restore(ctx, chain, labels); err != nil {
 			return nil, err
 		}
@@ -78,14 +80,9 @@ func (b *Backend) restore(ctx context.Context, chain []Content, labels map[strin
 }
 
 // checkDepth refuses a chain that the kernel would refuse when it is mounted, where the reason is hard to see.
-func (b *Backend) checkDepth(chain []Content, writable bool) error {
-	lower := len(chain)
-	if writable {
-		lower--
-	}
-	if lower > maxLower {
-		return fmt.Errorf("chain in %s: %w: overlayfs stacks no more than %d layers, and there are %d below",
-			b.root, errdefs.ErrInvalidArgument, maxLower, lower)
+func (b *Backend) checkDepth(lower int, writable bool) error {
+	if err := b.strategy().checkDepth(lower, writable); err != nil {
+		return fmt.Errorf("chain in %s: %w", b.root, err)
 	}
 	return nil
 }
@@ -102,10 +99,8 @@ func (b *Backend) lost(id uint64) (string, error) {
 	return "", nil
 }
 
-// plan returns the mount of a chain, which is not empty if writable. It depends on its arguments and the options alone.
-//
-// containerd reads the result: an active snapshot whose last mount is read-only is one that somebody has filled
-// already, so it unpacks nothing into it.
+// plan returns the mounts of a chain, which is not empty if writable. It depends on its arguments and what Open has found
+// alone.
 func (b *Backend) plan(chain []Content, writable bool) []mount.Mount {
 	if len(chain) == 0 {
 		return bind(filepath.Join(b.root, emptyName), false)
@@ -118,13 +113,9 @@ func (b *Backend) plan(chain []Content, writable bool) []mount.Mount {
 		layers[i] = b.path(c.ID, fsName)
 	}
 	if !writable {
-		return b.overlay.readOnly(layers)
+		return b.strategy().readOnly(layers)
 	}
-	o := b.overlay
-	if b.volatile {
-		o.options = append(o.options[:len(o.options):len(o.options)], "volatile")
-	}
-	return o.writable(layers[0], b.path(chain[0].ID, workName), layers[1:])
+	return b.strategy().writable(layers[0], b.path(chain[0].ID, workName), layers[1:])
 }
 
 func bind(dir string, writable bool) []mount.Mount {
