@@ -19,7 +19,7 @@ import (
 // If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone: a
 // power cut loses them that comes before anything in them is synced.
 func (b *Backend) Mounts(
-	ctx context.Context, chain []Content, writable bool, _ map[string]string,
+	ctx context.Context, chain []Content, writable bool, labels map[string]string,
 ) ([]mount.Mount, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("mounts in %s: %w", b.root, err)
@@ -34,11 +34,11 @@ func (b *Backend) Mounts(
 		if err := b.restore(ctx, chain); err != nil {
 			return nil, err
 		}
-		if err := b.claimBoot(ctx, chain[0].ID); err != nil {
+		if err := b.claimBoot(ctx, chain[0].ID, b.isVolatile(chain, labels)); err != nil {
 			return nil, err
 		}
 	}
-	return b.plan(chain, writable), nil
+	return b.plan(chain, writable, labels), nil
 }
 
 // restore makes what is missing of chain[0] again.
@@ -87,26 +87,38 @@ func (b *Backend) lost(id uint64) (string, error) {
 	return "", nil
 }
 
+// isVolatile reports whether the writable content on top of a chain is mounted volatile: that of a container, and not one
+// that a layer is unpacked into.
+func (b *Backend) isVolatile(chain []Content, labels map[string]string) bool {
+	return b.volatile && len(chain) > 1 && !isUnpack(labels)
+}
+
 // plan returns the mount of a chain, which is not empty if writable. It depends on its arguments and the options alone.
 //
-// containerd reads the result: an active snapshot whose last mount is read-only is one that somebody has filled
-// already, so it unpacks nothing into it.
-func (b *Backend) plan(chain []Content, writable bool) []mount.Mount {
+// containerd reads the result. An active snapshot whose last mount is read-only is one that somebody has filled already,
+// so it unpacks nothing into it. And into a bind mount it unpacks a layer as a base: it deletes what the layer deletes, which is
+// not there where the layers below come at the commit, and deleted files would be back. So such a layer has an overlay
+// mount, though of itself alone: containerd then writes into upperdir= what overlayfs takes for a deletion.
+func (b *Backend) plan(chain []Content, writable bool, labels map[string]string) []mount.Mount {
+	empty := filepath.Join(b.root, emptyName)
 	if len(chain) == 0 {
-		return bind(filepath.Join(b.root, emptyName), false)
+		return bind(empty, false)
 	}
-	if len(chain) == 1 {
-		return bind(b.path(chain[0].ID, fsName), writable)
-	}
-	layers := make([]string, len(chain))
+	layers := make([]string, len(chain), len(chain)+1)
 	for i, c := range chain {
 		layers[i] = b.path(c.ID, fsName)
+	}
+	if len(chain) == 1 {
+		if !writable || !isLoose(labels) {
+			return bind(layers[0], writable)
+		}
+		layers = append(layers, empty) // overlayfs takes no mount without lowerdir=
 	}
 	if !writable {
 		return b.overlay.readOnly(layers)
 	}
 	o := b.overlay
-	if b.volatile {
+	if b.isVolatile(chain, labels) {
 		o.options = append(o.options[:len(o.options):len(o.options)], "volatile")
 	}
 	return o.writable(layers[0], b.path(chain[0].ID, workName), layers[1:])

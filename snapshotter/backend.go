@@ -37,7 +37,8 @@ type Backend interface {
 	Claim(ctx context.Context, uuid string, start uint64) error
 
 	// Make creates the writable content id on top of the chain, which is empty for a base. What already lies at id is
-	// garbage, left by a crash, and is deleted first. The labels are those of the snapshot.
+	// garbage, left by a crash, and is deleted first. The labels are those of the snapshot. One that containerd unpacks a layer
+	// into always has snapshots.LabelSnapshotRef, also where only its key says so; here as in all other methods.
 	//
 	// It returns the size that the record shall keep, in bytes: that of the volume, or 0 where a content has no size of
 	// its own. At return the content need not be durable, if it becomes so with the first file in it that somebody syncs: an
@@ -103,6 +104,15 @@ type Resizer interface {
 	// limits that the record does not tell of: Mounts puts them right. It is idempotent. A limit that cannot be had is
 	// errdefs.ErrInvalidArgument or errdefs.ErrFailedPrecondition, and changes nothing.
 	Resize(ctx context.Context, c Content, below []Content, labels map[string]string) (size uint64, err error)
+}
+
+// A Rebaser is a Backend whose contents differ from what is below them, so that one which was made as a base can be put onto a
+// chain when it is committed.
+type Rebaser interface {
+	// Rebase makes content c, which was made as a base with these labels, what it would be had it been made on the chain below,
+	// as far as that depends on the chain. An empty chain says that it stays a base. It is called before Freeze and before
+	// the record tells of it, so a crash in between leaves an active snapshot, whose content may be changed in part. It is idempotent.
+	Rebase(ctx context.Context, c Content, below []Content, labels map[string]string) error
 }
 
 // A Watcher is a Backend whose contents somebody may still use when they have been removed: nobody can be told to let go of a
