@@ -114,7 +114,7 @@ func (s *stack) look(c Content, where string) (k kind, err error) {
 
 // isOpaque reports whether an open directory is opaque, in one form or the other.
 func isOpaque(fd int, attrs string) (bool, error) {
-	value, err := getAttr(fd, attrs+opaqueAttr)
+	value, err := getAttr(fd, attrs+opaqueMark)
 	switch {
 	case err == nil:
 		return value == opaqueValue, nil

@@ -40,7 +40,7 @@ func inspect(ctx context.Context, top int, name string, how manner, below *stack
 // refuse notes why an entry of the directory that the walk is in cannot be translated, or, if name is "", the directory itself.
 // What a whiteout hides goes, whatever it is.
 func (i *inspection) refuse(name string, why error) {
-	if i.from == formAufs && name != "" && !strings.HasPrefix(name, whiteoutPrefix) {
+	if i.from == formAufs && name != "" && !strings.HasPrefix(name, whPrefix) {
 		hidden, err := isHidden(i.last(), name)
 		i.failed = errors.Join(i.failed, err)
 		if hidden {
@@ -181,7 +181,7 @@ func (i *inspection) count(fd int, m mark, name string) error {
 			i.counts.Whiteouts++
 		}
 		if i.from == formAufs {
-			hides, err := hides(fd, strings.TrimPrefix(name, whiteoutPrefix))
+			hides, err := hides(fd, strings.TrimPrefix(name, whPrefix))
 			if hides {
 				i.counts.Hidden++
 			}
@@ -189,7 +189,7 @@ func (i *inspection) count(fd int, m mark, name string) error {
 		}
 	case opaque:
 		i.counts.Opaque++
-	case aufsOwn:
+	case private:
 		i.counts.Own++
 	case unmarked:
 	}

@@ -23,10 +23,10 @@ import (
 //	.wh..wh.plnk, .orph, .aufs, others          nothing: they go
 //	nothing                                     overlay.origin, .impure, .uuid, which go
 //
-// What aufs keeps of its own is lost without loss. .wh..wh.plnk has a further name for each file of the layer that was copied
+// Of what aufs keeps for itself nothing is lost. .wh..wh.plnk has a further name for each file of the layer that was copied
 // up and has hard links below (pseudo-links, fs/aufs/plink.c). aufs knows them for as long as it is mounted, and at the next
-// mount the links below are what they were, as in overlayfs. .wh..wh.orph has files that were open when they were
-// removed, .wh..wh.NAME.0a1b a directory that is being removed, .wh..wh.aufs is what whiteouts are links to.
+// mount the links below are what they were, as in overlayfs; unions of ours have none (noplink). .wh..wh.orph has files that
+// were open when they were removed, .wh..wh.NAME.0a1b is a directory that is being removed, .wh..wh.aufs what whiteouts are links to.
 //
 // What cannot be said in the other form is refused, before anything is changed:
 //
@@ -40,11 +40,9 @@ import (
 //	overlay: overlay.nlink                      hard links that the index keeps together (index=on)
 //	overlay: overlay.protattr and all others    a protection that aufs has no place for; what this version does not know
 const (
-	whiteoutPrefix = ".wh."
-	aufsOwnPrefix  = ".wh..wh."
-	opaqueName     = ".wh..wh..opq"
-	dirrenPrefix   = ".wh..wh..dr."
-	dirrenInodes   = ".wh..wh.hino"
+	aufsOwnPrefix = ".wh..wh."
+	dirrenPrefix  = ".wh..wh..dr."
+	dirrenInodes  = ".wh..wh.hino"
 
 	// whiteoutMode is what aufs gives the file (WH_MASK).
 	whiteoutMode = 0o444
@@ -60,14 +58,14 @@ const (
 	unmarked mark = iota
 	whiteout      // of another name
 	opaque        // of the directory that it is in
-	aufsOwn       // aufs's own file or directory
+	private       // aufs's own file or directory
 )
 
 var errDirren = errors.New("aufs has renamed a directory without copying it (dirren), which the form of overlay cannot say")
 
 // aufsMark returns what an entry means in the form of aufs, and the name that a whiteout is of. Its type is one of unix.S_IF*.
 func aufsMark(name string, typ uint32) (m mark, of string, err error) {
-	rest, marked := strings.CutPrefix(name, whiteoutPrefix)
+	rest, marked := strings.CutPrefix(name, whPrefix)
 	switch {
 	case !marked:
 		return unmarked, "", nil
@@ -76,7 +74,7 @@ func aufsMark(name string, typ uint32) (m mark, of string, err error) {
 	case name == opaqueName:
 		m = opaque
 	case strings.HasPrefix(name, aufsOwnPrefix):
-		return aufsOwn, "", nil
+		return private, "", nil
 	case rest == "" || rest == "." || rest == "..":
 		return unmarked, "", errors.New("aufs has no such whiteout")
 	default:
@@ -91,10 +89,10 @@ func aufsMark(name string, typ uint32) (m mark, of string, err error) {
 // overlayMark returns what an entry means in the form of overlayfs, by its name and, of a device, its number.
 func overlayMark(name string, typ uint32, rdev uint64) (mark, error) {
 	switch device := isWhiteout(typ, rdev); {
-	case strings.HasPrefix(name, whiteoutPrefix):
-		return unmarked, fmt.Errorf("the form of aufs cannot say a name that begins with %s", whiteoutPrefix)
-	case device && len(whiteoutPrefix)+len(name) > nameMax:
-		return unmarked, fmt.Errorf("it is deleted, and %s with its name behind is longer than %d bytes", whiteoutPrefix, nameMax)
+	case strings.HasPrefix(name, whPrefix):
+		return unmarked, fmt.Errorf("the form of aufs cannot say a name that begins with %s", whPrefix)
+	case device && len(whPrefix)+len(name) > nameMax:
+		return unmarked, fmt.Errorf("it is deleted, and %s with its name behind is longer than %d bytes", whPrefix, nameMax)
 	case device:
 		return whiteout, nil
 	}
@@ -110,7 +108,7 @@ const (
 	userPrefix    = "user."
 
 	overlayAttrs = "overlay."
-	opaqueAttr   = "overlay.opaque"
+	opaqueMark   = "overlay.opaque"
 	opaqueValue  = "y"
 
 	// timeAttr is ours: see keepTime.

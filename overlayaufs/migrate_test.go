@@ -34,7 +34,7 @@ func tPlace(t *testing.T, root string) (layers []Layer, want []string) {
 	}
 	tWrite(t, b.path(99, fsName, ".wh..wh.hino"), "")
 	tClose(t, b)
-	tOwner(t, root, `{"uuid":"a-store","start":1,"form":"aufs"}`)
+	tOwnerFile(t, root, `{"uuid":"a-store","start":1,"form":"aufs"}`)
 	layers = []Layer{{ID: 1, Name: "base"}, {ID: 3, Below: tChain(2, 1), Name: "active"}, {ID: 2, Below: tChain(1), Name: "middle"}}
 	return layers, view(t, formAufs, tBranches(root))
 }
@@ -46,7 +46,7 @@ func tBranches(root string) (dirs []string) {
 	return dirs
 }
 
-func tOwner(t *testing.T, root, text string) {
+func tOwnerFile(t *testing.T, root, text string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(root, ownerName), []byte(text), 0o600); err != nil {
 		t.Fatal(err)

@@ -151,7 +151,7 @@ func (t *translation) entry(fd int, name string, typ uint8) (descend bool, err e
 			return false, err
 		}
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR || strings.HasPrefix(name, whiteoutPrefix) { // else when it is entered
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || strings.HasPrefix(name, whPrefix) { // else when it is entered
 		t.counts.Entries++
 	}
 	if t.from == formAufs {
@@ -197,13 +197,13 @@ func hides(fd int, name string) (bool, error) {
 }
 
 // isHidden reports whether a directory has a whiteout of the name in aufs's form.
-func isHidden(fd int, name string) (bool, error) { return isThere(fd, whiteoutPrefix+name) }
+func isHidden(fd int, name string) (bool, error) { return isThere(fd, whPrefix+name) }
 
 func (t *translation) fromOverlay(fd int, name string, st *unix.Stat_t) (descend bool, err error) {
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return true, nil // its attributes are looked at when it is entered
 	}
-	if strings.HasPrefix(name, whiteoutPrefix) { // of a translation that was cut short
+	if strings.HasPrefix(name, whPrefix) { // of a translation that was cut short
 		return false, nil
 	}
 	m, err := overlayMark(name, st.Mode&unix.S_IFMT, st.Rdev)
@@ -286,7 +286,7 @@ func (t *translation) toOverlay(fd int, l level) error {
 			continue
 		}
 		if err := t.exchange(
-			func() error { return t.makeWhiteout(fd, strings.TrimPrefix(name, whiteoutPrefix), l.alone) },
+			func() error { return t.makeWhiteout(fd, strings.TrimPrefix(name, whPrefix), l.alone) },
 			func() error { return unlink(fd, name) }); err != nil {
 			return fmt.Errorf("translate %q: %w", name, err)
 		}
@@ -301,7 +301,7 @@ func (t *translation) toOverlay(fd int, l level) error {
 	}
 	t.counts.Opaque++
 	return t.exchange(
-		func() error { return unix.Fsetxattr(fd, t.attrs+opaqueAttr, []byte(opaqueValue), 0) },
+		func() error { return unix.Fsetxattr(fd, t.attrs+opaqueMark, []byte(opaqueValue), 0) },
 		func() error { return unlink(fd, opaqueName) })
 }
 
@@ -329,7 +329,7 @@ func (t *translation) makeWhiteout(fd int, name string, void bool) error {
 func (t *translation) toAufs(fd int, l level) error {
 	for _, name := range l.marks {
 		if err := t.exchange(
-			func() error { return makeMark(fd, whiteoutPrefix+name) },
+			func() error { return makeMark(fd, whPrefix+name) },
 			func() error { return unlink(fd, name) }); err != nil {
 			return fmt.Errorf("translate %q: %w", name, err)
 		}
@@ -347,7 +347,7 @@ func (t *translation) toAufs(fd int, l level) error {
 	t.counts.Opaque++
 	return t.exchange(
 		func() error { return makeMark(fd, opaqueName) },
-		func() error { return removeAttr(fd, t.attrs+opaqueAttr) })
+		func() error { return removeAttr(fd, t.attrs+opaqueMark) })
 }
 
 // exchange makes the new form of a mark and then removes the old one.

@@ -64,7 +64,7 @@ func tDelete(t *testing.T, f form, dir, path string) {
 		}
 	}
 	err := os.MkdirAll(filepath.Dir(path), 0o755)
-	if err := errors.Join(err, os.Link(base, filepath.Join(filepath.Dir(path), whiteoutPrefix+filepath.Base(path)))); err != nil {
+	if err := errors.Join(err, os.Link(base, filepath.Join(filepath.Dir(path), whPrefix+filepath.Base(path)))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -80,7 +80,7 @@ func aufsView(t *testing.T, branches []string) (seen []string, odd bool) {
 			t.Fatal(err)
 		}
 		for _, e := range entries {
-			if !strings.HasPrefix(e.Name(), whiteoutPrefix) {
+			if !strings.HasPrefix(e.Name(), whPrefix) {
 				names[e.Name()] = true
 			}
 		}
@@ -90,7 +90,7 @@ func aufsView(t *testing.T, branches []string) (seen []string, odd bool) {
 		var found []string
 		other := false
 		for _, b := range branches {
-			if _, err := os.Lstat(filepath.Join(b, whiteoutPrefix+name)); err == nil {
+			if _, err := os.Lstat(filepath.Join(b, whPrefix+name)); err == nil {
 				break
 			}
 			path := filepath.Join(b, name)

@@ -107,7 +107,7 @@ func TestTranslateKeeps(t *testing.T) {
 			dir := x.branches()[0]
 			tRich(t, forms[0], dir)
 			isMark := func(name string) bool { // "dir/.wh" is deleted, and so has .wh..wh
-				return strings.HasPrefix(name, whiteoutPrefix) || name == "gone" || name == "a" || name == "b" ||
+				return strings.HasPrefix(name, whPrefix) || name == "gone" || name == "a" || name == "b" ||
 					strings.HasPrefix(name, "nn") || strings.HasPrefix(name, "new") || name == ".wh"
 			}
 			strip := func(s string) string { // aufs's own files go
@@ -133,7 +133,7 @@ func TestTranslateKeeps(t *testing.T) {
 			// Between the two, only marks differ.
 			plain := func(s string) (lines []string) {
 				for line := range strings.SplitSeq(strip(s), "\n") {
-					if name, rest, ok := strings.Cut(line, " "); ok && strings.Contains(rest, "ino ") && !strings.Contains(name, whiteoutPrefix) {
+					if name, rest, ok := strings.Cut(line, " "); ok && strings.Contains(rest, "ino ") && !strings.Contains(name, whPrefix) {
 						lines = append(lines, strings.ReplaceAll(line, `trusted.overlay.opaque="y"`, ""))
 					}
 				}
