@@ -106,7 +106,7 @@ func TestFreezeRefusesTornLayer(t *testing.T) {
 func TestMakeRefusesTooLongChain(t *testing.T) {
 	b := tUnprobed(t, Config{})
 	chain := make([]Content, maxLower+1)
-	if _, err := b.Make(t.Context(), 1, chain, nil); !errors.Is(err, errdefs.ErrInvalidArgument) {
+	if _, err := b.Make(t.Context(), Content{ID: 1}, chain, nil); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Error(err)
 	}
 	if _, err := b.Mounts(t.Context(), chain, false, nil); !errors.Is(err, errdefs.ErrInvalidArgument) {

@@ -101,7 +101,7 @@ func (s *Snapshotter) mountsOf(ctx context.Context, sn metadata.Snapshot, chain 
 	if err != nil {
 		return nil, err
 	}
-	return b.Mounts(ctx, contents, sn.Kind == snapshots.KindActive, sn.Labels)
+	return b.Mounts(ctx, contents, sn.Kind == snapshots.KindActive, labelsFor(sn))
 }
 
 // contents returns the medium of a chain and its contents; otherwise is the medium of an empty one.
@@ -121,7 +121,7 @@ func (s *Set) contents(chain []metadata.Link, otherwise metadata.Medium) (metada
 }
 
 func contentOf(link metadata.Link) Content {
-	return Content{ID: link.Content(), Size: link.Placement.Size}
+	return Content{ID: link.Content(), Size: link.Placement.Size, Project: link.Placement.Project}
 }
 
 // Usage returns what a snapshot takes up without its parents: bytes on disk and inodes. That of a committed snapshot is
