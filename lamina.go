@@ -123,6 +123,7 @@ func (c Config) ContentRoot(name string) string {
 // "rebase" has containerd unpack the layers of an image side by side. A volume is a whole tree, with what is below in it: it
 // cannot come before that.
 func (c Config) Capabilities(name string) []string {
+	c.Union.Root = c.ContentRoot(name)
 	if c.Snapshotters[name].Backend == BackendUnion && c.Union.CanRebase() {
 		return []string{snapshots.RebaseCap}
 	}
@@ -201,7 +202,7 @@ func (c Config) openBackend(ctx context.Context, name, store string) (snapshotte
 	if err != nil {
 		return nil, err
 	}
-	log.G(ctx).WithField("root", root).WithField("options", b.Options()).Info("opened the union backend")
+	log.G(ctx).WithField("root", root).WithField("driver", b.Driver()).WithField("options", b.Options()).Info("opened the union backend")
 	return b, nil
 }
 

@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -39,11 +40,16 @@ func (s *Store) Create(ctx context.Context, sn Snapshot) error {
 		if id, err := t.lookup(sn.Name, sn.Key); err == nil {
 			return fmt.Errorf("%w: %s (id %d)", ErrExist, sn.Key, id)
 		}
-		if err := t.checkFree(sn.ID, sn.Placement); err != nil {
+		if err := errors.Join(t.checkFree(sn.ID, sn.Placement), checkProject(sn.Placement)); err != nil {
 			return err
 		}
 		if err := t.raiseSequence(sn.ID); err != nil {
 			return err
+		}
+		if sn.Placement.Project != 0 {
+			if err := t.useProjects(); err != nil {
+				return err
+			}
 		}
 		if sn.Placement.Medium == Volume {
 			if err := t.put(t.Bucket(bucketDevices), key4(sn.Placement.Device), key8(uint64(sn.ID))); err != nil {

@@ -9,12 +9,13 @@ import (
 	"strconv"
 
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/idmap"
 )
 
-// Mounts returns how to mount a chain: a bind mount if one directory is all there is, an overlay otherwise. It mounts
-// nothing.
+// Mounts returns how to mount a chain: a bind mount if one directory is all there is, an overlay or an aufs otherwise. It
+// mounts nothing.
 //
 // If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone: a
 // power cut loses them that comes before anything in them is synced.
@@ -24,25 +25,41 @@ func (b *Backend) Mounts(
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("mounts in %s: %w", b.root, err)
 	}
-	if err := b.checkDepth(chain, writable); err != nil {
+	lower := len(chain)
+	if writable {
+		if lower--; lower < 0 {
+			return nil, fmt.Errorf("mounts in %s: an empty chain has nothing to write to: %w", b.root, unix.EINVAL)
+		}
+	}
+	if err := b.checkDepth(lower, writable); err != nil {
+		return nil, err
+	}
+	ids, err := idmap.FromLabels(labels)
+	if err != nil {
 		return nil, err
 	}
 	if writable {
-		if len(chain) == 0 {
-			return nil, fmt.Errorf("mounts in %s: an empty chain has nothing to write to: %w", b.root, unix.EINVAL)
-		}
-		if err := b.restore(ctx, chain); err != nil {
+		if err := b.restore(ctx, chain, labels); err != nil {
 			return nil, err
 		}
 		if err := b.claimBoot(ctx, chain[0].ID, b.isVolatile(chain, labels)); err != nil {
 			return nil, err
 		}
+		if err := b.checkIDs(chain[0].ID, ids); err != nil {
+			return nil, err
+		}
 	}
-	return b.plan(chain, writable, labels), nil
+	if ids == nil {
+		return b.plan(chain, writable, labels), nil
+	}
+	if err := b.checkIDMap(ctx); err != nil {
+		return nil, err
+	}
+	return b.planMapped(chain, writable, labels, ids), nil
 }
 
 // restore makes what is missing of chain[0] again.
-func (b *Backend) restore(ctx context.Context, chain []Content) error {
+func (b *Backend) restore(ctx context.Context, chain []Content, labels map[string]string) error {
 	lost, err := b.lost(chain[0].ID)
 	if lost == "" || err != nil {
 		return err
@@ -51,7 +68,7 @@ func (b *Backend) restore(ctx context.Context, chain []Content) error {
 	_, err, _ = b.restoring.Do(strconv.FormatUint(chain[0].ID, 10), func() (any, error) {
 		switch lost, err := b.lost(chain[0].ID); lost {
 		case fsName: // nothing that was synced was in it
-			_, err = b.Make(ctx, chain[0].ID, chain[1:], nil)
+			_, err = b.Make(ctx, chain[0], chain[1:], labels)
 			return nil, err
 		case workName: // btrfs brings back a directory above a file that was synced, and not the ones beside it
 			return nil, os.Mkdir(b.path(chain[0].ID, workName), workMode)
@@ -63,14 +80,9 @@ func (b *Backend) restore(ctx context.Context, chain []Content) error {
 }
 
 // checkDepth refuses a chain that the kernel would refuse when it is mounted, where the reason is hard to see.
-func (b *Backend) checkDepth(chain []Content, writable bool) error {
-	lower := len(chain)
-	if writable {
-		lower--
-	}
-	if lower > maxLower {
-		return fmt.Errorf("chain in %s: %w: overlayfs stacks no more than %d layers, and there are %d below",
-			b.root, errdefs.ErrInvalidArgument, maxLower, lower)
+func (b *Backend) checkDepth(lower int, writable bool) error {
+	if err := b.strategy(false).checkDepth(lower, writable); err != nil {
+		return fmt.Errorf("chain in %s: %w", b.root, err)
 	}
 	return nil
 }
@@ -93,7 +105,8 @@ func (b *Backend) isVolatile(chain []Content, labels map[string]string) bool {
 	return b.volatile && len(chain) > 1 && !isUnpack(labels)
 }
 
-// plan returns the mount of a chain, which is not empty if writable. It depends on its arguments and the options alone.
+// plan returns the mounts of a chain, which is not empty if writable. It depends on its arguments and what Open has found
+// alone.
 //
 // containerd reads the result. An active snapshot whose last mount is read-only is one that somebody has filled already,
 // so it unpacks nothing into it. And into a bind mount it unpacks a layer as a base: it deletes what the layer deletes, which is
@@ -109,19 +122,15 @@ func (b *Backend) plan(chain []Content, writable bool, labels map[string]string)
 		layers[i] = b.path(c.ID, fsName)
 	}
 	if len(chain) == 1 {
-		if !writable || !isLoose(labels) {
+		if !writable || !b.isLoose(labels) {
 			return bind(layers[0], writable)
 		}
 		layers = append(layers, empty) // overlayfs takes no mount without lowerdir=
 	}
 	if !writable {
-		return b.overlay.readOnly(layers)
+		return b.strategy(false).readOnly(layers)
 	}
-	o := b.overlay
-	if b.isVolatile(chain, labels) {
-		o.options = append(o.options[:len(o.options):len(o.options)], "volatile")
-	}
-	return o.writable(layers[0], b.path(chain[0].ID, workName), layers[1:])
+	return b.strategy(b.isVolatile(chain, labels)).writable(layers[0], b.path(chain[0].ID, workName), layers[1:])
 }
 
 func bind(dir string, writable bool) []mount.Mount {

@@ -91,7 +91,7 @@ func TestManyLayers(t *testing.T) {
 	for _, layers := range []int{128, 300} {
 		var chain []Content
 		for id := uint64(9_000_000); len(chain) < layers; id++ {
-			if _, err := b.Make(t.Context(), id, chain, nil); err != nil {
+			if _, err := b.Make(t.Context(), Content{ID: id}, chain, nil); err != nil {
 				t.Fatal(err)
 			}
 			chain = slices.Insert(chain, 0, Content{ID: id})
@@ -123,7 +123,7 @@ func TestMountsRestoresLostLayer(t *testing.T) {
 	b := tUnprobed(t, Config{})
 	ctx := t.Context()
 	for id, chain := range [][]Content{{}, {{ID: 0}}} {
-		if _, err := b.Make(ctx, uint64(id), chain, nil); err != nil {
+		if _, err := b.Make(ctx, Content{ID: uint64(id)}, chain, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -152,7 +152,7 @@ func TestVolatileKnowsTheBoot(t *testing.T) {
 	ctx, boot := t.Context(), "boot-1"
 	b.bootID = func() (string, error) { return boot, nil }
 	for _, id := range []uint64{1, 2} {
-		if _, err := b.Make(ctx, id, nil, nil); err != nil {
+		if _, err := b.Make(ctx, Content{ID: id}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -173,7 +173,7 @@ func TestVolatileKnowsTheBoot(t *testing.T) {
 			t.Errorf("after a boot: %v", err)
 		}
 	}
-	if _, err := b.Make(ctx, 1, nil, nil); err != nil {
+	if _, err := b.Make(ctx, Content{ID: 1}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.Mounts(ctx, tChain(1, 2), true, nil); err != nil {
@@ -188,7 +188,7 @@ func TestVolatileContainersOnly(t *testing.T) {
 	b.bootID = func() (string, error) { return boot, nil }
 	unpacked := map[string]string{snapshots.LabelSnapshotRef: "c"}
 	for _, id := range []uint64{1, 2} {
-		if _, err := b.Make(ctx, id, nil, nil); err != nil {
+		if _, err := b.Make(ctx, Content{ID: id}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

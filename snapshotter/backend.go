@@ -7,9 +7,13 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 )
 
-// Content is a content as its backend knows it: its number, and the size that Make returned for it, in bytes. The size is
-// 0 for what is in the trash without ever having had a record.
-type Content = struct{ ID, Size uint64 }
+// Content is a content as its backend knows it: its number, the size that Make returned for it, in bytes, and the project
+// id that the store gave it (see Projecter), 0 for none. Size and project are 0 for what is in the trash without ever having
+// had a record.
+type Content = struct {
+	ID, Size uint64
+	Project  uint32
+}
 
 // A Backend keeps the contents of snapshots in one place: directories under a root, or volumes of a pool. It knows
 // contents by number only; the store gives the numbers, and a number is given again only when the store has neither a
@@ -36,16 +40,16 @@ type Backend interface {
 	// below, and again before Close.
 	Claim(ctx context.Context, uuid string, start uint64) error
 
-	// Make creates the writable content id on top of the chain, which is empty for a base. What already lies at id is
-	// garbage, left by a crash, and is deleted first. The labels are those of the snapshot. One that containerd unpacks a layer
-	// into always has snapshots.LabelSnapshotRef, also where only its key says so; here as in all other methods.
+	// Make creates the writable content c, which has no size yet, on top of the chain, which is empty for a base. What
+	// already lies at its number is garbage, left by a crash, and is deleted first. The labels are those of the snapshot. One that containerd unpacks a
+	// layer into always has snapshots.LabelSnapshotRef, also where only its key says so; here as in all other methods.
 	//
 	// It returns the size that the record shall keep, in bytes: that of the volume, or 0 where a content has no size of
 	// its own. At return the content need not be durable, if it becomes so with the first file in it that somebody syncs: an
 	// empty content is then as good after a power cut, and Mounts makes it.
 	//
-	// On error nothing needs to be left to delete; if something is, Delete(id) removes it.
-	Make(ctx context.Context, id uint64, chain []Content, labels map[string]string) (size uint64, err error)
+	// On error nothing needs to be left to delete; if something is, Delete(c) removes it.
+	Make(ctx context.Context, c Content, chain []Content, labels map[string]string) (size uint64, err error)
 
 	// Mounts returns how to mount a chain. If writable, chain[0] is the content of an active snapshot and the last mount
 	// is writable; otherwise all are read-only, and chain[0] is frozen. An empty chain is an empty tree. It may be called
@@ -113,6 +117,19 @@ type Rebaser interface {
 	// as far as that depends on the chain. An empty chain says that it stays a base. It is called before Freeze and before
 	// the record tells of it, so a crash in between leaves an active snapshot, whose content may be changed in part. It is idempotent.
 	Rebase(ctx context.Context, c Content, below []Content, labels map[string]string) error
+}
+
+// A Projecter is a Backend whose file system counts what each content takes up, and may bound it, under a project id that is
+// the content's alone. The store gives the project ids, as it does the numbers: one is given again only when neither a record nor
+// the trash has it.
+type Projecter interface {
+	// Projects returns the first and the last project id that contents may have, or 0, 0 where nothing is counted: contents
+	// are then made without one.
+	Projects() (first, last uint32)
+
+	// ProjectTaken reports whether the file system counts anything for a project, or bounds it. If the store has not given it
+	// to anybody it is somebody else's then, and is passed over. It takes no time.
+	ProjectTaken(project uint32) (bool, error)
 }
 
 // A Watcher is a Backend whose contents somebody may still use when they have been removed: nobody can be told to let go of a

@@ -135,7 +135,7 @@ func (s *Set) contents(chain []metadata.Link, otherwise metadata.Medium) (metada
 }
 
 func contentOf(link metadata.Link) Content {
-	return Content{ID: link.Content(), Size: link.Placement.Size}
+	return Content{ID: link.Content(), Size: link.Placement.Size, Project: link.Placement.Project}
 }
 
 // Usage returns what a snapshot takes up without its parents: bytes on disk and inodes. That of a committed snapshot is

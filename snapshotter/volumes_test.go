@@ -48,7 +48,7 @@ func (v *volumes) MakeTemplate(ctx context.Context, id uint64, name string) (uin
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.made = append(v.made, name)
-	size, err := v.Make(ctx, id, nil, nil)
+	size, err := v.Make(ctx, snapshotter.Content{ID: id}, nil, nil)
 	if failed := v.fail; failed != nil {
 		v.fail = nil
 		return 0, failed
