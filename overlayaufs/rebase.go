@@ -49,7 +49,7 @@ func (b *Backend) rebase(ctx context.Context, c Content, below []Content, labels
 		return b.walkLayer(ctx, c.ID, cleaner{})
 	}
 	if isUnpack(labels) {
-		if err := b.checkRebase(); err != nil {
+		if err := errors.Join(b.checkRebase(), b.checkDepth(len(below)+1, true)); err != nil {
 			return err
 		}
 	}
