@@ -1,0 +1,46 @@
+package lamina
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/lamina-snapshotter/lamina/dmthin"
+	"github.com/lamina-snapshotter/lamina/overlayaufs"
+)
+
+// The words by which containerd knows what a snapshotter can do (client/snapshotter_opts_unix.go).
+const (
+	// CapabilityRemapIDs says that a snapshot with an id map in its labels is mounted with it.
+	CapabilityRemapIDs = "remap-ids"
+	// CapabilityOnlyRemapIDs says that the owners of files are not to be changed instead where that cannot be. Without it
+	// containerd's client copies each image for each map, with other owners.
+	CapabilityOnlyRemapIDs = "only-remap-ids"
+)
+
+// Capabilities returns what the named snapshotter can do on this host beyond the common contract, in the words that
+// containerd knows, as "remap-ids" and "rebase", and why it cannot do what is missing. What is not in the list must not be
+// claimed: containerd relies on it.
+//
+// It finds that out by trying, which takes a tenth of a second and root, and leaves nothing behind; the root need not exist and may be
+// in use. What could not be tried is missing.
+//
+// Commit can rebase. But for "rebase" containerd unpacks layers side by side, each into a bind mount, and keeps their
+// whiteouts only for a snapshotter named "overlayfs" (core/unpack/unpacker.go, bindToOverlay): under another name
+// deleted files would come back, unless Prepare returned an overlay of the layer alone.
+func (c Config) Capabilities(ctx context.Context, name string) (has []string, missing []error) {
+	if err := c.probeIDMap(ctx, name); err != nil {
+		missing = append(missing, fmt.Errorf("%s: %w", CapabilityRemapIDs, err))
+	} else {
+		has = append(has, CapabilityRemapIDs)
+	}
+	return append(has, CapabilityOnlyRemapIDs), missing
+}
+
+func (c Config) probeIDMap(ctx context.Context, name string) error {
+	if c.Snapshotters[name].Backend == BackendThin {
+		return dmthin.ProbeIDMap(ctx, c.Thin)
+	}
+	union := c.Union
+	union.Root = c.ContentRoot(name)
+	return overlayaufs.ProbeIDMap(ctx, union)
+}
