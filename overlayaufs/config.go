@@ -47,6 +47,10 @@ type Config struct {
 	// Volatile is "auto", "on" or "off": whether the writable layers of containers ignore fsync. Auto is off. With on, a
 	// container that was running when the power went cannot be started again.
 	Volatile string `toml:"volatile"`
+
+	// UpperdirLabel has each snapshot shown with the label containerd.io/snapshot/overlay.upperdir, the directory of what it
+	// has of its own, as containerd's overlay snapshotter has it under that key. It is for programs on the host that read layers.
+	UpperdirLabel bool `toml:"upperdir_label"`
 }
 
 // A setting is one key of the config with its value and the values it may have, the default first.
