@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/integration/guest"
 	"github.com/lamina-snapshotter/lamina/integration/image"
 )
 
@@ -28,7 +29,8 @@ func TestUserNamespaces(t *testing.T) {
 
 // TestThinUserNamespaces does the same with volumes.
 func TestThinUserNamespaces(t *testing.T) {
-	forEachThin(t, "", checkUserNamespaces)
+	guest.Require(t)
+	checkUserNamespaces(t, thinExt4)
 }
 
 // idMaps are those of two containers, as ctr takes them. The first has two ranges
@@ -165,7 +167,8 @@ func TestMapLabelsRefused(t *testing.T) {
 }
 
 func TestThinMapLabelsRefused(t *testing.T) {
-	forEachThin(t, "", checkMapLabelsRefused)
+	guest.Require(t)
+	checkMapLabelsRefused(t, thinExt4)
 }
 
 func checkMapLabelsRefused(t *testing.T, b backend) {

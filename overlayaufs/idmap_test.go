@@ -351,3 +351,32 @@ func TestProbeIDMap(t *testing.T) {
 		}
 	})
 }
+
+// TestSELinuxOption adds to each mount what containerd's client adds for SELinux (handleMounts in client/container.go), and
+// asks containerd's code what it takes the mount for.
+func TestSELinuxOption(t *testing.T) {
+	const label = `context="system_u:object_r:container_file_t:s0:c1,c2"`
+	b := &Backend{root: "/r", overlay: overlay{options: []string{"index=off"}}, volatile: true}
+	m, err := idmap.FromLabels(tMaps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, writable := range []bool{true, false} {
+		for _, chain := range [][]Content{tChain(7), tChain(12, 7)} {
+			for _, mounts := range [][]mount.Mount{b.plan(chain, writable), b.planMapped(chain, writable, m)} {
+				last := &mounts[len(mounts)-1]
+				plain := slices.Clone(last.Options)
+				last.Options = append(last.Options, label)
+				if last.ReadOnly() == writable {
+					t.Errorf("%v is taken for read-only: %v", last, !writable)
+				}
+				want := slices.DeleteFunc(plain, func(o string) bool { return o == "volatile" })
+				for _, got := range mount.RemoveVolatileOption(mounts) {
+					if !slices.Equal(got.Options, append(want, label)) {
+						t.Errorf("without volatile: %q, want %q and the label", got.Options, want)
+					}
+				}
+			}
+		}
+	}
+}
