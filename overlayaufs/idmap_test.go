@@ -46,7 +46,10 @@ func TestPlanMapped(t *testing.T) {
 			Type: "overlay", Source: "overlay", Options: with("index=off", "lowerdir=/r/7/fs:/r/empty"),
 		}},
 		{"child", tChain(12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: with(
-			"index=off", "volatile", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs",
+			"index=off", "volatile", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs:/r/empty",
+		)}},
+		{"grandchild", tChain(3, 12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: with(
+			"index=off", "volatile", "workdir=/r/3/work", "upperdir=/r/3/fs", "lowerdir=/r/12/fs:/r/7/fs",
 		)}},
 		{"view of a child", tChain(12, 7), false, mount.Mount{
 			Type: "overlay", Source: "overlay", Options: with("index=off", "lowerdir=/r/12/fs:/r/7/fs"),
