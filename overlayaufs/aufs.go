@@ -12,8 +12,9 @@ const (
 	// defaultBranches is how many branches a union has at most where the module does not tell (CONFIG_AUFS_BRANCH_MAX_127).
 	defaultBranches = 127
 
-	// maxPerMount is how many branches one mount names. aufs keeps the options of a mount in a page of some 48 bytes each
-	// (max_opt in fs/aufs/fsctx.c; before Linux 5.19 fs/aufs/opts.c), so it takes 84 of them.
+	// maxPerMount is how many branches one mount names. aufs keeps the options of a mount in a page, of 48 bytes each, a
+	// branch being one (max_opt in fs/aufs/fsctx.c; before Linux 5.19 in fs/aufs/opts.c). That makes 84, and the 85th
+	// crashes the kernel (tried with aufs 6.1).
 	maxPerMount = 64
 
 	// maxData is how many bytes of options mount(2) takes: a page with the NUL (copy_mount_options in fs/namespace.c), the
