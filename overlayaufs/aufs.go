@@ -3,6 +3,7 @@ package overlayaufs
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -63,11 +64,7 @@ func (a *aufs) common() []string {
 func (a *aufs) mounts(flags, branches []string) []mount.Mount {
 	first := a.common()
 	n := a.fit(slices.Concat(flags, first), "br:", branches)
-	br := "br"
-	for _, branch := range branches[:n] {
-		br += ":" + branch
-	}
-	mounts := []mount.Mount{aufsMount(flags, append(first, br))}
+	mounts := []mount.Mount{aufsMount(flags, append(first, "br:"+strings.Join(branches[:n], ":")))}
 	for branches = branches[n:]; len(branches) > 0; branches = branches[n:] {
 		more := []string{"remount"}
 		n = a.fit(slices.Concat(flags, more), "append:", branches)

@@ -28,11 +28,8 @@ func dropOpaque(ctx context.Context, root int, chain []Content) error {
 		return err
 	}
 	for _, dir := range f.found {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		c := &closer{ctx: ctx, root: root, layer: chain[0], mark: slices.Concat(dir, []string{opaqueName})}
-		if err := c.closeAll(dir, chain[1:]); err != nil {
+		c := &closer{root: root, layer: chain[0], mark: slices.Concat(dir, []string{opaqueName})}
+		if err := c.closeAll(ctx, dir, chain[1:]); err != nil {
 			return fmt.Errorf("opaque directory %s: %w", strings.Join(dir, "/"), err)
 		}
 	}
@@ -62,15 +59,14 @@ func (f *opaqueFinder) entry(fd int, name string, typ uint8) (descend bool, err 
 
 // A closer puts whiteouts into the directories of a layer.
 type closer struct {
-	ctx   context.Context
 	root  int
 	layer Content
 	mark  []string // of the opaque directory, to which whiteouts are links
 }
 
 // closeAll closes a directory and those in it that layers below have too, and then removes the mark.
-func (c *closer) closeAll(dir []string, below []Content) error {
-	below, err := c.reached(dir, below)
+func (c *closer) closeAll(ctx context.Context, dir []string, below []Content) error {
+	below, err := c.reached(ctx, dir, below)
 	if err != nil {
 		return err
 	}
@@ -81,7 +77,7 @@ func (c *closer) closeAll(dir []string, below []Content) error {
 	for jobs := []job{{dir, below}}; len(jobs) > 0; {
 		last := jobs[len(jobs)-1]
 		jobs = jobs[:len(jobs)-1]
-		both, err := c.close(last.dir, last.below)
+		both, err := c.close(ctx, last.dir, last.below)
 		if err != nil {
 			return err
 		}
@@ -89,16 +85,16 @@ func (c *closer) closeAll(dir []string, below []Content) error {
 			jobs = append(jobs, job{slices.Concat(last.dir, []string{name}), below})
 		}
 	}
-	return c.in(c.layer, dir, func(fd int) error { return unlessMissing(unix.Unlinkat(fd, opaqueName, 0)) })
+	return c.in(ctx, c.layer, dir, func(fd int) error { return unlessMissing(unix.Unlinkat(fd, opaqueName, 0)) })
 }
 
 // reached returns the layers in which aufs looks for a directory, were it not opaque: those above a whiteout of it or of
 // one that it is in.
-func (c *closer) reached(dir []string, below []Content) ([]Content, error) {
+func (c *closer) reached(ctx context.Context, dir []string, below []Content) ([]Content, error) {
 	for i, layer := range below {
 		for depth := range dir {
 			var st unix.Stat_t
-			err := c.in(layer, dir[:depth], func(fd int) error {
+			err := c.in(ctx, layer, dir[:depth], func(fd int) error {
 				return unix.Fstatat(fd, whPrefix+dir[depth], &st, unix.AT_SYMLINK_NOFOLLOW)
 			})
 			if err == nil {
@@ -114,8 +110,8 @@ func (c *closer) reached(dir []string, below []Content) ([]Content, error) {
 
 // close puts a whiteout into one directory for each name in it that a layer below has and the layer has not. It returns the
 // names of the directories that both have, with the layers.
-func (c *closer) close(dir []string, below []Content) (both map[string][]Content, err error) {
-	own, err := c.list(c.layer, dir)
+func (c *closer) close(ctx context.Context, dir []string, below []Content) (both map[string][]Content, err error) {
+	own, err := c.list(ctx, c.layer, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +119,7 @@ func (c *closer) close(dir []string, below []Content) (both map[string][]Content
 	missing := map[string]struct{}{}
 	hidden := map[string]bool{} // by whiteouts of layers passed
 	for _, layer := range below {
-		entries, err := c.list(layer, dir)
+		entries, err := c.list(ctx, layer, dir)
 		if err != nil {
 			return nil, err
 		}
@@ -143,15 +139,15 @@ func (c *closer) close(dir []string, below []Content) (both map[string][]Content
 			}
 		}
 	}
-	return both, c.whiteOut(dir, slices.Sorted(maps.Keys(missing)))
+	return both, c.whiteOut(ctx, dir, slices.Sorted(maps.Keys(missing)))
 }
 
-func (c *closer) whiteOut(dir, names []string) error {
+func (c *closer) whiteOut(ctx context.Context, dir, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	return c.in(c.layer, c.mark[:len(c.mark)-1], func(marked int) error {
-		return c.in(c.layer, dir, func(fd int) error {
+	return c.in(ctx, c.layer, c.mark[:len(c.mark)-1], func(marked int) error {
+		return c.in(ctx, c.layer, dir, func(fd int) error {
 			for _, name := range names {
 				err := unix.Linkat(marked, opaqueName, fd, whPrefix+name, 0)
 				if errors.Is(err, unix.EMLINK) {
@@ -170,9 +166,9 @@ func (c *closer) whiteOut(dir, names []string) error {
 }
 
 // list returns the entries of a directory of a layer with their types, none if there is no such directory.
-func (c *closer) list(layer Content, dir []string) (map[string]uint8, error) {
+func (c *closer) list(ctx context.Context, layer Content, dir []string) (map[string]uint8, error) {
 	entries := map[string]uint8{}
-	err := c.in(layer, dir, func(fd int) error {
+	err := c.in(ctx, layer, dir, func(fd int) error {
 		buf := make([]byte, 64<<10)
 		for {
 			n, err := retry(func() (int, error) { return unix.ReadDirent(fd, buf) })
@@ -192,8 +188,8 @@ func (c *closer) list(layer Content, dir []string) (map[string]uint8, error) {
 }
 
 // in calls fn with a descriptor of a directory of a layer. It follows no symbolic link, as a layer may hold any.
-func (c *closer) in(layer Content, dir []string, fn func(fd int) error) error {
-	if err := c.ctx.Err(); err != nil {
+func (c *closer) in(ctx context.Context, layer Content, dir []string, fn func(fd int) error) error {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	fd, err := openDir(c.root, contentFS(layer))
