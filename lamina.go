@@ -68,6 +68,7 @@ func DefaultConfig() Config {
 			UserXattr: "auto",
 			Metacopy:  "auto",
 			Volatile:  "auto",
+			Aufs:      overlayaufs.AufsConfig{UDBA: "auto", Create: "auto", Xino: "auto"},
 		},
 		Thin: dmthin.DefaultConfig(),
 	}
