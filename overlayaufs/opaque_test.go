@@ -174,7 +174,7 @@ func TestDropOpaqueFollowsNoLink(t *testing.T) {
 	outside := t.TempDir()
 	tWrite(t, filepath.Join(outside, "d/secret"), "")
 	for id := range uint64(2) {
-		if _, err := b.Make(t.Context(), Content{ID: id+1}, nil, nil); err != nil {
+		if _, err := b.Make(t.Context(), Content{ID: id + 1}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
