@@ -1,0 +1,112 @@
+package overlayaufs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/userns"
+
+	"github.com/lamina-snapshotter/lamina/internal/features"
+)
+
+// Probes returns what the drivers of this backend may be able to do, with the way to find out: by trying it on the file
+// system of cfg.Root, or of the directory in which the root will be made. A Backend may be open on the root meanwhile.
+func Probes(cfg Config) []features.Probe {
+	overlay := func(name, detail string, try func(context.Context, *prober) error) features.Probe {
+		return features.Probe{Driver: driverOverlay, Name: name, Try: func(ctx context.Context) (string, error) {
+			return detail, answer(cfg.Root, tryBeside(ctx, cfg.Root, try))
+		}}
+	}
+	has := func(f feature) func(context.Context, *prober) error {
+		return func(ctx context.Context, p *prober) error { return p.has(ctx, cfg, f) }
+	}
+	mounts := has(feature{})
+	return []features.Probe{
+		overlay("mount", "", mounts),
+		overlay("layers", fmt.Sprintf("%d below a writable one", maxLower), mounts),
+		{Driver: driverOverlay, Name: "id maps", Try: func(ctx context.Context) (string, error) {
+			return "idmapped mounts", answer(cfg.Root, ProbeIDMap(ctx, cfg))
+		}},
+		overlay("userxattr", "", func(ctx context.Context, p *prober) error {
+			_, err := p.userXattr(ctx, on)
+			return err
+		}),
+		overlay("index", "", has(indexFeature(on))),
+		overlay("metacopy", "", has(metacopyFeature(on))),
+		overlay("volatile", "", has(volatileFeature())),
+	}
+}
+
+// has tries a feature upon what every mount has here, or that alone.
+func (p *prober) has(ctx context.Context, cfg Config, f feature) error {
+	options, err := p.userXattr(ctx, cfg.UserXattr)
+	if err == nil && f.key != "" {
+		_, err = p.choose(ctx, options, f)
+	}
+	return err
+}
+
+// answer says what an error of a trial means.
+func answer(root string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return features.Untried(err)
+	case errors.Is(err, fs.ErrPermission) && !userns.RunningInUserNS(): // there nobody has more
+		return features.Untried(fmt.Errorf("it takes root, or the namespace of a rootless containerd: %w", err))
+	}
+	return explain(root, err)
+}
+
+// Directories in which something is tried beside a Backend have names that begin with trialPrefix. One that is left is
+// that of a process that was killed, and is removed after trialAge by the next.
+const (
+	trialPrefix = probeName + "-"
+	trialAge    = time.Hour
+)
+
+// tryBeside calls try with a prober on the file system that root lies on, or will. Nothing of it is left.
+func tryBeside(ctx context.Context, root string, try func(context.Context, *prober) error) (err error) {
+	top, err := features.Existing(root)
+	if err != nil {
+		return err
+	}
+	if err := removeOldTrials(ctx, top); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(top, trialPrefix)
+	if err != nil {
+		return err
+	}
+	p := &prober{dir: dir}
+	// Even if ctx has ended.
+	defer func() { err = errors.Join(err, p.remove(context.WithoutCancel(ctx))) }()
+	if err := checkDType(dir); err != nil {
+		return err
+	}
+	if isoErr := isolated(func() { err = try(ctx, p) }); isoErr != nil {
+		return isoErr
+	}
+	return err
+}
+
+func removeOldTrials(ctx context.Context, top string) error {
+	entries, err := os.ReadDir(top)
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), trialPrefix) {
+			continue
+		}
+		if info, gone := e.Info(); gone == nil && time.Since(info.ModTime()) > trialAge {
+			p := prober{dir: filepath.Join(top, e.Name())}
+			err = errors.Join(err, p.remove(ctx))
+		}
+	}
+	return err
+}
