@@ -1,6 +1,7 @@
 package overlayaufs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ func Probes(cfg Config) []features.Probe {
 		{Driver: driverOverlay, Name: "id maps", Try: func(ctx context.Context) (string, error) {
 			return "idmapped mounts", answer(cfg.Root, ProbeIDMap(ctx, cfg))
 		}},
+		overlay("parallel unpack", "", func(ctx context.Context, p *prober) error {
+			return cmp.Or(cfg.whyNoRebase(), mounts(ctx, p))
+		}),
 		overlay("userxattr", "", func(ctx context.Context, p *prober) error {
 			_, err := p.userXattr(ctx, on)
 			return err
@@ -40,7 +44,44 @@ func Probes(cfg Config) []features.Probe {
 		overlay("index", "", has(indexFeature(on))),
 		overlay("metacopy", "", has(metacopyFeature(on))),
 		overlay("volatile", "", has(volatileFeature())),
+		{Driver: driverAufs, Name: "mount", Try: func(ctx context.Context) (string, error) {
+			a, err := tryAufsBeside(ctx, cfg)
+			return strings.Join(a.common(), ","), err
+		}},
+		{Driver: driverAufs, Name: "layers", Try: func(ctx context.Context) (string, error) {
+			a, err := tryAufsBeside(ctx, cfg)
+			return fmt.Sprintf("%d below a writable one", a.branches-1), err
+		}},
 	}
+}
+
+// whyNoRebase is CanRebase of overlayfs, in words.
+func (cfg Config) whyNoRebase() error {
+	cfg.Driver = driverOverlay
+	switch {
+	case cfg.CanRebase():
+		return nil
+	case userns.RunningInUserNS():
+		return errors.New("containerd cannot write deletions in a user namespace")
+	}
+	return fmt.Errorf("containerd writes deletions in trusted attributes, and union.userxattr = %q", cfg.UserXattr)
+}
+
+// tryAufsBeside returns how aufs mounts here, or the error of a Probe.
+func tryAufsBeside(ctx context.Context, cfg Config) (*aufs, error) {
+	found := &aufs{}
+	// What there is, not what is set of overlayfs; and nothing is made in the root.
+	err := tryBeside(ctx, cfg.Root, func(ctx context.Context, p *prober) error {
+		a, err := p.findAufs(ctx, Config{Root: p.dir, Aufs: cfg.Aufs})
+		if err == nil {
+			found = a
+		}
+		return err
+	})
+	if err != nil && !isUntried(err) {
+		err = explainAufs(cfg.Root, err)
+	}
+	return found, answer(cfg.Root, err)
 }
 
 // has tries a feature upon what every mount has here, or that alone.
@@ -59,10 +100,15 @@ func answer(root string, err error) error {
 		return nil
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return features.Untried(err)
-	case errors.Is(err, fs.ErrPermission) && !userns.RunningInUserNS(): // there nobody has more
+	case isUntried(err):
 		return features.Untried(fmt.Errorf("it takes root, or the namespace of a rootless containerd: %w", err))
 	}
 	return explain(root, err)
+}
+
+// isUntried reports whether somebody with more privileges might have succeeded. In a user namespace nobody has more.
+func isUntried(err error) bool {
+	return errors.Is(err, fs.ErrPermission) && !userns.RunningInUserNS()
 }
 
 // Directories in which something is tried beside a Backend have names that begin with trialPrefix. One that is left is

@@ -125,8 +125,8 @@ func (b *Backend) checkIDMap(ctx context.Context) error {
 //
 // A read-only bind mount it leaves without a map. So a view of one layer is an overlay of that and an empty one. That of no
 // layer has nothing in it to be mapped.
-func (b *Backend) planMapped(chain []Content, writable bool, m *idmap.Map) []mount.Mount {
-	mounts := b.plan(chain, writable)
+func (b *Backend) planMapped(chain []Content, writable bool, labels map[string]string, m *idmap.Map) []mount.Mount {
+	mounts := b.plan(chain, writable, labels)
 	switch {
 	case len(chain) == 0:
 		return mounts

@@ -52,7 +52,7 @@ func TestPlanMapped(t *testing.T) {
 			Type: "overlay", Source: "overlay", Options: with("index=off", "lowerdir=/r/12/fs:/r/7/fs"),
 		}},
 	} {
-		if got := b.planMapped(tc.chain, tc.writable, m); !reflect.DeepEqual(got, []mount.Mount{tc.want}) {
+		if got := b.planMapped(tc.chain, tc.writable, nil, m); !reflect.DeepEqual(got, []mount.Mount{tc.want}) {
 			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
 		}
 	}

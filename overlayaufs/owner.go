@@ -70,6 +70,7 @@ func (b *Backend) Owner(ctx context.Context) (uuid string, start uint64, err err
 func (b *Backend) Claim(ctx context.Context, uuid string, start uint64) error {
 	data, err := json.Marshal(owner{
 		UUID: uuid, Start: start,
+		Form:      b.form(),
 		UserXattr: slices.Contains(b.overlay.options, "userxattr"),
 		Metacopy:  slices.Contains(b.overlay.options, "metacopy=on"),
 	})
@@ -125,7 +126,7 @@ func readOwner(root string) (owner, error) {
 	o, err := parseOwner(data)
 	if err != nil {
 		return owner{}, fmt.Errorf("%s does not say which store the directory belongs to (%w): write the file again as "+
-			`{"uuid":"...","start":N}, with "userxattr":true or "metacopy":true if the layers were written so, or move the directory away and let a new one be made`, path, err)
+			`{"uuid":"...","start":N}, with "form":"aufs", "userxattr":true or "metacopy":true if the layers were written so, or move the directory away and let a new one be made`, path, err)
 	}
 	return o, nil
 }
@@ -172,7 +173,7 @@ func checkNew(root string) error {
 // a file system of its own may have lost+found.
 func isOurs(name string) bool {
 	return strings.HasPrefix(name, trialPrefix) ||
-		slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, "lost+found"}, name)
+		slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, xinoName, "lost+found"}, name)
 }
 
 // writeDurably makes the file name in dir hold data. After a power cut it holds either all of data or what it held
