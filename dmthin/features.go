@@ -27,11 +27,16 @@ func Probes(c Config) []features.Probe {
 			return detail, answer(try(ctx))
 		}}
 	}
-	volumes := func(context.Context) error { return c.haveVolumes() }
+	volumes := func(context.Context) error { return features.AsOf("mount", answer(c.haveAll())) }
 	return []features.Probe{
 		probe("mount", c.FS+" volumes", func(context.Context) error { return c.haveAll() }),
 		probe("layers", "any number", volumes),
-		probe("id maps", "idmapped mounts", func(ctx context.Context) error { return ProbeIDMap(ctx, c) }),
+		probe("id maps", "idmapped mounts", func(ctx context.Context) error {
+			if err := volumes(ctx); err != nil {
+				return err
+			}
+			return ProbeIDMap(ctx, c)
+		}),
 		probe("size limit", "the size of the volume", volumes),
 		probe("usage in constant time", "from the pool", volumes),
 		{Driver: driver, Name: "device mapper", Try: versionOf((*dm.Control).Version)},
@@ -52,27 +57,13 @@ func answer(err error) error {
 		return nil
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return features.Untried(err)
-	case !errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, features.ErrUntried), !errors.Is(err, fs.ErrPermission):
 		return err
 	case userns.RunningInUserNS():
 		return fmt.Errorf("device mapper and loop devices serve the first user namespace alone: %w", err)
 	}
 	return features.Untried(fmt.Errorf("it takes root: %w", err))
 }
-
-// haveVolumes is haveAll for what needs no more than volumes, and says only where to look.
-func (c Config) haveVolumes() error {
-	err := answer(c.haveAll())
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, features.ErrUntried):
-		return features.Untried(errNoVolumes)
-	}
-	return errNoVolumes
-}
-
-var errNoVolumes = errors.New(`it needs what "mount" does`)
 
 // haveAll returns what is missing of what a pool and its volumes need.
 func (c Config) haveAll() error {

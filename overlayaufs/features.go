@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/userns"
+	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/features"
 )
@@ -21,7 +22,7 @@ import (
 func Probes(cfg Config) []features.Probe {
 	overlay := func(name, detail string, try func(context.Context, *prober) error) features.Probe {
 		return features.Probe{Driver: driverOverlay, Name: name, Try: func(ctx context.Context) (string, error) {
-			return detail, answer(cfg.Root, tryBeside(ctx, cfg.Root, try))
+			return detail, answer(explainOverlay(cfg.Root, tryBeside(ctx, cfg.Root, try)))
 		}}
 	}
 	has := func(f feature) func(context.Context, *prober) error {
@@ -32,7 +33,7 @@ func Probes(cfg Config) []features.Probe {
 		overlay("mount", "", mounts),
 		overlay("layers", fmt.Sprintf("%d below a writable one", maxLower), mounts),
 		{Driver: driverOverlay, Name: "id maps", Try: func(ctx context.Context) (string, error) {
-			return "idmapped mounts", answer(cfg.Root, ProbeIDMap(ctx, cfg))
+			return "idmapped mounts", answer(ProbeIDMap(ctx, cfg))
 		}},
 		overlay("parallel unpack", "", func(ctx context.Context, p *prober) error {
 			return cmp.Or(cfg.whyNoRebase(), mounts(ctx, p))
@@ -50,7 +51,7 @@ func Probes(cfg Config) []features.Probe {
 		}},
 		{Driver: driverAufs, Name: "layers", Try: func(ctx context.Context) (string, error) {
 			a, err := tryAufsBeside(ctx, cfg)
-			return fmt.Sprintf("%d below a writable one", a.branches-1), err
+			return fmt.Sprintf("%d below a writable one", a.branches-1), features.AsOf("mount", err)
 		}},
 	}
 }
@@ -78,10 +79,13 @@ func tryAufsBeside(ctx context.Context, cfg Config) (*aufs, error) {
 		}
 		return err
 	})
-	if err != nil && !isUntried(err) {
+	switch {
+	case isMissing(err):
+		err = noAufs(unix.ENODEV) // without the place where it was tried
+	case err != nil && !isUntried(err):
 		err = explainAufs(cfg.Root, err)
 	}
-	return found, answer(cfg.Root, err)
+	return found, answer(err)
 }
 
 // has tries a feature upon what every mount has here, or that alone.
@@ -93,15 +97,21 @@ func (p *prober) has(ctx context.Context, cfg Config, f feature) error {
 	return err
 }
 
-// answer says what an error of a trial means.
-func answer(root string, err error) error {
+// answer says whether an error is a no.
+func answer(err error) error {
 	switch {
-	case err == nil:
-		return nil
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return features.Untried(err)
 	case isUntried(err):
 		return features.Untried(fmt.Errorf("it takes root, or the namespace of a rootless containerd: %w", err))
+	}
+	return err
+}
+
+// explainOverlay is explain for an error that somebody with more privileges would get too.
+func explainOverlay(root string, err error) error {
+	if err == nil || isUntried(err) {
+		return err
 	}
 	return explain(root, err)
 }

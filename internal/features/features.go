@@ -36,20 +36,49 @@ func Run(ctx context.Context, probes []Probe) []Feature {
 				return
 			}
 			detail, err := p.Try(ctx)
-			answers <- Feature{p.Driver, p.Name, detail, err}
+			answers <- Feature{Detail: detail, Err: err}
 		}
 	}()
 	all := make([]Feature, 0, len(probes))
 	for _, p := range probes {
-		select {
-		case f := <-answers:
-			all = append(all, f)
-		case <-ctx.Done():
-			all = append(all, Feature{p.Driver, p.Name, "", Untried(context.Cause(ctx))})
+		f, answered := next(ctx, answers)
+		if !answered {
+			break
 		}
+		f.Driver, f.Name = p.Driver, p.Name
+		all = append(all, f)
+	}
+	for _, p := range probes[len(all):] {
+		all = append(all, Feature{p.Driver, p.Name, "", Untried(context.Cause(ctx))})
 	}
 	return all
 }
 
+// next returns the next answer, if it comes before ctx ends.
+func next(ctx context.Context, answers <-chan Feature) (f Feature, answered bool) {
+	select {
+	case f = <-answers:
+		return f, true
+	case <-ctx.Done():
+	}
+	select { // both may have been there
+	case f = <-answers:
+		return f, true
+	default:
+		return f, false
+	}
+}
+
 // Untried says what keeps a probe from trying.
 func Untried(err error) error { return fmt.Errorf("%w: %w", ErrUntried, err) }
+
+// AsOf is the error of a feature that is there if another of its driver is, which says why not.
+func AsOf(name string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrUntried):
+		return Untried(fmt.Errorf("it needs what %q does", name))
+	}
+	return fmt.Errorf("it needs what %q does", name)
+}
