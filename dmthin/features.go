@@ -192,7 +192,8 @@ func haveDeviceDiscard(device string) error {
 	if err := unix.Stat(device, &st); err != nil {
 		return &os.PathError{Op: "stat", Path: device, Err: err}
 	}
-	sys := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
+	number := uint64(st.Rdev) //nolint:unconvert // 32 bits on mips
+	sys := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(number), unix.Minor(number))
 	text, err := os.ReadFile(filepath.Join(sys, "queue/discard_max_bytes"))
 	if errors.Is(err, fs.ErrNotExist) {
 		text, err = os.ReadFile(sys + "/../queue/discard_max_bytes") // not Join: it would cut the link away

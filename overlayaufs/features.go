@@ -57,15 +57,15 @@ func Probes(cfg Config) []features.Probe {
 }
 
 // whyNoRebase is CanRebase of overlayfs, in words.
-func (cfg Config) whyNoRebase() error {
-	cfg.Driver = driverOverlay
+func (c Config) whyNoRebase() error {
+	c.Driver = driverOverlay
 	switch {
-	case cfg.CanRebase():
+	case c.CanRebase():
 		return nil
 	case userns.RunningInUserNS():
 		return errors.New("containerd cannot write deletions in a user namespace")
 	}
-	return fmt.Errorf("containerd writes deletions in trusted attributes, and union.userxattr = %q", cfg.UserXattr)
+	return fmt.Errorf("containerd writes deletions in trusted attributes, and union.userxattr = %q", c.UserXattr)
 }
 
 // tryAufsBeside returns how aufs mounts here, or the error of a Probe.

@@ -57,7 +57,7 @@ type featureLine struct {
 func newFeatureLine(f lamina.Feature) featureLine {
 	l := featureLine{Driver: f.Driver, Name: f.Name, Here: "yes", Detail: f.Detail}
 	if f.Err != nil {
-		l.Here, l.Detail, l.Reason = "no", "", f.Err.Error()
+		l.Here, l.Detail, l.Reason = "no", "", fmt.Sprint(f.Err)
 	}
 	if errors.Is(f.Err, lamina.ErrUntried) {
 		l.Here = "unknown"
