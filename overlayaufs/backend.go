@@ -46,6 +46,8 @@ type Backend struct {
 	volatile bool
 	flusher  *flusher // nil if commits are not synced
 	bootID   func() (string, error)
+	projects projects
+	walks    walks
 
 	restoring singleflight.Group // of contents that Mounts makes again, by id
 	hidden    sync.Once          // has been said
@@ -90,6 +92,9 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		if err := cmp.Or(err, was.checkForm(cfg.Root, options)); err != nil {
 			return nil, errors.Join(err, b.Close())
 		}
+	}
+	if err := b.findProjects(cfg); err != nil {
+		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/lamina-snapshotter/lamina/internal/bytesize"
 )
 
 // The values of the settings.
@@ -16,6 +18,7 @@ const (
 
 	driverOverlay = "overlay"
 	syncCommit    = "commit"
+	quotaStrict   = "strict"
 )
 
 // Config says where the place is and how to use it. The zero value of each setting is its default, the first value
@@ -47,6 +50,30 @@ type Config struct {
 	// Volatile is "auto", "on" or "off": whether the writable layers of containers ignore fsync. Auto is off. With on, a
 	// container that was running when the power went cannot be started again.
 	Volatile string `toml:"volatile"`
+
+	// Quota is "auto", "on", "strict" or "off": whether each layer is a project of the file system's quotas, which counts what
+	// it takes up and keeps the limits that its labels ask for. Auto is on where the file system has project quotas; where it has
+	// none, a limit that is asked for is said to be missing, once. With strict such a snapshot is refused, with on the start is.
+	Quota string `toml:"quota"`
+
+	// ProjectBase is the first project id that a layer may have; those after it are too, 2^24 in all. Projects of others are passed
+	// over if they have anything in them.
+	ProjectBase uint32 `toml:"project_base"`
+
+	// MaxSize is how much a container can write unless the label containerd.io/snapshot/max-size says otherwise. "auto" is no
+	// limit, and so is what it is for layers that are being unpacked.
+	MaxSize Size `toml:"max_size"`
+}
+
+// Size is a number of bytes, in a configuration a text such as "10GiB" or "auto".
+type Size = bytesize.Size
+
+// DefaultConfig returns the configuration with each default in its place.
+func DefaultConfig() Config {
+	return Config{
+		Driver: auto, Sync: syncCommit, Index: auto, UserXattr: auto, Metacopy: auto, Volatile: auto,
+		Quota: auto, ProjectBase: defaultProjectBase,
+	}
 }
 
 // A setting is one key of the config with its value and the values it may have, the default first.
@@ -63,6 +90,7 @@ func (c Config) settings() []setting {
 		{"userxattr", c.UserXattr, []string{auto, on, off}},
 		{"metacopy", c.Metacopy, []string{auto, on, off}},
 		{"volatile", c.Volatile, []string{auto, on, off}},
+		{"quota", c.Quota, []string{auto, on, quotaStrict, off}},
 	}
 }
 
@@ -74,6 +102,10 @@ func (c Config) Validate() error {
 		if s.value != "" && !slices.Contains(s.possible, s.value) {
 			errs = append(errs, fmt.Errorf("union.%s = %q: must be one of %q", s.key, s.value, s.possible))
 		}
+	}
+	if c.ProjectBase > maxProjectBase {
+		errs = append(errs, fmt.Errorf("union.project_base = %d: must be at most %d, as projects are %d after each other",
+			c.ProjectBase, maxProjectBase, projectRange))
 	}
 	return errors.Join(errs...)
 }

@@ -17,9 +17,10 @@ import (
 // nothing.
 //
 // If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone: a
-// power cut loses them that comes before anything in them is synced.
+// power cut loses them that comes before anything in them is synced. Limits that are not those of the labels are corrected: Resize
+// sets them before the labels are recorded, and Freeze lifts them before the content is recorded as committed.
 func (b *Backend) Mounts(
-	ctx context.Context, chain []Content, writable bool, _ map[string]string,
+	ctx context.Context, chain []Content, writable bool, labels map[string]string,
 ) ([]mount.Mount, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("mounts in %s: %w", b.root, err)
@@ -31,7 +32,10 @@ func (b *Backend) Mounts(
 		if len(chain) == 0 {
 			return nil, fmt.Errorf("mounts in %s: an empty chain has nothing to write to: %w", b.root, unix.EINVAL)
 		}
-		if err := b.restore(ctx, chain); err != nil {
+		if err := b.restore(ctx, chain, labels); err != nil {
+			return nil, err
+		}
+		if err := b.correctLimits(chain[0], labels); err != nil {
 			return nil, err
 		}
 		if err := b.claimBoot(ctx, chain[0].ID); err != nil {
@@ -42,7 +46,7 @@ func (b *Backend) Mounts(
 }
 
 // restore makes what is missing of chain[0] again.
-func (b *Backend) restore(ctx context.Context, chain []Content) error {
+func (b *Backend) restore(ctx context.Context, chain []Content, labels map[string]string) error {
 	lost, err := b.lost(chain[0].ID)
 	if lost == "" || err != nil {
 		return err
@@ -51,7 +55,7 @@ func (b *Backend) restore(ctx context.Context, chain []Content) error {
 	_, err, _ = b.restoring.Do(strconv.FormatUint(chain[0].ID, 10), func() (any, error) {
 		switch lost, err := b.lost(chain[0].ID); lost {
 		case fsName: // nothing that was synced was in it
-			_, err = b.Make(ctx, chain[0], chain[1:], nil)
+			_, err = b.Make(ctx, chain[0], chain[1:], labels)
 			return nil, err
 		case workName: // btrfs brings back a directory above a file that was synced, and not the ones beside it
 			return nil, os.Mkdir(b.path(chain[0].ID, workName), workMode)
