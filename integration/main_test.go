@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/lamina-snapshotter/lamina/integration/guest"
@@ -17,6 +18,14 @@ var session string
 // rootVariable makes a missing root, or anything else that would skip a test,
 // a failure.
 const rootVariable = "LAMINA_TEST_ROOT"
+
+// The first thread stays with the first goroutine. containerd mounts a long chain from
+// a thread whose working directory it changes, and that ends then; the first thread
+// cannot end, and would keep the file system of a test busy.
+var _ = func() any {
+	runtime.LockOSThread()
+	return nil
+}()
 
 func TestMain(m *testing.M) {
 	guest.Reenter()
