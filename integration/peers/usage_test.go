@@ -22,8 +22,10 @@ import (
 const (
 	manyFiles = 100_000
 
-	// timesAsFast is what the usage of so many files shall be, compared with containerd's overlay.
+	// timesAsFast is what the usage of so many files shall be, compared with containerd's overlay. The test asks as much of a
+	// tenth of them, which a guest writes in a tenth of the time.
 	timesAsFast = 100
+	testFiles   = manyFiles / 10
 )
 
 // quotaDisks are how file systems with project quotas are made, and mounted.
@@ -38,8 +40,8 @@ var quotaDisks = map[string]struct {
 // TestUsageOfManyFiles asks both for the usage of a container that has written many files.
 func TestUsageOfManyFiles(t *testing.T) {
 	guest.Require(t)
-	ours, theirs := usagePeers(t, "ext4", manyFiles)
-	mine, want := timeUsage(t, ours, 100), timeUsage(t, theirs, 3)
+	ours, theirs := usagePeers(t, "ext4", testFiles)
+	mine, want := timeUsage(t, ours, 100), timeUsage(t, theirs, 1)
 	t.Logf("lamina %v, overlay %v: %.0f times", mine, want, float64(want)/float64(mine))
 	require.Greater(t, want, timesAsFast*mine)
 }
@@ -48,7 +50,7 @@ func TestUsageOfManyFiles(t *testing.T) {
 func BenchmarkUsage(b *testing.B) {
 	guest.Require(b)
 	for _, fs := range []string{"ext4", "xfs"} {
-		for _, files := range []int{100, 10_000, manyFiles} {
+		for _, files := range []int{100, manyFiles} {
 			b.Run(fmt.Sprintf("%s/%d", fs, files), func(b *testing.B) {
 				ours, theirs := usagePeers(b, fs, files)
 				want := timeUsage(b, theirs, 3)
