@@ -28,6 +28,8 @@ const (
 	defaultProjectBase = 1 << 30
 
 	maxProjectBase = 1<<32 - 1 - projectRange // 2^32-1 is no project id
+
+	maxLimit = 1 << 60 // less than what any file system keeps, in bytes or inodes
 )
 
 // projects is what the file system of the root does with projects.
@@ -246,8 +248,8 @@ func (b *Backend) limitsOf(labels map[string]string) (limits quota.Limits, err e
 			continue
 		}
 		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || n <= 0 {
-			return quota.Limits{}, fmt.Errorf("label %s = %q: %w: it is a number above 0", label, text, errdefs.ErrInvalidArgument)
+		if err != nil || n <= 0 || n > maxLimit {
+			return quota.Limits{}, fmt.Errorf("label %s = %q: %w: it is a number from 1 to %d", label, text, errdefs.ErrInvalidArgument, int64(maxLimit))
 		}
 		*value = uint64(n)
 	}
