@@ -113,10 +113,12 @@ func (c Config) ContentRoot(name string) string {
 // Capabilities returns what the named snapshotter can do on this host beyond the common contract, in the words that
 // containerd knows, as "remap-ids" and "rebase". What is not in the list must not be claimed: containerd relies on it.
 //
-// Commit can rebase. But for "rebase" containerd unpacks layers side by side, each into a bind mount, and keeps their
-// whiteouts only for a snapshotter named "overlayfs" (core/unpack/unpacker.go, bindToOverlay): under another name
-// deleted files would come back, unless Prepare returned an overlay of the layer alone.
-func (Config) Capabilities(string) []string {
+// "rebase" has containerd unpack the layers of an image side by side. A volume is a whole tree, with what is below in it: it
+// cannot come before that.
+func (c Config) Capabilities(name string) []string {
+	if c.Snapshotters[name].Backend == BackendUnion && c.Union.CanRebase() {
+		return []string{snapshots.RebaseCap}
+	}
 	return nil
 }
 
@@ -192,7 +194,8 @@ func (c Config) openBackend(ctx context.Context, name, store string) (snapshotte
 	if err != nil {
 		return nil, err
 	}
-	log.G(ctx).WithField("root", root).WithField("options", b.Options()).WithField("quotas", b.Quotas()).Info("opened the union backend")
+	log.G(ctx).WithField("root", root).WithField("driver", b.Driver()).WithField("options", b.Options()).
+		WithField("quotas", b.Quotas()).Info("opened the union backend")
 	return b, nil
 }
 

@@ -34,6 +34,7 @@ type Backend struct {
 	watch   *watch // of the pool
 
 	memory
+	mapsIDs sync.Map // the names of file systems of which it was found
 
 	stop func() error // shutDown, once
 }

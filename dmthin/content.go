@@ -9,6 +9,8 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/idmap"
 )
 
 // Make makes volume c a copy of chain[0], its parent or the template. It is as large as the labels or the configuration
@@ -29,6 +31,9 @@ func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels m
 	}
 	want, err := b.config.sizeOf(labels)
 	if err != nil {
+		return 0, err
+	}
+	if _, err := idmap.FromLabels(labels); err != nil { // so that Mounts refuses none of what was made
 		return 0, err
 	}
 	if err := b.admit(ctx); err != nil {
@@ -58,11 +63,15 @@ func (b *Backend) begin(ctx context.Context, id uint64) (uint32, error) {
 
 // Mounts gives chain[0] its device, if it has none, and returns how to mount that: the file system is the one that is on
 // it. The device of a frozen content is read-only and shared by all who mount it.
-func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ map[string]string) ([]mount.Mount, error) {
+func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, labels map[string]string) ([]mount.Mount, error) {
 	if len(chain) == 0 {
 		return nil, fmt.Errorf("mounts: %w: there is neither parent nor template", unix.EINVAL)
 	}
 	volume, err := b.begin(ctx, chain[0].ID)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := idmap.FromLabels(labels)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +91,11 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ 
 	if err != nil {
 		return nil, err
 	}
-	return []mount.Mount{{Type: kind.String(), Source: device, Options: kind.mountOptions(!writable)}}, nil
+	m, err := b.withIDs(ctx, mount.Mount{Type: kind.String(), Source: device, Options: kind.mountOptions(!writable)}, kind, ids)
+	if err != nil {
+		return nil, err
+	}
+	return []mount.Mount{m}, nil
 }
 
 // Freeze makes chain[0] durable and takes its device away, at once or, if it is mounted, when it is unmounted. A journal

@@ -34,6 +34,21 @@ func mountDetached(fs filesystem, device string, options []string) (*detachedMou
 // openRoot returns the root directory of the file system on a device, which is mounted as long as that is open. If it is
 // mounted already, it is the same file system, with the options of the other mount; EBUSY says that the other is read-only.
 func openRoot(fs filesystem, device string, options []string) (*os.File, error) {
+	mount, err := openMount(fs, device, options)
+	if err != nil {
+		return nil, err
+	}
+	defer mount.Close() //nolint:errcheck // nothing was written through it
+	// The file that fsmount returns is an O_PATH one, which takes no ioctl.
+	root, err := unix.Openat(int(mount.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open root of", Path: device, Err: err}
+	}
+	return os.NewFile(uintptr(root), device), nil
+}
+
+// openMount mounts as openRoot does and returns the mount, whose attributes can be changed as long as it is open.
+func openMount(fs filesystem, device string, options []string) (*os.File, error) {
 	fd, err := unix.Fsopen(fs.String(), unix.FSOPEN_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.ENODEV):
@@ -49,13 +64,7 @@ func openRoot(fs filesystem, device string, options []string) (*os.File, error) 
 	if err != nil {
 		return nil, &os.PathError{Op: "mount " + fs.String(), Path: device, Err: err}
 	}
-	defer unix.Close(mount) //nolint:errcheck // nothing was written through it
-	// The file that fsmount returns is an O_PATH one, which takes no ioctl.
-	root, err := unix.Openat(mount, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open root of", Path: device, Err: err}
-	}
-	return os.NewFile(uintptr(root), device), nil
+	return os.NewFile(uintptr(mount), device), nil
 }
 
 // configure makes the mount that fd is the context of.

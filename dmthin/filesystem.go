@@ -37,6 +37,10 @@ type filesystem interface {
 
 	// command returns how an empty volume of size bytes is formatted.
 	command(device string, size uint64) mkfs
+
+	// small returns how a device of trialSize bytes is formatted that is to be looked at and thrown away: the first of these
+	// that mkfs takes.
+	small(device string) []mkfs
 }
 
 // fsState is what a superblock says.

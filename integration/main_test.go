@@ -19,12 +19,13 @@ var session string
 // a failure.
 const rootVariable = "LAMINA_TEST_ROOT"
 
-// The first thread stays with the first goroutine. containerd mounts a long chain from
-// a thread whose working directory it changes, and that ends then; the first thread
-// cannot end, and would keep the file system of a test busy.
-var _ = func() any {
+// The first thread stays with the main goroutine, and no test runs on it.
+// containerd mounts a long chain on a thread whose working directory it changes
+// to that of the layers, and leaves it to the runtime to end the thread. The
+// first one does not end, and would keep the layers' file system in use.
+var _ = func() bool {
 	runtime.LockOSThread()
-	return nil
+	return true
 }()
 
 func TestMain(m *testing.M) {

@@ -2,6 +2,7 @@ package overlayaufs
 
 import (
 	"context"
+	"errors"
 	"strconv"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -31,7 +32,7 @@ func (b *Backend) counted(ctx context.Context, c Content) (*snapshots.Usage, err
 		return nil, err
 	}
 	o := &overhead{}
-	if err := b.onRoot("usage", func(fd int) error { return walkTree(ctx, fd, id, o) }); err != nil {
+	if err := b.onRoot("usage", func(fd int) error { return b.addOverhead(ctx, fd, id, o) }); err != nil {
 		return nil, err
 	}
 	// Neither is negative: the figures are not of one moment.
@@ -41,19 +42,32 @@ func (b *Backend) counted(ctx context.Context, c Content) (*snapshots.Usage, err
 	}, nil
 }
 
-// overhead adds up what is in the directory of a content without being the layer's.
-type overhead struct {
-	counter
-	inside bool // the top directory has been left behind
+// addOverhead adds up what is in the directory of a content without being the layer's.
+func (b *Backend) addOverhead(ctx context.Context, root int, id string, o *overhead) error {
+	err := walkTree(ctx, root, id, o)
+	if b.aufs == nil {
+		return err
+	}
+	for _, name := range aufsOwn {
+		name = id + "/" + fsName + "/" + name
+		if err == nil {
+			err = walkTree(ctx, root, name, o)
+		}
+		if errors.Is(err, unix.ENOTDIR) {
+			_, err = o.entry(root, name, unix.DT_REG)
+		}
+		if isGone(err) {
+			err = nil
+		}
+	}
+	return err
 }
 
-func (o *overhead) dir(st *unix.Stat_t) {
-	o.inside = o.usage.Inodes > 0
-	o.counter.dir(st)
-}
+// overhead adds that up. It passes over the layer's own directory.
+type overhead struct{ counter }
 
 func (o *overhead) entry(fd int, name string, typ uint8) (descend bool, err error) {
-	if !o.inside && (name == fsName || name == newName) {
+	if o.dirs == 1 && (name == fsName || name == newName) { // the top is listed before any other is entered
 		return false, nil
 	}
 	if typ == unix.DT_DIR {

@@ -21,6 +21,9 @@ type Survey struct {
 
 	Counted bool // the file system counts projects
 
+	// Unsettled says, if the layers are being migrated from one form to the other, how to finish that.
+	Unsettled error
+
 	Contents []Remains // by ascending number
 	Foreign  []string  // names that are not of this package
 }
@@ -41,7 +44,7 @@ func Look(ctx context.Context, root string) (*Survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Survey{UUID: o.UUID, Start: o.Start, Counted: countsProjects(root)}
+	s := &Survey{UUID: o.UUID, Start: o.Start, Unsettled: o.checkSettled(root), Counted: countsProjects(root)}
 	entries, err := os.ReadDir(root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

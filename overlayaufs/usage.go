@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"golang.org/x/sys/unix"
@@ -13,7 +14,7 @@ import (
 const blockSize = 512
 
 // Usage returns the bytes on disk and the inodes that chain[0] takes up without those below it, counted as containerd does: the directory fs
-// and everything in it, a file with several links once. What is mounted in it is not counted. That the content itself is missing is an
+// and everything in it but what aufs keeps for itself, a file with several links once. What is mounted in it is not counted. That the content itself is missing is an
 // error with errno ENOENT.
 //
 // A content in a project of the file system is counted by that, in constant time: see counted. Any other is walked, and what
@@ -39,7 +40,7 @@ func (b *Backend) Usage(ctx context.Context, chain []Content) (snapshots.Usage, 
 
 // walked returns the usage of a content by a walk.
 func (b *Backend) walked(ctx context.Context, id uint64) (*snapshots.Usage, error) {
-	c := &counter{}
+	c := &counter{aufs: b.aufs != nil}
 	err := b.onRoot("usage", func(fd int) error {
 		return walkTree(ctx, fd, fmt.Sprintf("%d/%s", id, fsName), c)
 	})
@@ -50,6 +51,8 @@ func (b *Backend) walked(ctx context.Context, id uint64) (*snapshots.Usage, erro
 type counter struct {
 	usage snapshots.Usage
 	links map[inode]struct{} // files with several links, of which one was counted
+	aufs  bool               // the tree is, or was, a writable branch of aufs
+	dirs  int                // how many were entered
 }
 
 // An inode is the identity of a file. A layer on btrfs may have several device numbers, one for each subvolume.
@@ -60,9 +63,15 @@ func (c *counter) add(st *unix.Stat_t) {
 	c.usage.Size += st.Blocks * blockSize
 }
 
-func (c *counter) dir(st *unix.Stat_t) { c.add(st) }
+func (c *counter) dir(st *unix.Stat_t) {
+	c.dirs++
+	c.add(st)
+}
 
 func (c *counter) entry(fd int, name string, typ uint8) (descend bool, err error) {
+	if c.aufs && c.dirs == 1 && slices.Contains(aufsOwn, name) { // the top is listed before any other is entered
+		return false, nil
+	}
 	if typ == unix.DT_DIR {
 		return true, nil // counted when entered
 	}

@@ -41,7 +41,9 @@ type Backend interface {
 	Claim(ctx context.Context, uuid string, start uint64) error
 
 	// Make creates the writable content c, which has no size yet, on top of the chain, which is empty for a base. What
-	// already lies at its number is garbage, left by a crash, and is deleted first. The labels are those of the snapshot.
+	// already lies at its number is garbage, left by a crash, and is deleted first. The labels are those of the snapshot. One
+	// that containerd unpacks a layer into always has snapshots.LabelSnapshotRef, also where only its key says so; here as in
+	// all other methods.
 	//
 	// It returns the size that the record shall keep, in bytes: that of the volume, or 0 where a content has no size of
 	// its own. At return the content need not be durable, if it becomes so with the first file in it that somebody syncs: an
@@ -120,6 +122,15 @@ type Projecter interface {
 	// ProjectTaken reports whether the file system counts anything for a project, or bounds it. If the store has not given it
 	// to anybody it is somebody else's then, and is passed over. It takes no time.
 	ProjectTaken(project uint32) (bool, error)
+}
+
+// A Rebaser is a Backend whose contents differ from what is below them, so that one which was made as a base can be put onto a
+// chain when it is committed.
+type Rebaser interface {
+	// Rebase makes content c, which was made as a base with these labels, what it would be had it been made on the chain below,
+	// as far as that depends on the chain. An empty chain says that it stays a base. It is called before Freeze and before
+	// the record tells of it, so a crash in between leaves an active snapshot, whose content may be changed in part. It is idempotent.
+	Rebase(ctx context.Context, c Content, below []Content, labels map[string]string) error
 }
 
 // A Watcher is a Backend whose contents somebody may still use when they have been removed: nobody can be told to let go of a

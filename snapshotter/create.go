@@ -133,7 +133,7 @@ func (s *Snapshotter) make(ctx context.Context, sn *metadata.Snapshot, chain []m
 	if err != nil {
 		return nil, err
 	}
-	return s.set.fill(ctx, sn, b, medium, func(c Content) (uint64, error) { return b.Make(ctx, c, below, sn.Labels) })
+	return s.set.fill(ctx, sn, b, medium, func(c Content) (uint64, error) { return b.Make(ctx, c, below, labelsFor(*sn)) })
 }
 
 // fill reserves what the content of a new record needs, has it made, and sets the record's placement. undo is as that of

@@ -115,7 +115,7 @@ func (s *Snapshotter) mountsOf(ctx context.Context, sn metadata.Snapshot, chain 
 	if err != nil {
 		return nil, err
 	}
-	return b.Mounts(ctx, contents, sn.Kind == snapshots.KindActive, sn.Labels)
+	return b.Mounts(ctx, contents, sn.Kind == snapshots.KindActive, labelsFor(sn))
 }
 
 // contents returns the medium of a chain and its contents; otherwise is the medium of an empty one.
