@@ -116,6 +116,7 @@ func (c Config) ContentRoot(name string) string {
 // "rebase" has containerd unpack the layers of an image side by side. A volume is a whole tree, with what is below in it: it
 // cannot come before that.
 func (c Config) Capabilities(name string) []string {
+	c.Union.Root = c.ContentRoot(name)
 	if c.Snapshotters[name].Backend == BackendUnion && c.Union.CanRebase() {
 		return []string{snapshots.RebaseCap}
 	}

@@ -35,8 +35,17 @@ const (
 // With a project the content is in it, and gets the limits that the labels ask for. One that cannot be had is
 // ErrFailedPrecondition if union.quota is "strict", and is else left out.
 func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels map[string]string) (size uint64, err error) {
-	if err := b.checkDepth(len(chain), true); err != nil {
+	below := len(chain)
+	if isUnpack(labels) { // a layer is to be below a container
+		below++
+	}
+	if err := b.checkDepth(below, true); err != nil {
 		return 0, err
+	}
+	if len(chain) == 0 && labels[labelParentChainID] != "" {
+		if err := b.checkRebase(); err != nil {
+			return 0, err
+		}
 	}
 	ids, err := idmap.FromLabels(labels)
 	if err != nil {
@@ -153,6 +162,10 @@ func (b *Backend) Delete(ctx context.Context, c Content) error {
 	project, err := b.release(c)
 	if err == nil {
 		err = b.onRoot("delete", func(fd int) error {
+			if err := removeLink(fd, c.ID); err != nil {
+				return err
+			}
+			failpoint.Hit("union.unlinked")
 			return removeTree(ctx, fd, strconv.FormatUint(c.ID, 10))
 		})
 	}

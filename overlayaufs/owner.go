@@ -189,6 +189,9 @@ func checkNew(root string) error {
 // isOurs reports whether a name in a root is one of those that are there beside the contents and the owner file. The root of
 // a file system of its own may have lost+found.
 func isOurs(name string) bool {
+	if _, ok := parseLink(name); ok {
+		return true
+	}
 	return slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, xinoName, "lost+found"}, name)
 }
 

@@ -236,10 +236,9 @@ func (b *Backend) limitsFor(ctx context.Context, c Content, labels map[string]st
 	return quota.Limits{}, nil
 }
 
-// limitsOf returns the limits that labels ask for. A snapshot that an image is unpacked into has the label that names the result, and
-// no limit by default.
+// limitsOf returns the limits that labels ask for. A snapshot that an image is unpacked into has no limit by default.
 func (b *Backend) limitsOf(labels map[string]string) (limits quota.Limits, err error) {
-	if labels[snapshots.LabelSnapshotRef] == "" {
+	if !isUnpack(labels) {
 		limits.Bytes = b.projects.maxSize
 	}
 	for label, value := range map[string]*uint64{snapshots.LabelSnapshotMaxSize: &limits.Bytes, LabelMaxInodes: &limits.Inodes} {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v3"
 )
@@ -81,6 +82,13 @@ const (
 #   platform = "linux"
 #   snapshotter = "overlayfs"
 `
+	// howToUnpack: in the transfer service the limit is that of all snapshotters. CRI unpacks with one of its own.
+	howToUnpack = `#
+# Layers of an image are unpacked side by side where config.toml has
+#
+# [plugins."io.containerd.transfer.v1.local"]
+#   max_concurrent_unpacks = 4
+`
 	howToUse = `# Import this file from containerd's config.toml (imports = ["/etc/containerd/lamina.toml"]),
 # or paste it there without the version line.
 `
@@ -117,8 +125,12 @@ func writeContainerd(w io.Writer, s settings, version int) error {
 func writeUnpackConfig(w io.Writer, s settings) error {
 	var b strings.Builder
 	b.WriteString(howToPull)
-	for _, name := range slices.Sorted(maps.Keys(s.Snapshotters)) {
+	names := slices.Sorted(maps.Keys(s.Snapshotters))
+	for _, name := range names {
 		fmt.Fprintf(&b, "# [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n#   platform = \"linux\"\n#   snapshotter = %q\n", name)
+	}
+	if slices.ContainsFunc(names, func(name string) bool { return slices.Contains(s.Capabilities(name), snapshots.RebaseCap) }) {
+		b.WriteString(howToUnpack)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

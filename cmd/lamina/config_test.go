@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pelletier/go-toml/v2"
@@ -39,12 +40,12 @@ func TestConfigContainerd(t *testing.T) {
 	const head = `# Import this file from containerd's config.toml (imports = ["/etc/containerd/lamina.toml"]),
 # or paste it there without the version line.
 `
-	const body = `
+	body := `
 [proxy_plugins]
   [proxy_plugins.lamina]
     type = 'snapshot'
     address = '/run/lamina/lamina.sock'
-
+CAPABILITIES
     [proxy_plugins.lamina.exports]
       root = '/var/lib/lamina/union'
 `
@@ -59,9 +60,23 @@ func TestConfigContainerd(t *testing.T) {
 #   platform = "linux"
 #   snapshotter = "lamina"
 `
+	capabilities := ""
+	if c := defaultSettings().Capabilities("lamina"); len(c) > 0 {
+		capabilities = "    capabilities = ['" + strings.Join(c, "', '") + "']\n"
+	}
+	body = strings.Replace(body, "CAPABILITIES\n", capabilities+"\n", 1)
+	parallel := ""
+	if strings.Contains(capabilities, "'rebase'") {
+		parallel = `#
+# Layers of an image are unpacked side by side where config.toml has
+#
+# [plugins."io.containerd.transfer.v1.local"]
+#   max_concurrent_unpacks = 4
+`
+	}
 	for version, want := range map[string]string{
 		"2": head + "# containerd 1.6 reads type and address and passes over the other keys.\nversion = 2\n" + body,
-		"3": head + "version = 3\n" + body + pull,
+		"3": head + "version = 3\n" + body + pull + parallel,
 	} {
 		code, stdout, stderr := tRun(t, "config", "containerd", "--config", tFile(t, ""), "--version", version)
 		if code != exitOK || stdout != want {
