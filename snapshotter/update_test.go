@@ -156,3 +156,11 @@ func TestUpdateOfOthers(t *testing.T) {
 	_, err = plain.Update(t.Context(), snapshots.Info{Labels: labels})
 	require.True(t, errdefs.IsInvalidArgument(err))
 }
+
+// A label of no value is none, to the backend as to the store.
+func TestPrepareWithEmptyLabels(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	_, err := h.Prepare(t.Context(), "active", "", snapshots.WithLabels(map[string]string{"size": ""}))
+	require.NoError(t, err)
+	require.Equal(t, []string{"usual"}, h.volumes.made)
+}
