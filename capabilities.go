@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
+
 	"github.com/lamina-snapshotter/lamina/dmthin"
 	"github.com/lamina-snapshotter/lamina/overlayaufs"
 )
@@ -24,23 +26,26 @@ const (
 // It finds that out by trying, which takes a tenth of a second and root, and leaves nothing behind; the root need not exist and may be
 // in use. What could not be tried is missing.
 //
-// Commit can rebase. But for "rebase" containerd unpacks layers side by side, each into a bind mount, and keeps their
-// whiteouts only for a snapshotter named "overlayfs" (core/unpack/unpacker.go, bindToOverlay): under another name
-// deleted files would come back, unless Prepare returned an overlay of the layer alone.
+// "rebase" has containerd unpack the layers of an image side by side. A volume is a whole tree, with what is below in it: it
+// cannot come before that.
 func (c Config) Capabilities(ctx context.Context, name string) (has []string, missing []error) {
 	if err := c.probeIDMap(ctx, name); err != nil {
 		missing = append(missing, fmt.Errorf("%s: %w", CapabilityRemapIDs, err))
 	} else {
 		has = append(has, CapabilityRemapIDs)
 	}
-	return append(has, CapabilityOnlyRemapIDs), missing
+	has = append(has, CapabilityOnlyRemapIDs)
+	c.Union.Root = c.ContentRoot(name)
+	if c.Snapshotters[name].Backend == BackendUnion && c.Union.CanRebase() {
+		has = append(has, snapshots.RebaseCap)
+	}
+	return has, missing
 }
 
 func (c Config) probeIDMap(ctx context.Context, name string) error {
 	if c.Snapshotters[name].Backend == BackendThin {
 		return dmthin.ProbeIDMap(ctx, c.Thin)
 	}
-	union := c.Union
-	union.Root = c.ContentRoot(name)
-	return overlayaufs.ProbeIDMap(ctx, union)
+	c.Union.Root = c.ContentRoot(name)
+	return overlayaufs.ProbeIDMap(ctx, c.Union)
 }

@@ -189,7 +189,7 @@ func (c Config) openBackend(ctx context.Context, name, store string) (snapshotte
 	if err != nil {
 		return nil, err
 	}
-	log.G(ctx).WithField("root", root).WithField("options", b.Options()).Info("opened the union backend")
+	log.G(ctx).WithField("root", root).WithField("driver", b.Driver()).WithField("options", b.Options()).Info("opened the union backend")
 	return b, nil
 }
 

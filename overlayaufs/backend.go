@@ -1,7 +1,6 @@
 package overlayaufs
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +45,7 @@ type Backend struct {
 	config   Config
 	dir      *os.File // root, held for the file system behind it
 	overlay  overlay
+	aufs     *aufs // nil where overlayfs mounts the layers
 	volatile bool
 	flusher  *flusher // nil if commits are not synced
 	bootID   func() (string, error)
@@ -53,6 +53,7 @@ type Backend struct {
 
 	restoring singleflight.Group // of contents that Mounts makes again, by id
 	hidden    sync.Once          // has been said
+	unseen    string             // what it means then, if it is not what it means to a deletion
 }
 
 // Open makes the directory cfg.Root if it is missing, and finds out what its file system and this kernel can do by
@@ -73,6 +74,9 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	}
 	// Before anything is written: the probe must not touch what is not ours.
 	was, err := readOwner(cfg.Root)
+	if err == nil {
+		err = was.checkSettled(cfg.Root)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -82,20 +86,35 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	options, err := probe(ctx, cfg)
-	if errors.Is(err, unix.ENOSPC) && b.giveUpReserve(ctx) {
-		options, err = probe(ctx, cfg)
-	}
-	if err != nil {
-		return nil, errors.Join(space.Explain(err, b.root), b.Close())
-	}
-	b.overlay = overlay{options: options}
-	if ids, err := b.List(ctx); err != nil || len(ids) > 0 {
-		if err := cmp.Or(err, was.checkForm(cfg.Root, options)); err != nil {
-			return nil, errors.Join(err, b.Close())
-		}
+	if err := b.find(ctx, cfg, was); err != nil {
+		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
+}
+
+// find finds out how to mount the layers of a place, which its owner has said how they were written.
+func (b *Backend) find(ctx context.Context, cfg Config, was owner) error {
+	ids, err := b.List(ctx)
+	if err != nil {
+		return err
+	}
+	if len(ids) > 0 {
+		if cfg, err = cfg.forLayers(was.Form); err != nil {
+			return err
+		}
+	}
+	found, err := probe(ctx, cfg)
+	if errors.Is(err, unix.ENOSPC) && b.giveUpReserve(ctx) {
+		found, err = probe(ctx, cfg)
+	}
+	if err != nil {
+		return space.Explain(err, b.root)
+	}
+	b.overlay, b.aufs = overlay{options: found.options}, found.aufs
+	if len(ids) > 0 && b.form() == formOverlay {
+		return was.checkForm(cfg.Root, found.options)
+	}
+	return nil
 }
 
 // newBackend returns a backend on the existing directory cfg.Root, with no overlay options yet.
@@ -118,8 +137,14 @@ func newBackend(cfg Config) (*Backend, error) {
 	return b, nil
 }
 
-// Options returns the overlay options that were found and are used in every mount, for the log.
+// Driver returns "overlay" or "aufs": what mounts the layers.
+func (b *Backend) Driver() string { return b.form().String() }
+
+// Options returns the options that were found and are used in every mount, for the log.
 func (b *Backend) Options() []string {
+	if b.aufs != nil {
+		return b.aufs.common()
+	}
 	options := slices.Clone(b.overlay.options)
 	if b.volatile {
 		options = append(options, "volatile")

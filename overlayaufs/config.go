@@ -15,6 +15,7 @@ const (
 	off  = "off"
 
 	driverOverlay = "overlay"
+	driverAufs    = "aufs"
 	syncCommit    = "commit"
 )
 
@@ -24,7 +25,8 @@ type Config struct {
 	// Root is the directory that holds the place and nothing else: an absolute path without ":", "," and "\".
 	Root string `toml:"-"`
 
-	// Driver is "auto" or "overlay": which union file system mounts the layers.
+	// Driver is "auto", "overlay" or "aufs": which union file system mounts the layers. Auto is aufs for a place whose
+	// layers are written in its form, or where the kernel has no overlayfs, and overlayfs otherwise.
 	Driver string `toml:"driver"`
 
 	// Sync is "commit", so that a committed layer survives a power cut, or "off".
@@ -51,6 +53,26 @@ type Config struct {
 	// UpperdirLabel has each snapshot shown with the label containerd.io/snapshot/overlay.upperdir, the directory of what it
 	// has of its own, as containerd's overlay snapshotter has it under that key. It is for programs on the host that read layers.
 	UpperdirLabel bool `toml:"upperdir_label"`
+
+	// Aufs counts where aufs mounts the layers; there Index, UserXattr, Metacopy and Volatile cannot be on.
+	Aufs AufsConfig `toml:"aufs"`
+}
+
+// AufsConfig is what can be set of aufs. The zero value of each setting is "auto", which leaves it to the module except
+// for Xino.
+type AufsConfig struct {
+	// UDBA is "auto", "none", "reval" or "notify": how aufs notices that somebody changes a branch behind its back
+	// (users' direct branch access). The module's own choice is reval.
+	UDBA string `toml:"udba"`
+
+	// Create is "auto", "tdp", "rr", "mfs" or "pmfs": on which writable branch a new file is made. A union of Lamina's
+	// has one writable branch.
+	Create string `toml:"create"`
+
+	// Xino is the absolute path of the directory in which aufs makes the files of its inode numbers, which have no name
+	// as soon as they are made. Auto is Config.Root, or /run/lamina if Root lies on a file system that cannot have them,
+	// as xfs and btrfs. Whoever mounts must see it under the same path.
+	Xino string `toml:"xino"`
 }
 
 // A setting is one key of the config with its value and the values it may have, the default first.
@@ -61,12 +83,14 @@ type setting struct {
 
 func (c Config) settings() []setting {
 	return []setting{
-		{"driver", c.Driver, []string{auto, driverOverlay}},
+		{"driver", c.Driver, []string{auto, driverOverlay, driverAufs}},
 		{"sync", c.Sync, []string{syncCommit, off}},
 		{"index", c.Index, []string{auto, on, off}},
 		{"userxattr", c.UserXattr, []string{auto, on, off}},
 		{"metacopy", c.Metacopy, []string{auto, on, off}},
 		{"volatile", c.Volatile, []string{auto, on, off}},
+		{"aufs.udba", c.Aufs.UDBA, []string{auto, "none", "reval", "notify"}},
+		{"aufs.create", c.Aufs.Create, []string{auto, "tdp", "rr", "mfs", "pmfs"}},
 	}
 }
 
@@ -79,8 +103,17 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("union.%s = %q: must be one of %q", s.key, s.value, s.possible))
 		}
 	}
+	if c.Driver == driverAufs {
+		errs = append(errs, c.checkAufs())
+	}
+	if x := c.Aufs.Xino; isSet(x) && (!filepath.IsAbs(x) || strings.ContainsAny(x, ",")) {
+		errs = append(errs, fmt.Errorf("union.aufs.xino = %q: must be %q or an absolute path without a comma", x, auto))
+	}
 	return errors.Join(errs...)
 }
+
+// isSet reports whether a setting is left to this machine.
+func isSet(value string) bool { return value != "" && value != auto }
 
 // checkRoot refuses a root that cannot be written into mount options: the kernel takes a comma for the end of an
 // option, a colon for the end of a lower directory and a backslash for an escape, and containerd splits at colons

@@ -34,6 +34,9 @@ func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage
 	if err := b.checkUnmapped(chain[0].ID); err != nil {
 		return nil, err
 	}
+	if err := b.dropAufsOwn(ctx, chain[0].ID); err != nil {
+		return nil, err
+	}
 	if b.flusher == nil {
 		return nil, nil
 	}
@@ -41,6 +44,25 @@ func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage
 		return nil, fmt.Errorf("freeze %s: %w", b.path(chain[0].ID), space.Explain(err, b.root))
 	}
 	return nil, nil
+}
+
+// dropAufsOwn removes what aufs keeps for itself in a layer that is committed: nothing mounts it writable any more, and the
+// trees that were removed while something in them was open are in nobody's sight and take room for ever. No pseudo-link is
+// lost: there are none without noplink. Whiteouts are hard links to one of the files, and stay.
+//
+// A crash in the middle leaves an active layer, for which aufs makes again what is missing when it is mounted.
+func (b *Backend) dropAufsOwn(ctx context.Context, id uint64) error {
+	if b.aufs == nil {
+		return nil
+	}
+	return b.onRoot("freeze", func(fd int) error {
+		for _, name := range aufsOwn {
+			if err := removeTree(ctx, fd, fmt.Sprintf("%d/%s/%s", id, fsName, name)); err != nil {
+				return fmt.Errorf("freeze %s: %w", b.path(id), err)
+			}
+		}
+		return nil
+	})
 }
 
 // A flusher lets concurrent callers share a sync. No caller is served by one that began before it asked, as that one

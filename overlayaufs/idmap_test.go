@@ -55,7 +55,7 @@ func TestPlanMapped(t *testing.T) {
 			Type: "overlay", Source: "overlay", Options: with("index=off", "lowerdir=/r/12/fs:/r/7/fs"),
 		}},
 	} {
-		if got := b.planMapped(tc.chain, tc.writable, m); !reflect.DeepEqual(got, []mount.Mount{tc.want}) {
+		if got := b.planMapped(tc.chain, tc.writable, nil, m); !reflect.DeepEqual(got, []mount.Mount{tc.want}) {
 			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
 		}
 	}
@@ -346,7 +346,7 @@ func TestSELinuxOption(t *testing.T) {
 	}
 	for _, writable := range []bool{true, false} {
 		for _, chain := range [][]Content{tChain(7), tChain(12, 7)} {
-			for _, mounts := range [][]mount.Mount{b.plan(chain, writable), b.planMapped(chain, writable, m)} {
+			for _, mounts := range [][]mount.Mount{b.plan(chain, writable, nil), b.planMapped(chain, writable, nil, m)} {
 				last := &mounts[len(mounts)-1]
 				plain := slices.Clone(last.Options)
 				last.Options = append(last.Options, label)

@@ -30,8 +30,17 @@ const (
 //
 // What lies at its number is garbage that a crash left (rule 3 of the crash model), and is deleted first.
 func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels map[string]string) (size uint64, err error) {
-	if err := b.checkDepth(chain, false); err != nil {
+	below := len(chain)
+	if isUnpack(labels) { // a layer is to be below a container
+		below++
+	}
+	if err := b.checkDepth(below, true); err != nil {
 		return 0, err
+	}
+	if len(chain) == 0 && labels[labelParentChainID] != "" {
+		if err := b.checkRebase(); err != nil {
+			return 0, err
+		}
 	}
 	ids, err := idmap.FromLabels(labels)
 	if err != nil {
@@ -55,7 +64,7 @@ func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels m
 // work alone; Mounts makes that again, empty. Nothing that was synced is lost so: on ext4 and xfs the fsync of a file made in
 // fs takes the steps before with it, on btrfs the directories above the file.
 func (b *Backend) make(id uint64, chain []Content, ids *idmap.Map) error {
-	root := rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: 0o755}
+	root := rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: baseMode}
 	if len(chain) > 0 {
 		var err error
 		if root, err = readRootDir(b.path(chain[0].ID, fsName)); err != nil {
@@ -102,12 +111,17 @@ func readRootDir(path string) (rootDir, error) {
 	return rootDir{uid: int(st.Uid), gid: int(st.Gid), mode: st.Mode & 0o7777}, nil
 }
 
-// create makes the directory. The mode comes after the owner, because a change of owner may clear its special bits, and
-// apart from mkdir, which obeys the umask.
+// create makes the directory, its mode apart from mkdir, which obeys the umask.
 func (r rootDir) create(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
 	}
+	return r.apply(path)
+}
+
+// apply gives what r has to a directory, which has the owner of this process or that of r. The mode comes after the owner,
+// because a change of owner may clear its special bits.
+func (r rootDir) apply(path string) error {
 	if r.uid != os.Geteuid() || r.gid != os.Getegid() {
 		if err := os.Lchown(path, r.uid, r.gid); err != nil {
 			return err
@@ -127,6 +141,10 @@ func (b *Backend) Delete(ctx context.Context, c Content) error {
 		return fmt.Errorf("delete %s: %w", b.path(c.ID), err)
 	}
 	err := b.onRoot("delete", func(fd int) error {
+		if err := removeLink(fd, c.ID); err != nil {
+			return err
+		}
+		failpoint.Hit("union.unlinked")
 		return removeTree(ctx, fd, strconv.FormatUint(c.ID, 10))
 	})
 	if err != nil {

@@ -9,14 +9,14 @@ import (
 	"strconv"
 
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/idmap"
+	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
-// Mounts returns how to mount a chain: a bind mount if one directory is all there is, an overlay otherwise. It mounts
-// nothing.
+// Mounts returns how to mount a chain: a bind mount if one directory is all there is, an overlay or an aufs otherwise. It
+// mounts nothing.
 //
 // If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone: a
 // power cut loses them that comes before anything in them is synced.
@@ -26,7 +26,13 @@ func (b *Backend) Mounts(
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("mounts in %s: %w", b.root, err)
 	}
-	if err := b.checkDepth(chain, writable); err != nil {
+	lower := len(chain)
+	if writable {
+		if lower--; lower < 0 {
+			return nil, fmt.Errorf("mounts in %s: an empty chain has nothing to write to: %w", b.root, unix.EINVAL)
+		}
+	}
+	if err := b.checkDepth(lower, writable); err != nil {
 		return nil, err
 	}
 	ids, err := idmap.FromLabels(labels)
@@ -34,26 +40,26 @@ func (b *Backend) Mounts(
 		return nil, err
 	}
 	if writable {
-		if len(chain) == 0 {
-			return nil, fmt.Errorf("mounts in %s: an empty chain has nothing to write to: %w", b.root, unix.EINVAL)
-		}
 		if err := b.restore(ctx, chain, labels); err != nil {
 			return nil, err
 		}
-		if err := b.claimBoot(ctx, chain[0].ID); err != nil {
+		if err := b.claimBoot(ctx, chain[0].ID, b.isVolatile(chain, labels)); err != nil {
 			return nil, err
 		}
 		if err := b.checkIDs(chain[0].ID, ids); err != nil {
 			return nil, err
 		}
 	}
+	if err := b.link(chain); err != nil {
+		return nil, fmt.Errorf("mounts in %s: %w", b.root, space.Explain(err, b.root))
+	}
 	if ids == nil {
-		return b.plan(chain, writable), nil
+		return b.plan(chain, writable, labels), nil
 	}
 	if err := b.checkIDMap(ctx); err != nil {
 		return nil, err
 	}
-	return b.planMapped(chain, writable, ids), nil
+	return b.planMapped(chain, writable, labels, ids), nil
 }
 
 // restore makes what is missing of chain[0] again.
@@ -78,14 +84,9 @@ func (b *Backend) restore(ctx context.Context, chain []Content, labels map[strin
 }
 
 // checkDepth refuses a chain that the kernel would refuse when it is mounted, where the reason is hard to see.
-func (b *Backend) checkDepth(chain []Content, writable bool) error {
-	lower := len(chain)
-	if writable {
-		lower--
-	}
-	if lower > maxLower {
-		return fmt.Errorf("chain in %s: %w: overlayfs stacks no more than %d layers, and there are %d below",
-			b.root, errdefs.ErrInvalidArgument, maxLower, lower)
+func (b *Backend) checkDepth(lower int, writable bool) error {
+	if err := b.strategy(false).checkDepth(lower, writable); err != nil {
+		return fmt.Errorf("chain in %s: %w", b.root, err)
 	}
 	return nil
 }
@@ -102,29 +103,38 @@ func (b *Backend) lost(id uint64) (string, error) {
 	return "", nil
 }
 
-// plan returns the mount of a chain, which is not empty if writable. It depends on its arguments and the options alone.
+// isVolatile reports whether the writable content on top of a chain is mounted volatile: that of a container, and not one
+// that a layer is unpacked into.
+func (b *Backend) isVolatile(chain []Content, labels map[string]string) bool {
+	return b.volatile && len(chain) > 1 && !isUnpack(labels)
+}
+
+// plan returns the mounts of a chain, which is not empty if writable. It depends on its arguments and what Open has found
+// alone.
 //
-// containerd reads the result: an active snapshot whose last mount is read-only is one that somebody has filled
-// already, so it unpacks nothing into it.
-func (b *Backend) plan(chain []Content, writable bool) []mount.Mount {
+// containerd reads the result. An active snapshot whose last mount is read-only is one that somebody has filled already,
+// so it unpacks nothing into it. And into a bind mount it unpacks a layer as a base: it deletes what the layer deletes, which is
+// not there where the layers below come at the commit, and deleted files would be back. So such a layer has an overlay
+// mount, though of itself alone: containerd then writes into upperdir= what overlayfs takes for a deletion.
+func (b *Backend) plan(chain []Content, writable bool, labels map[string]string) []mount.Mount {
+	empty := filepath.Join(b.root, emptyName)
 	if len(chain) == 0 {
-		return bind(filepath.Join(b.root, emptyName), false)
+		return bind(empty, false)
+	}
+	layers, lower := make([]string, len(chain), len(chain)+1), b.lowerName(chain)
+	for i, c := range chain {
+		layers[i] = filepath.Join(b.root, lower(c.ID))
 	}
 	if len(chain) == 1 {
-		return bind(b.path(chain[0].ID, fsName), writable)
-	}
-	layers := make([]string, len(chain))
-	for i, c := range chain {
-		layers[i] = b.path(c.ID, fsName)
+		if !writable || !b.isLoose(labels) {
+			return bind(layers[0], writable)
+		}
+		layers = append(layers, empty) // overlayfs takes no mount without lowerdir=
 	}
 	if !writable {
-		return b.overlay.readOnly(layers)
+		return b.strategy(false).readOnly(layers)
 	}
-	o := b.overlay
-	if b.volatile {
-		o.options = append(o.options[:len(o.options):len(o.options)], "volatile")
-	}
-	return o.writable(layers[0], b.path(chain[0].ID, workName), layers[1:])
+	return b.strategy(b.isVolatile(chain, labels)).writable(b.path(chain[0].ID, fsName), b.path(chain[0].ID, workName), layers[1:])
 }
 
 func bind(dir string, writable bool) []mount.Mount {

@@ -13,39 +13,66 @@ import (
 // probeName is the directory in the root in which Open tries things. One that a killed start left is removed by the next.
 const probeName = ".probe"
 
-// probe returns the overlay options to use in cfg.Root, by trying them there.
+// A finding is what a place is to be mounted with.
+type finding struct {
+	options []string // of overlayfs
+	aufs    *aufs    // nil if it is overlayfs
+}
+
+// probe finds out how to mount in cfg.Root, by trying it there.
 //
 // It works on a thread with mounts of its own, which the kernel unmounts when the thread or the process ends. If ctx
 // ends first, because the disk hangs, that thread goes on alone as far as the step it is at, and cleans up.
-func probe(ctx context.Context, cfg Config) ([]string, error) {
+func probe(ctx context.Context, cfg Config) (finding, error) {
 	type result struct {
-		options []string
-		err     error
+		finding
+		err error
 	}
 	done := make(chan result, 1)
 	go func() {
-		options, err := probeIn(ctx, cfg)
-		done <- result{options, err}
+		f, err := probeIn(ctx, cfg)
+		done <- result{f, err}
 	}()
 	select {
 	case r := <-done:
-		return r.options, r.err
+		return r.finding, r.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("union root %s: trying overlayfs: %w", cfg.Root, context.Cause(ctx))
+		return finding{}, fmt.Errorf("union root %s: trying overlayfs: %w", cfg.Root, context.Cause(ctx))
 	}
 }
 
 // probeIn makes the probe's directory, tries things and removes it.
-func probeIn(ctx context.Context, cfg Config) (options []string, err error) {
+func probeIn(ctx context.Context, cfg Config) (f finding, err error) {
 	p := &prober{dir: filepath.Join(filepath.Clean(cfg.Root), probeName)}
 	if err := p.remove(ctx); err != nil {
-		return nil, err
+		return finding{}, err
 	}
 	if err := os.Mkdir(p.dir, 0o700); err != nil {
-		return nil, err
+		return finding{}, err
 	}
 	// Even if ctx has ended.
 	defer func() { err = errors.Join(err, p.remove(context.WithoutCancel(ctx))) }()
+	if cfg.Driver != driverAufs {
+		f.options, err = findOptions(ctx, p, cfg)
+		if err == nil || cfg.Driver == driverOverlay || !isMissing(err) {
+			return f, err
+		}
+	}
+	overlayErr := err
+	if isoErr := isolated(func() { f.aufs, err = p.findAufs(ctx, cfg) }); isoErr != nil {
+		err = isoErr
+	}
+	if isMissing(err) && overlayErr != nil {
+		return f, overlayErr // neither is there, and overlayfs is the easier to have
+	}
+	if err != nil {
+		return f, explainAufs(cfg.Root, err)
+	}
+	return f, nil
+}
+
+// findOptions finds out how to mount with overlayfs.
+func findOptions(ctx context.Context, p *prober, cfg Config) (options []string, err error) {
 	if err := checkDType(p.dir); err != nil {
 		return nil, err
 	}

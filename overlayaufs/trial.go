@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
@@ -20,22 +22,23 @@ type trial struct {
 	userXattr                         bool
 }
 
-// try mounts fresh layers with the options, changes what it sees, calls check, and looks whether the changes are
-// there when the result is mounted as a committed layer is. Nothing stays mounted.
+// try is tryStrategy with overlayfs and the options.
 func (p *prober) try(ctx context.Context, options []string, check func(*trial) error) error {
+	return p.tryStrategy(ctx, overlay{options: options}, slices.Contains(options, "userxattr"), check)
+}
+
+// tryStrategy mounts fresh layers, changes what it sees, calls check, and looks whether the changes are there when the
+// result is mounted as a committed layer is. Nothing stays mounted.
+func (p *prober) tryStrategy(ctx context.Context, s strategy, userXattr bool, check func(*trial) error) error {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("trying overlayfs: %w", err)
+		return fmt.Errorf("trying to mount: %w", err)
 	}
 	t, err := p.newTrial()
 	if err != nil {
 		return err
 	}
-	for _, o := range options {
-		t.userXattr = t.userXattr || o == "userxattr"
-	}
-	data := strings.Join(options, ",") + ","
-	rw := fmt.Sprintf("%sworkdir=%s,upperdir=%s,lowerdir=%s:%s", data, t.work, t.upper, t.middle, t.base)
-	err = t.mounted(rw, func() error {
+	t.userXattr = userXattr
+	err = t.mounted(s.writable(t.upper, t.work, []string{t.middle, t.base}), func() error {
 		if err := t.change(); err != nil {
 			return err
 		}
@@ -47,8 +50,7 @@ func (p *prober) try(ctx context.Context, options []string, check func(*trial) e
 	if err != nil {
 		return err
 	}
-	ro := fmt.Sprintf("%slowerdir=%s:%s:%s", data, t.upper, t.middle, t.base)
-	return t.mounted(ro, t.look)
+	return t.mounted(s.readOnly([]string{t.upper, t.middle, t.base}), t.look)
 }
 
 func (p *prober) newTrial() (*trial, error) {
@@ -74,17 +76,43 @@ func (p *prober) newTrial() (*trial, error) {
 	return t, nil
 }
 
-// mounted calls fn with the overlay mounted.
-func (t *trial) mounted(data string, fn func() error) error {
-	if err := unix.Mount("overlay", t.merged, "overlay", 0, strings.TrimPrefix(data, ",")); err != nil {
-		return &os.PathError{Op: opMount, Path: t.merged, Err: err}
+// mounted calls fn with the union mounted.
+func (t *trial) mounted(mounts []mount.Mount, fn func() error) error {
+	var err error
+	done := 0
+	for ; err == nil && done < len(mounts); done++ {
+		err = mountHere(mounts[done], t.merged)
 	}
-	failpoint.Hit("union.probe-mounted")
-	err := fn()
+	if err == nil {
+		failpoint.Hit("union.probe-mounted")
+		err = fn()
+	} else if done == 1 {
+		return err // nothing is mounted
+	}
 	if err := unix.Unmount(t.merged, unix.MNT_DETACH); err != nil {
 		return &os.PathError{Op: "unmount", Path: t.merged, Err: err}
 	}
 	return err
+}
+
+// mountHere mounts on this thread, with an error that explain knows. It knows the flags that strategies use.
+func mountHere(m mount.Mount, target string) error {
+	var flags uintptr
+	var data []string
+	for _, option := range m.Options {
+		switch option {
+		case "ro":
+			flags |= unix.MS_RDONLY
+		case "remount":
+			flags |= unix.MS_REMOUNT
+		default:
+			data = append(data, option)
+		}
+	}
+	if err := unix.Mount(m.Source, target, m.Type, flags, strings.Join(data, ",")); err != nil {
+		return &os.PathError{Op: opMount, Path: target, Err: err}
+	}
+	return nil
 }
 
 // change deletes a file of the base, replaces a directory and changes the mode of another file.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"golang.org/x/sys/unix"
@@ -13,13 +14,13 @@ import (
 const blockSize = 512
 
 // Usage returns the bytes on disk and the inodes that chain[0] takes up without those below it, counted as containerd does: the directory fs
-// and everything in it, a file with several links once. What is mounted in it is not counted. What vanishes during
+// and everything in it but what aufs keeps for itself, a file with several links once. What is mounted in it is not counted. What vanishes during
 // the walk is no error; that the content itself is missing is one, with errno ENOENT.
 func (b *Backend) Usage(ctx context.Context, chain []Content) (snapshots.Usage, error) {
 	if err := ctx.Err(); err != nil {
 		return snapshots.Usage{}, fmt.Errorf("usage of %s: %w", b.path(chain[0].ID), err)
 	}
-	c := &counter{}
+	c := &counter{aufs: b.aufs != nil}
 	err := b.onRoot("usage", func(fd int) error {
 		return walkTree(ctx, fd, fmt.Sprintf("%d/%s", chain[0].ID, fsName), c)
 	})
@@ -33,6 +34,8 @@ func (b *Backend) Usage(ctx context.Context, chain []Content) (snapshots.Usage, 
 type counter struct {
 	usage snapshots.Usage
 	links map[inode]struct{} // files with several links, of which one was counted
+	aufs  bool               // the tree is, or was, a writable branch of aufs
+	dirs  int                // how many were entered
 }
 
 // An inode is the identity of a file. A layer on btrfs may have several device numbers, one for each subvolume.
@@ -43,9 +46,15 @@ func (c *counter) add(st *unix.Stat_t) {
 	c.usage.Size += st.Blocks * blockSize
 }
 
-func (c *counter) dir(st *unix.Stat_t) { c.add(st) }
+func (c *counter) dir(st *unix.Stat_t) {
+	c.dirs++
+	c.add(st)
+}
 
 func (c *counter) entry(fd int, name string, typ uint8) (descend bool, err error) {
+	if c.aufs && c.dirs == 1 && slices.Contains(aufsOwn, name) { // the top is listed before any other is entered
+		return false, nil
+	}
 	if typ == unix.DT_DIR {
 		return true, nil // counted when entered
 	}

@@ -42,21 +42,6 @@ func (s *Snapshotter) Stat(_ context.Context, key string) (snapshots.Info, error
 	return s.set.info(sn), nil
 }
 
-// Update sets labels; other fields cannot be changed.
-func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpaths ...string) (snapshots.Info, error) {
-	leave, err := s.gate.enter()
-	if err != nil {
-		return snapshots.Info{}, fail("update", info.Name, err)
-	}
-	defer leave()
-	info.Labels = s.set.given(s.name, info)
-	sn, err := s.set.store.Update(ctx, s.name, info, fieldpaths...)
-	if err != nil {
-		return snapshots.Info{}, fail("update", info.Name, err)
-	}
-	return s.set.info(sn), nil
-}
-
 // Walk calls fn with the snapshots that match any of the filters, as of one moment. fn may call the snapshotter.
 func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) error {
 	leave, err := s.gate.enter()
@@ -116,7 +101,7 @@ func (s *Snapshotter) mountsOf(ctx context.Context, sn metadata.Snapshot, chain 
 	if err != nil {
 		return nil, err
 	}
-	return b.Mounts(ctx, contents, sn.Kind == snapshots.KindActive, sn.Labels)
+	return b.Mounts(ctx, contents, sn.Kind == snapshots.KindActive, labelsFor(sn))
 }
 
 // contents returns the medium of a chain and its contents; otherwise is the medium of an empty one.
@@ -136,7 +121,7 @@ func (s *Set) contents(chain []metadata.Link, otherwise metadata.Medium) (metada
 }
 
 func contentOf(link metadata.Link) Content {
-	return Content{ID: link.Content(), Size: link.Placement.Size}
+	return Content{ID: link.Content(), Size: link.Placement.Size, Project: link.Placement.Project}
 }
 
 // Usage returns what a snapshot takes up without its parents: bytes on disk and inodes. That of a committed snapshot is

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v3"
 
@@ -85,6 +86,13 @@ const (
 #   platform = "linux"
 #   snapshotter = "overlayfs"
 `
+	// howToUnpack: in the transfer service the limit is that of all snapshotters. CRI unpacks with one of its own.
+	howToUnpack = `#
+# Layers of an image are unpacked side by side where config.toml has
+#
+# [plugins."io.containerd.transfer.v1.local"]
+#   max_concurrent_unpacks = 4
+`
 	howToUse = `# Import this file from containerd's config.toml (imports = ["/etc/containerd/lamina.toml"]),
 # or paste it there without the version line.
 `
@@ -128,7 +136,7 @@ func writeContainerd(ctx context.Context, w io.Writer, s settings, version int) 
 	if err := writeTOML(w, config); err != nil || version == 2 {
 		return err
 	}
-	return writeUnpackConfig(w, s)
+	return writeUnpackConfig(w, config.ProxyPlugins)
 }
 
 // oneLine returns the text of an error, which may be several joined, as it can stand in a comment.
@@ -136,11 +144,16 @@ func oneLine(err error) string { return strings.ReplaceAll(fmt.Sprint(err), "\n"
 
 // writeUnpackConfig prints what containerd's transfer service needs, as a comment: unpack_config is a list, of which
 // containerd would take the last that it reads and drop the others.
-func writeUnpackConfig(w io.Writer, s settings) error {
+func writeUnpackConfig(w io.Writer, plugins map[string]proxyPlugin) error {
 	var b strings.Builder
 	b.WriteString(howToPull)
-	for _, name := range slices.Sorted(maps.Keys(s.Snapshotters)) {
+	rebase := false
+	for _, name := range slices.Sorted(maps.Keys(plugins)) {
+		rebase = rebase || slices.Contains(plugins[name].Capabilities, snapshots.RebaseCap)
 		fmt.Fprintf(&b, "# [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n#   platform = \"linux\"\n#   snapshotter = %q\n", name)
+	}
+	if rebase {
+		b.WriteString(howToUnpack)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

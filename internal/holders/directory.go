@@ -79,8 +79,8 @@ func mountID(dir string) (int, error) {
 	return 0, fmt.Errorf("%w: this kernel does not tell the mount of an open file (Linux 3.15)", ErrUnseen)
 }
 
-// Uses returns what below the directory a mount needs, as paths relative to it: the layers of an overlay, what is mounted by
-// a bind mount, and the mount point itself. Only a mount point in our own namespace counts; elsewhere a path may mean
+// Uses returns what below the directory a mount needs, as paths relative to it: the layers of an overlay or an aufs, what is
+// mounted by a bind mount, and the mount point itself. Only a mount point in our own namespace counts; elsewhere a path may mean
 // another directory.
 //
 // containerd mounts an overlay of many layers from within their common directory, with relative names in lowerdir=, and the
@@ -108,6 +108,11 @@ func (d Directory) uses(m *Mount, surely bool) (uses []string) {
 	}
 	if m.FSType == "overlay" {
 		uses = append(uses, d.layers(m.Options, surely)...)
+	}
+	for _, branch := range m.Branches {
+		if rel, ok := d.rel(branch); ok {
+			uses = append(uses, rel)
+		}
 	}
 	return uses
 }

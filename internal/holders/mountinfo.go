@@ -17,8 +17,9 @@ type Mount struct {
 	Root         string // what of the file system is mounted, as a path in it
 	MountPoint   string // as seen from the root of PID
 	FSType       string
-	Source       string // what it was mounted from, in the words of who did it
-	Options      string // of the file system; separated by commas, and escaped
+	Source       string   // what it was mounted from, in the words of who did it
+	Options      string   // of the file system; separated by commas, and escaped
+	Branches     []string // of an aufs, which does not name them all in its options; only FindMounts fills it in
 
 	Namespace uint64
 	PID       int // of a process in the namespace

@@ -31,7 +31,7 @@ type view struct {
 // FindMounts returns the mounts of all mount namespaces that wanted returns true for. Each namespace is read once, our own
 // through our own process, unless all processes in it have changed their roots. wanted must not keep its argument.
 func FindMounts(ctx context.Context, wanted func(*Mount) bool) (Mounts, error) {
-	f := finder{wanted: wanted, seen: map[view]bool{}, partial: map[view][]Mount{}}
+	f := finder{wanted: wanted, seen: map[view]bool{}, partial: map[view][]Mount{}, branches: map[string][]string{}}
 	err := f.visit(os.Getpid())
 	if err == nil {
 		err = processes(ctx, f.visit)
@@ -41,7 +41,7 @@ func FindMounts(ctx context.Context, wanted func(*Mount) bool) (Mounts, error) {
 			f.found.List = append(f.found.List, list...)
 		}
 	}
-	return f.found, err
+	return f.found, errors.Join(err, f.branchErr)
 }
 
 // A finder collects the mounts that one process after the other shows.
@@ -50,6 +50,24 @@ type finder struct {
 	found   Mounts
 	seen    map[view]bool
 	partial map[view][]Mount // of processes that have changed their roots
+
+	branches  map[string][]string // of each aufs, by its options: every namespace shows it again
+	branchErr error
+}
+
+// isWanted asks whoever wants mounts, and adds before what mountinfo does not tell of an aufs.
+func (f *finder) isWanted(m *Mount) bool {
+	if m.FSType == "aufs" {
+		var known bool
+		if m.Branches, known = f.branches[m.Options]; !known {
+			var err error
+			if m.Branches, err = branchesOf(sysAufs, m.Options); err != nil && f.branchErr == nil {
+				f.branchErr = err
+			}
+			f.branches[m.Options] = m.Branches
+		}
+	}
+	return f.wanted(m)
 }
 
 func (f *finder) visit(pid int) error {
@@ -60,7 +78,7 @@ func (f *finder) visit(pid int) error {
 	}
 	var list []Mount
 	if err == nil {
-		list, err = readMounts(pid, v, f.wanted)
+		list, err = readMounts(pid, v, f.isWanted)
 	}
 	switch {
 	case err == nil && v == whole:

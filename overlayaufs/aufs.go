@@ -1,0 +1,111 @@
+package overlayaufs
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+)
+
+const (
+	// defaultBranches is how many branches a union has at most where the module does not tell (CONFIG_AUFS_BRANCH_MAX_127).
+	defaultBranches = 127
+
+	// maxPerMount is how many branches one mount names. aufs keeps the options of a mount in a page of some 48 bytes each
+	// (max_opt in fs/aufs/fsctx.c; before Linux 5.19 fs/aufs/opts.c), so it takes 84 of them.
+	maxPerMount = 64
+
+	// maxData is how many bytes of options mount(2) takes: a page with the NUL (copy_mount_options in fs/namespace.c), the
+	// smallest page there is.
+	maxData = 4095
+)
+
+// An aufs turns directories into aufs mounts: a first one, and as many that append branches to it as are needed for each
+// to fit in the page that mount(2) takes.
+//
+// A layer below is "rr", as it never changes once it is committed, and "+wh", so that its whiteouts count.
+//
+// Without pseudo-links (noplink) hard links are broken when one of them is copied up, at once and for good, as overlayfs
+// does without an index. With them the names stay together as long as the union is mounted, and what was read under
+// one would be another file's after a restart of the container, unless "auplink flush" was run before the union was
+// unmounted; and that is not ours to do.
+type aufs struct {
+	xino     string   // where the module makes the files of its inode numbers, for all unions
+	options  []string // those of every first mount, beside the ones that common adds
+	branches int      // how many a union has at most
+	perMount int      // how many one mount names at most
+}
+
+func (a *aufs) writable(upper, _ string, lower []string) []mount.Mount {
+	return a.mounts(nil, append([]string{upper + "=rw"}, readOnlyBranches(lower)...))
+}
+
+func (a *aufs) readOnly(layers []string) []mount.Mount {
+	return a.mounts([]string{"ro"}, readOnlyBranches(layers))
+}
+
+func readOnlyBranches(dirs []string) []string {
+	branches := make([]string, len(dirs))
+	for i, dir := range dirs {
+		branches[i] = dir + "=rr+wh"
+	}
+	return branches
+}
+
+// common returns the options of every first mount.
+func (a *aufs) common() []string {
+	return slices.Concat([]string{"xino=" + a.xino, "dio", "noplink"}, a.options)
+}
+
+// mounts returns the mounts of branches. The flags stand in each of them, as a remount replaces those there were.
+func (a *aufs) mounts(flags, branches []string) []mount.Mount {
+	first := a.common()
+	n := a.fit(slices.Concat(flags, first), "br:", branches)
+	br := "br"
+	for _, branch := range branches[:n] {
+		br += ":" + branch
+	}
+	mounts := []mount.Mount{aufsMount(flags, append(first, br))}
+	for branches = branches[n:]; len(branches) > 0; branches = branches[n:] {
+		more := []string{"remount"}
+		n = a.fit(slices.Concat(flags, more), "append:", branches)
+		for _, branch := range branches[:n] {
+			more = append(more, "append:"+branch)
+		}
+		mounts = append(mounts, aufsMount(flags, more))
+	}
+	return mounts
+}
+
+// fit returns how many of the branches, one at least, one mount can name beside these options.
+func (a *aufs) fit(options []string, prefix string, branches []string) int {
+	size := 0
+	for _, o := range options {
+		size += len(o) + len(",")
+	}
+	for i, branch := range branches[:min(a.perMount, len(branches))] {
+		size += len(prefix) + len(branch) + len(",")
+		if size > maxData && i > 0 {
+			return i
+		}
+	}
+	return min(a.perMount, len(branches))
+}
+
+func aufsMount(flags, options []string) mount.Mount {
+	return mount.Mount{Type: driverAufs, Source: driverAufs, Options: slices.Concat(flags, options)}
+}
+
+func (a *aufs) checkDepth(lower int, writable bool) error {
+	limit := a.branches
+	if writable {
+		limit--
+	}
+	if lower > limit {
+		return fmt.Errorf("%w: aufs of this kernel stacks no more than %d layers (CONFIG_AUFS_BRANCH_MAX), and there are %d "+
+			"below; overlayfs takes %d: lamina migrate --from aufs --to overlay",
+			errdefs.ErrInvalidArgument, a.branches, lower, maxLower)
+	}
+	return nil
+}
