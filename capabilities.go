@@ -35,8 +35,9 @@ func (c Config) Capabilities(ctx context.Context, name string) (has []string, mi
 		has = append(has, CapabilityRemapIDs)
 	}
 	has = append(has, CapabilityOnlyRemapIDs)
-	c.Union.Root = c.ContentRoot(name)
-	if c.Snapshotters[name].Backend == BackendUnion && c.Union.CanRebase() {
+	union := c.Union
+	union.Root = c.ContentRoot(name)
+	if c.Snapshotters[name].Backend == BackendUnion && union.CanRebase() {
 		has = append(has, snapshots.RebaseCap)
 	}
 	return has, missing
@@ -46,6 +47,7 @@ func (c Config) probeIDMap(ctx context.Context, name string) error {
 	if c.Snapshotters[name].Backend == BackendThin {
 		return dmthin.ProbeIDMap(ctx, c.Thin)
 	}
-	c.Union.Root = c.ContentRoot(name)
-	return overlayaufs.ProbeIDMap(ctx, c.Union)
+	union := c.Union
+	union.Root = c.ContentRoot(name)
+	return overlayaufs.ProbeIDMap(ctx, union)
 }

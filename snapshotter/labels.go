@@ -21,8 +21,7 @@ func (s *Set) info(sn metadata.Snapshot) snapshots.Info {
 	return info
 }
 
-// labels returns what the backend of a snapshot adds to its labels. A view has no content, and
-// so no backend.
+// labels returns what the backend of a snapshot adds to its labels. A view has no content, and so none.
 func (s *Set) labels(sn metadata.Snapshot) map[string]string {
 	l, ok := s.backends[sn.Placement.Medium].(Labeler)
 	if !ok {

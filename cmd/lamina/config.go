@@ -11,8 +11,6 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v3"
-
-	"github.com/lamina-snapshotter/lamina"
 )
 
 func newConfig() *cli.Command {
@@ -99,8 +97,8 @@ const (
 	// howOldReads: containerd 1.6 decodes into a struct of type and address, and passes over what the struct lacks.
 	howOldReads = `# containerd 1.6 reads type and address and passes over the other keys.
 `
-	// howOldMaps: containerd 1.7 reads capabilities, and its mount code does not know the options uidmap= and gidmap=.
-	howOldMaps = `# remap-ids is left out: for containers with id maps containerd 2 is needed, and version 3 of this file.
+	// howOldLacks: containerd 1.7 reads capabilities, but its mount code does not know the options uidmap= and gidmap=.
+	howOldLacks = `# Capabilities are left out: for id maps and parallel unpacking containerd 2 is needed, and version 3 of this file.
 `
 )
 
@@ -110,9 +108,7 @@ func writeContainerd(ctx context.Context, w io.Writer, s settings, version int) 
 	for _, name := range slices.Sorted(maps.Keys(s.Snapshotters)) {
 		has, lacks := s.Capabilities(ctx, name)
 		if version == 2 {
-			has = slices.DeleteFunc(has, func(c string) bool {
-				return c == lamina.CapabilityRemapIDs || c == lamina.CapabilityOnlyRemapIDs
-			})
+			has = nil
 		}
 		for _, err := range lacks {
 			missing = append(missing, fmt.Sprintf("# %s has no %s\n", name, oneLine(err)))
@@ -126,7 +122,7 @@ func writeContainerd(ctx context.Context, w io.Writer, s settings, version int) 
 	}
 	head := howToUse
 	if version == 2 {
-		head += howOldReads + howOldMaps
+		head += howOldReads + howOldLacks
 	} else {
 		head += strings.Join(missing, "")
 	}
@@ -136,7 +132,7 @@ func writeContainerd(ctx context.Context, w io.Writer, s settings, version int) 
 	if err := writeTOML(w, config); err != nil || version == 2 {
 		return err
 	}
-	return writeUnpackConfig(w, config.ProxyPlugins)
+	return writeUnpackConfig(w, config)
 }
 
 // oneLine returns the text of an error, which may be several joined, as it can stand in a comment.
@@ -144,15 +140,15 @@ func oneLine(err error) string { return strings.ReplaceAll(fmt.Sprint(err), "\n"
 
 // writeUnpackConfig prints what containerd's transfer service needs, as a comment: unpack_config is a list, of which
 // containerd would take the last that it reads and drop the others.
-func writeUnpackConfig(w io.Writer, plugins map[string]proxyPlugin) error {
+func writeUnpackConfig(w io.Writer, config containerdConfig) error {
 	var b strings.Builder
 	b.WriteString(howToPull)
-	rebase := false
-	for _, name := range slices.Sorted(maps.Keys(plugins)) {
-		rebase = rebase || slices.Contains(plugins[name].Capabilities, snapshots.RebaseCap)
+	sideBySide := false
+	for _, name := range slices.Sorted(maps.Keys(config.ProxyPlugins)) {
+		sideBySide = sideBySide || slices.Contains(config.ProxyPlugins[name].Capabilities, snapshots.RebaseCap)
 		fmt.Fprintf(&b, "# [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n#   platform = \"linux\"\n#   snapshotter = %q\n", name)
 	}
-	if rebase {
+	if sideBySide {
 		b.WriteString(howToUnpack)
 	}
 	_, err := io.WriteString(w, b.String())
