@@ -3,12 +3,14 @@ package integration
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina"
 )
@@ -101,6 +103,35 @@ func (m matrix) commitSteps(active func(matrix)) []crashStep {
 			_, err := m.h.Update(ctx, snapshots.Info{Name: "new", Labels: map[string]string{"a": "b"}})
 			return err
 		}, refused: func(error) bool { return false }, shows: map[string][]string{"new": {"base", "new"}}},
+		m.resizeStep(),
+	}
+}
+
+// resizeStep makes a volume larger that is mounted.
+func (m matrix) resizeStep() crashStep {
+	var (
+		dir     string
+		release func()
+	)
+	return crashStep{
+		name: "resize what is mounted", on: lamina.BackendThin, xfs: true,
+		before: func(m matrix) {
+			dir, release = m.hold(m.h.prepare("new", "base", nil))
+			require.NoError(m.t, os.WriteFile(filepath.Join(dir, "new"), []byte("new"), 0o600))
+		},
+		run: func(ctx context.Context) error {
+			_, err := m.h.Update(ctx, snapshots.Info{Name: "new", Labels: sizeLabel})
+			var st unix.Statfs_t
+			if err == nil {
+				err = unix.Statfs(dir, &st)
+			}
+			if size := uint64(st.Bsize) * st.Blocks; err == nil && size < 21<<29 {
+				err = fmt.Errorf("the file system has %d bytes, less than 10.5 GiB", size)
+			}
+			return err
+		},
+		refused: func(error) bool { return false }, finish: func(matrix) { release() },
+		shows: map[string][]string{"new": {"base", "new"}},
 	}
 }
 

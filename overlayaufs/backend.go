@@ -53,6 +53,7 @@ type Backend struct {
 
 	restoring singleflight.Group // of contents that Mounts makes again, by id
 	hidden    sync.Once          // has been said
+	unseen    string             // what it means then, if it is not what it means to a deletion
 }
 
 // Open makes the directory cfg.Root if it is missing, and finds out what its file system and this kernel can do by
@@ -73,6 +74,9 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	}
 	// Before anything is written: the probe must not touch what is not ours.
 	was, err := readOwner(cfg.Root)
+	if err == nil {
+		err = was.checkSettled(cfg.Root)
+	}
 	if err != nil {
 		return nil, err
 	}

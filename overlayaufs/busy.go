@@ -1,6 +1,7 @@
 package overlayaufs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,7 +111,7 @@ func usedBy(root holders.Directory, m *holders.Mount, contents map[uint64][]hold
 // sayHidden tells once that this process does not see all mounts.
 func (b *Backend) sayHidden(ctx context.Context) {
 	b.hidden.Do(func() {
-		log.G(ctx).Warn("not all processes' mounts can be read here (another pid namespace or root, hidepid, or not root): " +
-			"what they still mount of a removed snapshot is deleted all the same")
+		log.G(ctx).Warnf("not all processes' mounts can be read here (another pid namespace or root, hidepid, or not root): %s",
+			cmp.Or(b.unseen, "what they still mount of a removed snapshot is deleted all the same"))
 	})
 }

@@ -141,7 +141,7 @@ func (b *Backend) Delete(ctx context.Context, c Content) error {
 		return fmt.Errorf("delete %s: %w", b.path(c.ID), err)
 	}
 	err := b.onRoot("delete", func(fd int) error {
-		if err := unlink(fd, c.ID); err != nil {
+		if err := removeLink(fd, c.ID); err != nil {
 			return err
 		}
 		failpoint.Hit("union.unlinked")

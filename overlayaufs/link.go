@@ -91,8 +91,8 @@ func (b *Backend) link(chain []Content) error {
 	return nil
 }
 
-// unlink removes the link of a content, if it has one.
-func unlink(root int, id uint64) error {
+// removeLink removes the link of a content, if it has one.
+func removeLink(root int, id uint64) error {
 	if err := unix.Unlinkat(root, linkName(id), 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return &os.PathError{Op: "remove", Path: linkName(id), Err: err}
 	}

@@ -19,7 +19,7 @@ type strategy interface {
 	checkDepth(lower int, writable bool) error
 }
 
-// strategy returns what mounts the chains of this place, a writable layer on top of one volatile or not.
+// strategy returns what mounts the chains of this place; writable layers so that they ignore fsync if volatile.
 func (b *Backend) strategy(volatile bool) strategy {
 	if b.aufs != nil {
 		return b.aufs

@@ -53,6 +53,11 @@ type frame struct {
 // ENOTDIR if there is none.
 func walkTree(ctx context.Context, top int, name string, v visitor) error {
 	w := &walk{visitor: v, top: top, buf: make([]byte, 64<<10)}
+	return w.run(ctx, name)
+}
+
+// run is walkTree for a visitor that looks at the walk.
+func (w *walk) run(ctx context.Context, name string) error {
 	defer func() { w.cut(0) }()
 	if err := w.enter(ctx, name); err != nil {
 		return err

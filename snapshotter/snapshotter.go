@@ -42,20 +42,6 @@ func (s *Snapshotter) Stat(_ context.Context, key string) (snapshots.Info, error
 	return sn.Info(), nil
 }
 
-// Update sets labels; other fields cannot be changed.
-func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpaths ...string) (snapshots.Info, error) {
-	leave, err := s.gate.enter()
-	if err != nil {
-		return snapshots.Info{}, fail("update", info.Name, err)
-	}
-	defer leave()
-	sn, err := s.set.store.Update(ctx, s.name, info, fieldpaths...)
-	if err != nil {
-		return snapshots.Info{}, fail("update", info.Name, err)
-	}
-	return sn.Info(), nil
-}
-
 // Walk calls fn with the snapshots that match any of the filters, as of one moment. fn may call the snapshotter.
 func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) error {
 	leave, err := s.gate.enter()
