@@ -15,15 +15,21 @@ import (
 // machine went down in between.
 const guardPath = "work/incompat/volatile"
 
-// claimBoot allows a writable content that is mounted volatile to be mounted again in the same boot of the machine, when
-// the kernel still has all that was written to it; and refuses it in a later one, when some may be lost.
+// claimBoot allows a writable content that is mounted volatile to be mounted again in the same boot of the machine, and
+// refuses it in a later one.
+//
+// What the kernel leaves is the sign of a mount, not of a crash: it is there after each volatile mount, also of a container that
+// stopped in order. In the same boot nothing that was written is lost, as the kernel has it or has written it back, so the
+// sign is removed and the container can start again. In a later boot it may stand for a crash: it stays, whatever the settings
+// are by then, and goes with the layer alone. A machine that was shut down in order is not told apart from one that
+// crashed: overlayfs does not sync a volatile layer when it is unmounted either. Nor is a file system that failed told apart which
+// was mounted again in the same boot, with no daemon running that has the root open: there a container may start that has lost writes
+// for which fsync would have failed.
 //
 // The boot is recorded in a symbolic link, which is made at once with its target and needs no fsync: it is made before
 // the first mount, so what a power cut keeps of that mount's changes came later in the journal (ext4, xfs) or not
-// earlier in a transaction (btrfs). A machine that was shut down in order is not told apart from one that crashed:
-// overlayfs does not sync a volatile layer when it is unmounted either.
-//
-// The link decides, not the kernel's guard. So it does no harm to remove the guard of a mount that is still there.
+// earlier in a transaction (btrfs). The link decides, not the kernel's sign. So it does no harm to remove the sign of a mount that is
+// still there.
 func (b *Backend) claimBoot(ctx context.Context, id uint64, volatile bool) error {
 	link := b.path(id, bootName)
 	was, err := os.Readlink(link)
