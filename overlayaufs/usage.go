@@ -22,7 +22,7 @@ func (b *Backend) Usage(ctx context.Context, chain []Content) (snapshots.Usage, 
 	}
 	c := &counter{aufs: b.aufs != nil}
 	err := b.onRoot("usage", func(fd int) error {
-		return walkTree(ctx, fd, fmt.Sprintf("%d/%s", chain[0].ID, fsName), c)
+		return walkTree(ctx, fd, contentFS(chain[0]), c)
 	})
 	if err != nil {
 		return snapshots.Usage{}, fmt.Errorf("usage in %s: %w", b.root, err)
