@@ -24,7 +24,7 @@ import (
 func dropOpaque(ctx context.Context, root int, chain []Content) error {
 	f := &opaqueFinder{}
 	f.walk = newWalk(root, f)
-	if err := f.walk.run(ctx, contentFS(chain[0])); err != nil {
+	if err := f.walk.run(ctx, dirName(chain[0].ID)); err != nil {
 		return err
 	}
 	for _, dir := range f.found {
@@ -35,8 +35,6 @@ func dropOpaque(ctx context.Context, root int, chain []Content) error {
 	}
 	return nil
 }
-
-func contentFS(c Content) string { return fmt.Sprintf("%d/%s", c.ID, fsName) }
 
 // An opaqueFinder notes the opaque directories that a walk comes by, by their names below the top.
 type opaqueFinder struct {
@@ -192,7 +190,7 @@ func (c *closer) in(ctx context.Context, layer Content, dir []string, fn func(fd
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	fd, err := openDir(c.root, contentFS(layer))
+	fd, err := openDir(c.root, dirName(layer.ID))
 	for _, name := range dir {
 		if err != nil {
 			break
