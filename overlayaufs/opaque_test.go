@@ -167,6 +167,29 @@ func (s *sight) has(path string) bool {
 	return err == nil
 }
 
+// What a layer between has deleted needs no other whiteout, or a directory that each layer replaces would have ever more.
+func TestDropOpaqueKeepsWhiteoutsFew(t *testing.T) {
+	b := tUnprobed(t, Config{Sync: off})
+	b.aufs = tAufs().aufs
+	var chain []Content
+	for id := uint64(1); id <= 5; id++ {
+		if _, err := b.Make(t.Context(), id, chain, nil); err != nil {
+			t.Fatal(err)
+		}
+		chain = slices.Insert(chain, 0, Content{ID: id})
+		tWrite(t, b.path(id, fsName, "d", fmt.Sprint(id)), "")
+		if id > 1 {
+			tWrite(t, b.path(id, fsName, "d", opaqueName), "")
+		}
+		if _, err := b.Freeze(t.Context(), chain); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := tTree(t, b.path(5, fsName)); got != "d/.wh.4= d/5=" {
+		t.Errorf("the layer: %q", got)
+	}
+}
+
 // A layer may hold symbolic links to anywhere.
 func TestDropOpaqueFollowsNoLink(t *testing.T) {
 	b := tUnprobed(t, Config{Sync: off})
