@@ -118,16 +118,6 @@ func (c Config) ContentRoot(name string) string {
 	}
 }
 
-// Capabilities returns what the named snapshotter can do on this host beyond the common contract, in the words that
-// containerd knows, as "remap-ids" and "rebase". What is not in the list must not be claimed: containerd relies on it.
-//
-// Commit can rebase. But for "rebase" containerd unpacks layers side by side, each into a bind mount, and keeps their
-// whiteouts only for a snapshotter named "overlayfs" (core/unpack/unpacker.go, bindToOverlay): under another name
-// deleted files would come back, unless Prepare returned an overlay of the layer alone.
-func (Config) Capabilities(string) []string {
-	return nil
-}
-
 // A Host is an open root: the store, the backends, and the snapshotters on them. Its methods may be called from several
 // goroutines at once.
 type Host struct {

@@ -18,8 +18,11 @@ import (
 // stopTime bounds what Close waits for the kernel.
 const stopTime = 10 * time.Second
 
-// Content is a content as the snapshotter knows it: the id of a volume and its size in bytes.
-type Content = struct{ ID, Size uint64 }
+// Content is a content as the snapshotter knows it: the id of a volume and its size in bytes. Volumes have no project.
+type Content = struct {
+	ID, Size uint64
+	Project  uint32
+}
 
 // A Backend keeps contents as volumes of a pool of its own. Its methods may be called from several goroutines at once;
 // Owner and the first Claim come before all others.
@@ -31,6 +34,7 @@ type Backend struct {
 	watch   *watch // of the pool
 
 	memory
+	mapsIDs sync.Map // the names of file systems of which it was found
 
 	stop func() error // shutDown, once
 }

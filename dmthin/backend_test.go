@@ -49,7 +49,7 @@ func openBackend(t *testing.T, c Config) *testBackend {
 
 func (b *testBackend) mustMake(t *testing.T, id uint64, below Content, labels map[string]string) Content {
 	t.Helper()
-	size, err := b.Make(t.Context(), id, []Content{below}, labels)
+	size, err := b.Make(t.Context(), Content{ID: id}, []Content{below}, labels)
 	require.NoError(t, err)
 	return Content{ID: id, Size: size}
 }

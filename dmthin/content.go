@@ -9,19 +9,21 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/idmap"
 )
 
-// Make makes volume id a copy of chain[0], its parent or the template. It is as large as the labels or the configuration
+// Make makes volume c a copy of chain[0], its parent or the template. It is as large as the labels or the configuration
 // say, and no smaller than its parent; if it is larger, its file system grows. At return it is durable.
 //
 // A power cut after any step leaves a volume at an id that no record has: garbage.
-func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, labels map[string]string) (size uint64, err error) {
-	volume, err := b.begin(ctx, id)
+func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels map[string]string) (size uint64, err error) {
+	volume, err := b.begin(ctx, c.ID)
 	if err != nil {
 		return 0, err
 	}
 	if len(chain) == 0 {
-		return 0, fmt.Errorf("make volume %d: %w: it has neither parent nor template", id, unix.EINVAL)
+		return 0, fmt.Errorf("make volume %d: %w: it has neither parent nor template", c.ID, unix.EINVAL)
 	}
 	origin, err := volumeID(chain[0].ID)
 	if err != nil {
@@ -31,21 +33,25 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, labels m
 	if err != nil {
 		return 0, err
 	}
+	if _, err := idmap.FromLabels(labels); err != nil { // so that Mounts refuses none of what was made
+		return 0, err
+	}
 	if err := b.admit(ctx); err != nil {
 		return 0, err
 	}
 	size = max(want, chain[0].Size)
-	b.forget(id)
+	b.forget(c.ID)
 	if err := b.pool.Snapshot(ctx, volume, origin); err != nil {
 		return 0, err
 	}
 	if kind := b.known(chain[0].ID).kind; kind != nil {
-		b.note(id, func(f *facts) { f.kind = kind })
+		b.note(c.ID, func(f *facts) { f.kind = kind })
 	}
-	if size == chain[0].Size {
-		return size, nil
+	if size > chain[0].Size {
+		err = b.pool.Use(ctx, volume, size, false, func(device string) error { return grow(ctx, device) })
 	}
-	return size, b.pool.Use(ctx, volume, size, false, func(device string) error { return grow(ctx, device) })
+	b.note(c.ID, func(f *facts) { f.fits = err == nil })
+	return size, err
 }
 
 // begin is the begin of every method that works on a volume.
@@ -58,11 +64,15 @@ func (b *Backend) begin(ctx context.Context, id uint64) (uint32, error) {
 
 // Mounts gives chain[0] its device, if it has none, and returns how to mount that: the file system is the one that is on
 // it. The device of a frozen content is read-only and shared by all who mount it.
-func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ map[string]string) ([]mount.Mount, error) {
+func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, labels map[string]string) ([]mount.Mount, error) {
 	if len(chain) == 0 {
 		return nil, fmt.Errorf("mounts: %w: there is neither parent nor template", unix.EINVAL)
 	}
 	volume, err := b.begin(ctx, chain[0].ID)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := idmap.FromLabels(labels)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +92,14 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, _ 
 	if err != nil {
 		return nil, err
 	}
-	return []mount.Mount{{Type: kind.String(), Source: device, Options: kind.mountOptions(!writable)}}, nil
+	if writable {
+		b.tryFit(ctx, volume, chain[0])
+	}
+	m, err := b.withIDs(ctx, mount.Mount{Type: kind.String(), Source: device, Options: kind.mountOptions(!writable)}, kind, ids)
+	if err != nil {
+		return nil, err
+	}
+	return []mount.Mount{m}, nil
 }
 
 // Freeze makes chain[0] durable and takes its device away, at once or, if it is mounted, when it is unmounted. A journal
@@ -98,6 +115,9 @@ func (b *Backend) freeze(ctx context.Context, c Content) error {
 		return err
 	}
 	if _, err := b.pool.Activate(ctx, volume, c.Size, false); err != nil {
+		return err
+	}
+	if err := b.fit(ctx, volume, c); err != nil { // its children would be too small
 		return err
 	}
 	err = b.replay(ctx, volume, c.Size)

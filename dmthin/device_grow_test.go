@@ -46,7 +46,7 @@ func TestDevicesGrow(t *testing.T) {
 	require.Greater(t, after.dataTotal(), before.dataTotal()+400*mebibyte)
 	_, err = touch(t, device, mebibyte, 3000)
 	require.Error(t, err)
-	_, err = b.Make(t.Context(), 2, []Content{{ID: 1, Size: 4 << 30}}, nil)
+	_, err = b.Make(t.Context(), Content{ID: 2}, []Content{{ID: 1, Size: 4 << 30}}, nil)
 	require.ErrorContains(t, err, "lamina pool add")
 	require.NoError(t, b.Close())
 

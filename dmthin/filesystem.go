@@ -28,6 +28,12 @@ type filesystem interface {
 	// ownMount returns the options with which this package mounts a volume: to write to what is there, or to grow it.
 	ownMount(toGrow bool) []string
 
+	// growing returns the options with which a file system that is mounted grows, and those with which it goes on.
+	growing() (meanwhile, after string)
+
+	// replaysGrowth reports whether every kernel can replay a journal in which the file system grows and the new room is used.
+	replaysGrowth() bool
+
 	// resize makes the file system that root is the root directory of as large as blocks says.
 	resize(root *os.File, state fsState, blocks uint64) error
 
@@ -37,6 +43,10 @@ type filesystem interface {
 
 	// command returns how an empty volume of size bytes is formatted.
 	command(device string, size uint64) mkfs
+
+	// small returns how a device of trialSize bytes is formatted that is to be looked at and thrown away: the first of these
+	// that mkfs takes.
+	small(device string) []mkfs
 }
 
 // fsState is what a superblock says.

@@ -100,7 +100,7 @@ func TestReloadIsNotSeen(t *testing.T) {
 			default:
 			}
 			content := Content{ID: id, Size: b.template.Size}
-			_, err := b.Make(t.Context(), id, []Content{b.template}, nil)
+			_, err := b.Make(t.Context(), Content{ID: id}, []Content{b.template}, nil)
 			if err == nil {
 				_, err = b.Mounts(t.Context(), []Content{content, b.template}, true, nil)
 			}
@@ -149,7 +149,7 @@ func TestHostMargin(t *testing.T) {
 	f := b.mustFill(t)
 	require.Zero(t, f.dataFree())
 	require.InDelta(t, 550*mebibyte*0.8, float64(f.dataTotal()), 60*mebibyte)
-	_, err = b.Make(t.Context(), 3, []Content{b.template}, nil)
+	_, err = b.Make(t.Context(), Content{ID: 3}, []Content{b.template}, nil)
 	require.True(t, errdefs.IsResourceExhausted(err), err)
 	require.ErrorContains(t, err, "thin.host_share = 0.8): make room there")
 
@@ -163,7 +163,7 @@ func TestHostMargin(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, makeAllocated(ballast, free-8*mebibyte))
 	require.Positive(t, b.mustFill(t).dataFree())
-	_, err = b.Make(t.Context(), 3, []Content{b.template}, nil)
+	_, err = b.Make(t.Context(), Content{ID: 3}, []Content{b.template}, nil)
 	require.True(t, errdefs.IsResourceExhausted(err), err)
 	require.ErrorContains(t, err, "the file system that the pool lies on is full")
 	require.NoError(t, b.Delete(t.Context(), c))

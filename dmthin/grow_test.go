@@ -97,7 +97,7 @@ func TestPoolGrowsAndFills(t *testing.T) {
 	require.EqualValues(t, 2<<30, f.dataTotal())
 	require.Zero(t, f.dataFree())
 	require.Equal(t, dm.PoolOutOfDataSpace, f.Mode)
-	_, err = b.Make(ctx, 4, []Content{b.template}, nil)
+	_, err = b.Make(ctx, Content{ID: 4}, []Content{b.template}, nil)
 	require.True(t, errdefs.IsResourceExhausted(err), err)
 	require.ErrorContains(t, err, "100 % of 2GiB are in use")
 	require.ErrorContains(t, err, "thin.max_size, 2GiB: raise that")
@@ -156,7 +156,7 @@ func TestMetadataFull(t *testing.T) {
 	fillUp(3)
 	f := b.mustFill(t)
 	require.True(t, metadataFull(f.PoolStatus), f)
-	_, err = b.Make(ctx, 99, []Content{c}, nil)
+	_, err = b.Make(ctx, Content{ID: 99}, []Content{c}, nil)
 	require.True(t, errdefs.IsResourceExhausted(err), err)
 	require.ErrorContains(t, err, "100 % of 2MiB are in use")
 

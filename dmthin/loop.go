@@ -34,45 +34,58 @@ func attachLoop(ctx context.Context, path string) (loop, error) {
 	if l, ok, err := findLoop(f); ok || err != nil {
 		return l, err
 	}
-	control, err := openLoopControl()
+	device, l, err := attachFree(ctx, f, 0)
 	if err != nil {
 		return loop{}, err
+	}
+	return l, device.Close()
+}
+
+// attachForNow puts f behind a loop device that is detached at the last close of device, be it that of a process that is killed.
+func attachForNow(ctx context.Context, f *os.File) (device *os.File, l loop, err error) {
+	return attachFree(ctx, f, unix.LO_FLAGS_AUTOCLEAR)
+}
+
+// attachFree puts f behind a loop device that nobody uses, and returns that open.
+func attachFree(ctx context.Context, f *os.File, flags uint32) (*os.File, loop, error) {
+	control, err := openLoopControl()
+	if err != nil {
+		return nil, loop{}, err
 	}
 	defer control.Close() //nolint:errcheck // nothing was written through it
 	for range attachTries {
 		if err := ctx.Err(); err != nil {
-			return loop{}, err
+			return nil, loop{}, err
 		}
 		number, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
-			return loop{}, &os.PathError{Op: "get free loop", Path: control.Name(), Err: err}
+			return nil, loop{}, &os.PathError{Op: "get free loop", Path: control.Name(), Err: err}
 		}
-		l, err := configureLoop("loop"+strconv.Itoa(number), f)
+		device, l, err := configureLoop("loop"+strconv.Itoa(number), f, flags)
 		if !errors.Is(err, unix.EBUSY) {
-			return l, err
+			return device, l, err
 		}
 	}
-	return loop{}, fmt.Errorf("attach %s: every free loop device was taken by somebody else: %w", path, unix.EBUSY)
+	return nil, loop{}, fmt.Errorf("attach %s: every free loop device was taken by somebody else: %w", f.Name(), unix.EBUSY)
 }
 
 // configureLoop puts f behind a loop device. EBUSY says that somebody else was first.
-func configureLoop(name string, f *os.File) (loop, error) {
+func configureLoop(name string, f *os.File, flags uint32) (*os.File, loop, error) {
 	device, l, err := openLoop(name, os.O_RDWR)
 	if err != nil {
-		return loop{}, err
+		return nil, loop{}, err
 	}
-	defer device.Close() //nolint:errcheck // nothing was written through it
-	config := unix.LoopConfig{Fd: uint32(f.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_DIRECT_IO}}
+	config := unix.LoopConfig{Fd: uint32(f.Fd()), Info: unix.LoopInfo64{Flags: flags | unix.LO_FLAGS_DIRECT_IO}}
 	copy(config.Info.File_name[:len(config.Info.File_name)-1], f.Name()) // for people; what counts is the inode
 	err = unix.IoctlLoopConfigure(int(device.Fd()), &config)
 	if errors.Is(err, unix.EINVAL) { // no direct I/O on this file system
-		config.Info.Flags = 0
+		config.Info.Flags = flags
 		err = unix.IoctlLoopConfigure(int(device.Fd()), &config)
 	}
 	if err != nil {
-		return loop{}, &os.PathError{Op: "configure loop", Path: l.path, Err: err}
+		return nil, loop{}, errors.Join(&os.PathError{Op: "configure loop", Path: l.path, Err: err}, device.Close())
 	}
-	return l, nil
+	return device, l, nil
 }
 
 // openLoopControl opens the device that gives loop devices, and makes its node if it is missing, as openLoop does.

@@ -161,6 +161,8 @@ func (ext4) command(device string, size uint64) mkfs {
 	}
 }
 
+func (fs ext4) small(device string) []mkfs { return []mkfs{fs.command(device, trialSize)} }
+
 // command maps 64.4 MiB of a volume of 10 GiB, 64 of them the log, which mkfs.xfs makes no shorter than that and writes
 // with zeroes. All volumes of one template share them until they write them. It does not discard (-K) what has no blocks.
 //
@@ -176,4 +178,12 @@ func (xfs) command(device string, _ uint64) mkfs {
 			device,
 		},
 	}
+}
+
+// small is by an option that mkfs.xfs has since 6.0, when it began to refuse less than 300 MiB.
+func (xfs) small(device string) []mkfs {
+	plain := mkfs{program: "mkfs.xfs", pkg: "xfsprogs", args: []string{"-q", "-f", "-K", "-b", "size=4096", device}}
+	small := plain
+	small.args = append([]string{"--unsupported"}, plain.args...)
+	return []mkfs{small, plain}
 }

@@ -125,7 +125,7 @@ func TestRepairMetadata(t *testing.T) {
 					tb := &testBackend{b, template}
 					_, err = touch(t, tb.device(t, content), 200*mebibyte, 1)
 					require.ErrorIs(t, err, unix.EIO)
-					_, err = b.Make(t.Context(), 3, []Content{template}, nil)
+					_, err = b.Make(t.Context(), Content{ID: 3}, []Content{template}, nil)
 					require.True(t, errdefs.IsUnavailable(err), err)
 					survey, failed := b.Survey(t.Context())
 					require.NoError(t, failed)

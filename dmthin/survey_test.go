@@ -35,7 +35,7 @@ func TestLookAtDevices(t *testing.T) {
 	size, err := b.MakeTemplate(t.Context(), 1, name)
 	require.NoError(t, err)
 	for id := uint64(2); id <= 4; id++ { // each with blocks of its own, so that the first device is full
-		_, err := b.Make(t.Context(), id, []Content{{ID: 1, Size: size}}, nil)
+		_, err := b.Make(t.Context(), Content{ID: id}, []Content{{ID: 1, Size: size}}, nil)
 		require.NoError(t, err)
 		tb := &testBackend{b, Content{ID: 1, Size: size}}
 		dir, unmount := tb.mount(t, Content{ID: id, Size: size}, true)

@@ -100,7 +100,7 @@ func TestConformanceThroughSocket(t *testing.T) {
 // deepest bounds each case of the suite on volumes. Preparing, mounting and
 // committing 128 layers is the longest; containerd's own devmapper takes 460 s
 // for it in the guest.
-const deepest = time.Minute
+const deepest = 3 * time.Minute
 
 // TestThinConformance runs the suite on the thin backend in both ways.
 func TestThinConformance(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/lamina-snapshotter/lamina/integration/guest"
@@ -17,6 +18,15 @@ var session string
 // rootVariable makes a missing root, or anything else that would skip a test,
 // a failure.
 const rootVariable = "LAMINA_TEST_ROOT"
+
+// The first thread stays with the main goroutine, and no test runs on it.
+// containerd mounts a long chain on a thread whose working directory it changes
+// to that of the layers, and leaves it to the runtime to end the thread. The
+// first one does not end, and would keep the layers' file system in use.
+var _ = func() bool {
+	runtime.LockOSThread()
+	return true
+}()
 
 func TestMain(m *testing.M) {
 	guest.Reenter()

@@ -37,6 +37,7 @@ type node struct {
 	snapshotter string
 	containerd  *process
 	daemon      *daemon // nil where the snapshotter is another
+	unpacks     int     // how many layers of an image containerd unpacks at once; 0 is its default
 }
 
 // startNode starts a containerd that calls a Lamina of its own.
@@ -110,6 +111,9 @@ func (n *node) config(version int, imports string) string {
 	say("[debug]\n  level = \"debug\"")
 	if version >= 3 {
 		// The transfer service unpacks for the snapshotters named here only.
+		if n.unpacks > 0 {
+			say("[plugins.\"io.containerd.transfer.v1.local\"]\n  max_concurrent_unpacks = %d", n.unpacks)
+		}
 		for _, s := range []string{n.snapshotter, "overlayfs"} {
 			say("[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]")
 			say("  platform = \"linux\"\n  snapshotter = %q", s)

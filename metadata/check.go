@@ -88,7 +88,7 @@ func checkAll(btx *bolt.Tx) error {
 
 func (c *checker) run() error {
 	passes := []func() error{
-		c.checkPages, c.readRecords, c.readTrash, c.checkKeys, c.checkParents, c.checkChildren, c.checkLabels, c.checkDevices,
+		c.checkPages, c.readRecords, c.readTrash, c.checkKeys, c.checkParents, c.checkChildren, c.checkLabels, c.checkDevices, c.checkProjects,
 	}
 	var err error
 	for _, pass := range passes {

@@ -36,6 +36,9 @@ var (
 	// ErrNoDevice is returned when all 2^24-1 thin device ids are taken.
 	ErrNoDevice = errors.New("no thin device id is free")
 
+	// ErrNoProject is returned when all project ids of the range are taken.
+	ErrNoProject = errors.New("no project id is free")
+
 	// ErrReadOnly is returned when a store that was opened read-only is to be written.
 	ErrReadOnly = errors.New("the store is open read-only")
 

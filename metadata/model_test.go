@@ -37,7 +37,7 @@ type modelSnap struct {
 	kind   snapshots.Kind
 	parent string
 	labels map[string]string
-	device uint32
+	device uint32 // or the project id
 	usage  *snapshots.Usage
 }
 
@@ -124,12 +124,15 @@ func (r *modelRun) create(t *testing.T) {
 		}
 	}
 	if kind == snapshots.KindActive {
-		sn.Placement.Medium = Directory
+		var err error
 		if r.rand.IntN(2) == 0 {
-			dev, err := r.store.ReserveDevice()
-			require.NoError(t, err)
-			sn.Placement = Placement{Medium: Volume, Device: dev}
+			sn.Placement.Medium = Volume
+			sn.Placement.Device, err = r.store.ReserveDevice()
+		} else {
+			sn.Placement.Medium = Directory
+			sn.Placement.Project, err = r.store.ReserveProject(1000, 2000)
 		}
+		require.NoError(t, err)
 	}
 	parent := snaps[sn.Parent]
 	var want error
@@ -147,9 +150,10 @@ func (r *modelRun) create(t *testing.T) {
 		if sn.Placement.Medium == Volume {
 			r.store.ReleaseDevice(sn.Placement.Device)
 		}
+		r.store.ReleaseProject(sn.Placement.Project)
 		return
 	}
-	snaps[key] = &modelSnap{id: sn.ID, kind: kind, parent: sn.Parent, labels: withoutEmpty(sn.Labels), device: sn.Placement.Device}
+	snaps[key] = &modelSnap{id: sn.ID, kind: kind, parent: sn.Parent, labels: withoutEmpty(sn.Labels), device: sn.Placement.Device + sn.Placement.Project}
 }
 
 func (r *modelRun) commit(t *testing.T) {
@@ -225,11 +229,21 @@ func (r *modelRun) update(t *testing.T) {
 	case len(paths) > 0 && paths[0] == "kind":
 		want = ErrInvalid
 	}
-	got, err := r.store.Update(t.Context(), name, snapshots.Info{Name: key, Labels: given}, paths...)
+	info := snapshots.Info{Name: key, Labels: given}
+	_, next, err := r.store.Relabelled(name, info, paths...)
+	require.ErrorIs(t, err, want)
+	size := r.rand.Uint64N(1 << 40)
+	got, err := r.store.UpdateSized(t.Context(), name, info, size, paths...)
 	require.ErrorIs(t, err, want)
 	if err != nil {
 		return
 	}
+	require.Equal(t, next.Labels, got.Labels)
+	require.Equal(t, size, got.Placement.Size)
+	require.NoError(t, r.store.SetSize(t.Context(), sn.id, size+1))
+	got, err = r.store.Update(t.Context(), name, info, paths...)
+	require.NoError(t, err)
+	require.Equal(t, size+1, got.Placement.Size)
 	if len(paths) == 0 || paths[0] == "labels" {
 		sn.labels = withoutEmpty(given)
 	} else {
@@ -312,7 +326,7 @@ func (r *modelRun) compare(t *testing.T) {
 		for key, want := range snaps {
 			got, chain, err := r.store.Chain(name, key)
 			require.NoError(t, err)
-			require.Equal(t, *want, modelSnap{got.ID, got.Kind, got.Parent, got.Labels, got.Placement.Device, got.Usage})
+			require.Equal(t, *want, modelSnap{got.ID, got.Kind, got.Parent, got.Labels, got.Placement.Device + got.Placement.Project, got.Usage})
 			require.Equal(t, want.id, chain[0].ID)
 			parent := want.parent
 			for _, link := range chain[1:] {

@@ -46,6 +46,9 @@ type Placement struct {
 	Whole  bool   // the whole tree; otherwise only what differs from the parent
 	Device uint32 // the thin device id, for a Volume
 	Size   uint64 // bytes that the content may take, for a Volume
+
+	// Project is the id under which the file system counts what a Directory takes up, 0 if it does not.
+	Project uint32
 }
 
 // Snapshot is one record of the store.
@@ -110,6 +113,7 @@ const (
 	fieldSize      = 12
 	fieldUsageSize = 13 // one more than the bytes, so that a known 0 is told from an unknown usage
 	fieldInodes    = 14
+	fieldProject   = 15 // since versionProjects
 
 	fieldLabelKey   = 1
 	fieldLabelValue = 2
@@ -148,7 +152,8 @@ func (p Placement) append(b []byte) []byte {
 		b = appendUint(b, fieldWhole, 1)
 	}
 	b = appendUint(b, fieldDevice, uint64(p.Device))
-	return appendUint(b, fieldSize, p.Size)
+	b = appendUint(b, fieldSize, p.Size)
+	return appendUint(b, fieldProject, uint64(p.Project))
 }
 
 // decodeSnapshot reads a whole record. It keeps no reference to b, which may lie in the mapped file.
@@ -231,6 +236,11 @@ func setLinkField(num protowire.Number, v uint64, kind *snapshots.Kind, parent *
 		p.Device = uint32(v)
 	case fieldSize:
 		p.Size = v
+	case fieldProject:
+		if v > math.MaxUint32 {
+			return fmt.Errorf("%w: project id %d", errRecord, v)
+		}
+		p.Project = uint32(v)
 	default:
 		return fmt.Errorf("%w: unknown field %d", errRecord, num)
 	}

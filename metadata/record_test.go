@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -14,7 +15,7 @@ func fullRecord() Snapshot {
 		ParentID: 6, Parent: "default/2/sha256:def",
 		Created: time.Unix(1700000000, 123).UTC(), Updated: time.Unix(1700000001, 0).UTC(),
 		Labels:    map[string]string{snapshots.LabelSnapshotRef: "sha256:abc", "b": "c"},
-		Placement: Placement{Medium: Volume, Whole: true, Device: MaxDevice, Size: 1 << 40},
+		Placement: Placement{Medium: Volume, Whole: true, Device: MaxDevice, Size: 1 << 40, Project: math.MaxUint32},
 		Usage:     &snapshots.Usage{Size: 0, Inodes: 12},
 	}
 }

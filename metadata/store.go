@@ -21,8 +21,14 @@ import (
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
-// schemaVersion is the version of the layout in the package comment.
-const schemaVersion = 2
+// The versions of the layout in the package comment that this program knows.
+const (
+	schemaVersion = 2
+
+	// versionProjects differs in that placements have project ids, which a program that knows version 2 alone would take for
+	// damage. A store becomes one with the first of them.
+	versionProjects = 3
+)
 
 // boltOptions are those of every store. The list of free pages is not kept in the file: it would be written with every
 // commit, and after many removals it is long. bbolt finds it again by a scan at open.
@@ -67,9 +73,10 @@ type Store struct {
 	readOnly bool
 	uuid     string
 
-	nextID  atomic.Uint64 // the id to reserve next
-	mu      sync.Mutex    // guards devices
-	devices deviceSet     // taken by records, by the trash, or reserved
+	nextID   atomic.Uint64 // the id to reserve next
+	mu       sync.Mutex    // guards devices and projects
+	devices  deviceSet     // taken by records, by the trash, or reserved
+	projects projectSet    // the same
 }
 
 // Open opens the store in the file path. It makes a new one where there is no file, unless o.ReadOnly.
@@ -215,8 +222,8 @@ func verifyMeta(btx *bolt.Tx) error {
 	if len(version) != 8 {
 		return fmt.Errorf("%w: it has no schema version", ErrNotStore)
 	}
-	if v := binary.BigEndian.Uint64(version); v != schemaVersion {
-		return fmt.Errorf("%w %d; this program knows %d", ErrVersion, v, schemaVersion)
+	if v := binary.BigEndian.Uint64(version); v < schemaVersion || v > versionProjects {
+		return fmt.Errorf("%w %d; this program knows %d to %d", ErrVersion, v, schemaVersion, versionProjects)
 	}
 	if !bytes.Equal(meta.Get(keySum), metaSum(meta)) {
 		return fmt.Errorf("%w: the checksum of its uuid and its count of starts is wrong", ErrDamaged)
@@ -246,6 +253,11 @@ func (s *Store) load() error {
 		meta := btx.Bucket(bucketMeta)
 		s.uuid = string(meta.Get(keyUUID))
 		s.nextID.Store(btx.Bucket(bucketRecords).Sequence() + 1)
+		if !s.readOnly {
+			if err := s.loadProjects(btx); err != nil {
+				return err
+			}
+		}
 		return btx.Bucket(bucketDevices).ForEach(func(k, _ []byte) error {
 			if len(k) == 4 {
 				s.devices.take(binary.BigEndian.Uint32(k))

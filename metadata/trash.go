@@ -63,6 +63,9 @@ func (s *Store) Forget(ctx context.Context, links ...Link) error {
 		if link.Placement.Medium == Volume {
 			s.ReleaseDevice(link.Placement.Device)
 		}
+		if link.Placement.Project != 0 {
+			s.ReleaseProject(link.Placement.Project)
+		}
 	}
 	return nil
 }

@@ -91,7 +91,7 @@ func TestAufsForm(t *testing.T) {
 	tHasAufs(t)
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union"), Driver: driverAufs})
 	tMake(t, b, 1, nil, "gone", "1", "kept", "1", "dir/old", "1", "removed/x", "1", "becomes-dir", "1", "becomes-file/x", "1")
-	if _, err := b.Make(t.Context(), 2, tChain(1), nil); err != nil {
+	if _, err := b.Make(t.Context(), Content{ID: 2}, tChain(1), nil); err != nil {
 		t.Fatal(err)
 	}
 	mounts, err := b.Mounts(t.Context(), tChain(2, 1), true, nil)
@@ -139,7 +139,7 @@ func TestAufsReplacedDirectory(t *testing.T) {
 	tMake(t, b, 1, nil, "d/file-1", "1", "d/s/deep-1", "1")
 	chain := tChain(1)
 	for id := uint64(2); id < 8; id++ {
-		if _, err := b.Make(t.Context(), id, chain, nil); err != nil {
+		if _, err := b.Make(t.Context(), Content{ID: id}, chain, nil); err != nil {
 			t.Fatal(err)
 		}
 		chain = slices.Insert(chain, 0, Content{ID: id})
@@ -205,7 +205,7 @@ func TestAufsManyLayers(t *testing.T) {
 	limit := b.aufs.branches
 	var chain []Content
 	for id := uint64(1); len(chain) < limit; id++ {
-		if _, err := b.Make(t.Context(), id, chain, nil); err != nil {
+		if _, err := b.Make(t.Context(), Content{ID: id}, chain, nil); err != nil {
 			t.Fatal(err)
 		}
 		chain = slices.Insert(chain, 0, Content{ID: id})
@@ -246,7 +246,7 @@ func TestAufsManyLayers(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := b.Make(t.Context(), 1000, chain, nil); err == nil {
+	if _, err := b.Make(t.Context(), Content{ID: 1000}, chain, nil); err == nil {
 		t.Error("one more layer is taken")
 	}
 }
@@ -258,7 +258,7 @@ func TestAufsMountsAtOnce(t *testing.T) {
 	tMake(t, b, 1, nil, "a", "1")
 	var group sync.WaitGroup
 	for id := uint64(2); id < 10; id++ {
-		if _, err := b.Make(t.Context(), id, tChain(1), nil); err != nil {
+		if _, err := b.Make(t.Context(), Content{ID: id}, tChain(1), nil); err != nil {
 			t.Fatal(err)
 		}
 		mounts, err := b.Mounts(t.Context(), tChain(id, 1), true, nil)

@@ -65,7 +65,7 @@ func TestAufsPlan(t *testing.T) {
 			{Type: "aufs", Source: "aufs", Options: []string{"ro", "remount", "append:/r/6/fs=rr+wh"}},
 		}},
 	} {
-		if got := tc.b.plan(tc.chain, tc.writable); !reflect.DeepEqual(got, tc.want) {
+		if got := tc.b.plan(tc.chain, tc.writable, nil); !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("%s:\n%v, want\n%v", tc.name, got, tc.want)
 		}
 	}
@@ -82,7 +82,7 @@ func TestAufsManyBranches(t *testing.T) {
 			chain[i].ID = uint64(9_000_000 + len(chain) - i)
 		}
 		for _, writable := range []bool{true, false} {
-			mounts := b.plan(chain, writable)
+			mounts := b.plan(chain, writable, nil)
 			var named []string
 			for i, m := range mounts {
 				data := strings.Join(m.Options, ",")
@@ -120,7 +120,7 @@ func TestAufsThroughContainerd(t *testing.T) {
 	b.root = filepath.Join(t.TempDir(), "union")
 	b.aufs.perMount = 2
 	for writable, flags := range map[bool]int{true: 0, false: unix.MS_RDONLY} {
-		mounts := b.plan(tChain(3, 2, 1), writable)
+		mounts := b.plan(tChain(3, 2, 1), writable, nil)
 		if last := mounts[len(mounts)-1]; last.ReadOnly() == writable {
 			t.Errorf("writable %v: containerd takes it for the contrary: %v", writable, last)
 		}
@@ -153,7 +153,7 @@ func TestAufsRefusesTooManyLayers(t *testing.T) {
 			t.Errorf("%s: %v", tc.what, tc.err)
 		}
 	}
-	_, err := b.Make(t.Context(), 1, make([]Content, 127), nil)
+	_, err := b.Make(t.Context(), Content{ID: 1}, make([]Content, 127), nil)
 	if err == nil || !strings.Contains(err.Error(), "127 layers") || !strings.Contains(err.Error(), "--to overlay") {
 		t.Error(err)
 	}
@@ -240,7 +240,7 @@ func TestAufsSettings(t *testing.T) {
 func TestAufsKeepsItsOwn(t *testing.T) {
 	b := tUnprobed(t, Config{})
 	ctx := t.Context()
-	if _, err := b.Make(ctx, 1, nil, nil); err != nil {
+	if _, err := b.Make(ctx, Content{ID: 1}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	fs := b.path(1, fsName)

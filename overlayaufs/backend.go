@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -25,10 +26,15 @@ const (
 	newName  = "fs.new" // fs, while it is being made
 	workName = "work"   // overlayfs's own
 	bootName = "boot"   // see claimBoot
+	idsName  = "ids"    // see markIDs
 )
 
-// Content is a content as the snapshotter knows it: its number, and a size, which a directory does not have.
-type Content = struct{ ID, Size uint64 }
+// Content is a content as the snapshotter knows it: its number, a size, which a directory does not have, and a project id,
+// 0 for none.
+type Content = struct {
+	ID, Size uint64
+	Project  uint32
+}
 
 // probeTimeout bounds what Open tries, which takes milliseconds unless the disk hangs.
 const probeTimeout = time.Minute
@@ -36,15 +42,18 @@ const probeTimeout = time.Minute
 // A Backend keeps contents in the directory Config.Root. Its methods may be called from several goroutines at once.
 type Backend struct {
 	root     string
+	config   Config
 	dir      *os.File // root, held for the file system behind it
 	overlay  overlay
 	aufs     *aufs // nil where overlayfs mounts the layers
 	volatile bool
 	flusher  *flusher // nil if commits are not synced
 	bootID   func() (string, error)
+	mapsIDs  atomic.Bool // has been found
 
 	restoring singleflight.Group // of contents that Mounts makes again, by id
 	hidden    sync.Once          // has been said
+	unseen    string             // what it means then, if it is not what it means to a deletion
 }
 
 // Open makes the directory cfg.Root if it is missing, and finds out what its file system and this kernel can do by
@@ -65,6 +74,9 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	}
 	// Before anything is written: the probe must not touch what is not ours.
 	was, err := readOwner(cfg.Root)
+	if err == nil {
+		err = was.checkSettled(cfg.Root)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +126,7 @@ func newBackend(cfg Config) (*Backend, error) {
 	}
 	b := &Backend{
 		root:     root,
+		config:   cfg,
 		dir:      dir,
 		volatile: cfg.Volatile == on,
 		bootID:   kernelBootID,

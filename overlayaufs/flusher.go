@@ -31,6 +31,9 @@ func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage
 	if err := b.checkBoot(chain[0].ID); err != nil {
 		return nil, err
 	}
+	if err := b.checkUnmapped(chain[0].ID); err != nil {
+		return nil, err
+	}
 	if err := b.freezeAufs(ctx, chain); err != nil {
 		return nil, fmt.Errorf("freeze %s: %w", b.path(chain[0].ID), space.Explain(err, b.root))
 	}

@@ -114,7 +114,7 @@ func TestFreeze(t *testing.T) {
 			f := b.flusher.sync
 			b.flusher.sync = func() error { count.Add(1); return f() }
 		}
-		if _, err := b.Make(t.Context(), 1, nil, nil); err != nil {
+		if _, err := b.Make(t.Context(), Content{ID: 1}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := b.Freeze(t.Context(), tChain(1)); err != nil || count.Load() != want {

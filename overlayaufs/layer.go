@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
+	"github.com/lamina-snapshotter/lamina/internal/idmap"
 	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
@@ -23,18 +24,31 @@ const (
 	maxID = 1 << 62
 )
 
-// Make creates the writable content id on top of a chain. The directory fs of a base is root's, with mode 0755; that
-// of any other gets owner and mode of the one below, as it is the root directory of the mounted whole. The size is always
-// 0: a directory has none of its own.
+// Make creates the writable content c on top of a chain. The directory fs of a base is root's, with mode 0755; that
+// of any other gets owner and mode of the one below, as it is the root directory of the mounted whole; with an id map in the
+// labels, the owner that it maps that one to. The size is always 0: a directory has none of its own.
 //
-// What lies at id is garbage that a crash left (rule 3 of the crash model), and is deleted first.
-func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, _ map[string]string) (size uint64, err error) {
-	if err := b.checkDepth(len(chain), true); err != nil {
+// What lies at its number is garbage that a crash left (rule 3 of the crash model), and is deleted first.
+func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels map[string]string) (size uint64, err error) {
+	below := len(chain)
+	if isUnpack(labels) { // a layer is to be below a container
+		below++
+	}
+	if err := b.checkDepth(below, true); err != nil {
 		return 0, err
 	}
-	err = b.Delete(ctx, Content{ID: id})
+	if len(chain) == 0 && labels[labelParentChainID] != "" {
+		if err := b.checkRebase(); err != nil {
+			return 0, err
+		}
+	}
+	ids, err := idmap.FromLabels(labels)
+	if err != nil {
+		return 0, err
+	}
+	err = b.Delete(ctx, c)
 	if err == nil {
-		err = b.make(id, chain)
+		err = b.make(c.ID, chain, ids)
 	}
 	return 0, space.Explain(err, b.root)
 }
@@ -49,11 +63,18 @@ func (b *Backend) Make(ctx context.Context, id uint64, chain []Content, _ map[st
 // fs/xfs/xfs_file.c). So a power cut may leave a record of an active snapshot without its directory, and on btrfs without
 // work alone; Mounts makes that again, empty. Nothing that was synced is lost so: on ext4 and xfs the fsync of a file made in
 // fs takes the steps before with it, on btrfs the directories above the file.
-func (b *Backend) make(id uint64, chain []Content) error {
-	root := rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: 0o755}
+func (b *Backend) make(id uint64, chain []Content, ids *idmap.Map) error {
+	root := rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: baseMode}
 	if len(chain) > 0 {
 		var err error
 		if root, err = readRootDir(b.path(chain[0].ID, fsName)); err != nil {
+			return fmt.Errorf("make %s: parent: %w", b.path(id), err)
+		}
+	}
+	mapped := len(chain) > 0 && ids != nil // a base is in a bind mount, and that is mapped itself
+	if mapped {
+		var err error
+		if root, err = root.mapped(ids); err != nil {
 			return fmt.Errorf("make %s: parent: %w", b.path(id), err)
 		}
 	}
@@ -63,6 +84,11 @@ func (b *Backend) make(id uint64, chain []Content) error {
 	failpoint.Hit("union.made-directory")
 	if err := os.Mkdir(b.path(id, workName), workMode); err != nil {
 		return err
+	}
+	if mapped {
+		if err := b.markIDs(id, ids); err != nil {
+			return err
+		}
 	}
 	if err := root.create(b.path(id, newName)); err != nil {
 		return err
@@ -85,12 +111,17 @@ func readRootDir(path string) (rootDir, error) {
 	return rootDir{uid: int(st.Uid), gid: int(st.Gid), mode: st.Mode & 0o7777}, nil
 }
 
-// create makes the directory. The mode comes after the owner, because a change of owner may clear its special bits, and
-// apart from mkdir, which obeys the umask.
+// create makes the directory, its mode apart from mkdir, which obeys the umask.
 func (r rootDir) create(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
 	}
+	return r.apply(path)
+}
+
+// apply gives what r has to a directory, which has the owner of this process or that of r. The mode comes after the owner,
+// because a change of owner may clear its special bits.
+func (r rootDir) apply(path string) error {
 	if r.uid != os.Geteuid() || r.gid != os.Getegid() {
 		if err := os.Lchown(path, r.uid, r.gid); err != nil {
 			return err
@@ -110,6 +141,10 @@ func (b *Backend) Delete(ctx context.Context, c Content) error {
 		return fmt.Errorf("delete %s: %w", b.path(c.ID), err)
 	}
 	err := b.onRoot("delete", func(fd int) error {
+		if err := removeLink(fd, c.ID); err != nil {
+			return err
+		}
+		failpoint.Hit("union.unlinked")
 		return removeTree(ctx, fd, strconv.FormatUint(c.ID, 10))
 	})
 	if err != nil {

@@ -14,7 +14,7 @@ func TestMakeTakesRootDirFromParent(t *testing.T) {
 	b := tUnprobed(t, Config{})
 	ctx := t.Context()
 	defer unix.Umask(unix.Umask(0o077))
-	if _, err := b.Make(ctx, 1, nil, nil); err != nil {
+	if _, err := b.Make(ctx, Content{ID: 1}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	wantDir := func(id uint64, want rootDir) {
@@ -36,14 +36,14 @@ func TestMakeTakesRootDirFromParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	tWrite(t, b.path(2, "garbage/of/a/crash"), "x")
-	if _, err := b.Make(ctx, 2, tChain(1, 99), nil); err != nil {
+	if _, err := b.Make(ctx, Content{ID: 2}, tChain(1, 99), nil); err != nil {
 		t.Fatal(err)
 	}
 	wantDir(2, base)
 	if got := tTree(t, b.path(2)); got != "" {
 		t.Errorf("left: %s", got)
 	}
-	if _, err := b.Make(ctx, 3, tChain(99), nil); err == nil {
+	if _, err := b.Make(ctx, Content{ID: 3}, tChain(99), nil); err == nil {
 		t.Error("made without the parent")
 	}
 }

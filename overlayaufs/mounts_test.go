@@ -4,50 +4,72 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
 )
 
 func TestPlan(t *testing.T) {
 	plain := &Backend{root: "/r", overlay: overlay{options: []string{"index=off", "metacopy=off"}}}
 	volatile := &Backend{root: "/r", overlay: overlay{options: []string{"index=off"}}, volatile: true}
 	bare := &Backend{root: "/r"}
+	first := map[string]string{snapshots.LabelSnapshotRef: "c", snapshots.LabelSnapshotDiffID: "d"}
+	second := map[string]string{snapshots.LabelSnapshotRef: "c", snapshots.LabelSnapshotDiffID: "d", labelParentChainID: "p"}
+	older := map[string]string{snapshots.LabelSnapshotRef: "c"}
 	for _, tc := range []struct {
 		name     string
 		b        *Backend
 		chain    []Content
 		writable bool
 		want     mount.Mount
+		labels   map[string]string
 	}{
 		{"empty view", plain, nil, false, mount.Mount{
 			Type: "bind", Source: "/r/empty", Options: []string{"ro", "rbind"},
-		}},
+		}, nil},
 		{"base", plain, tChain(7), true, mount.Mount{
 			Type: "bind", Source: "/r/7/fs", Options: []string{"rw", "rbind"},
-		}},
+		}, nil},
 		{"view of a base", plain, tChain(7), false, mount.Mount{
 			Type: "bind", Source: "/r/7/fs", Options: []string{"ro", "rbind"},
-		}},
+		}, nil},
 		{"child", plain, tChain(12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
 			"index=off", "metacopy=off", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs",
-		}}},
+		}}, nil},
 		{"grandchild", bare, tChain(3, 12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
 			"workdir=/r/3/work", "upperdir=/r/3/fs", "lowerdir=/r/12/fs:/r/7/fs",
-		}}},
+		}}, nil},
 		{"view of a child", plain, tChain(12, 7), false, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
 			"index=off", "metacopy=off", "lowerdir=/r/12/fs:/r/7/fs",
-		}}},
+		}}, nil},
 		{"volatile", volatile, tChain(12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
 			"index=off", "volatile", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs",
-		}}},
+		}}, nil},
 		{"view of a volatile", volatile, tChain(12, 7), false, mount.Mount{
 			Type: "overlay", Source: "overlay", Options: []string{"index=off", "lowerdir=/r/12/fs:/r/7/fs"},
-		}},
+		}, nil},
+		{"unpacked on a volatile place", volatile, tChain(12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
+			"index=off", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs",
+		}}, first},
+		{"first layer, unpacked", plain, tChain(7), true, mount.Mount{
+			Type: "bind", Source: "/r/7/fs", Options: []string{"rw", "rbind"},
+		}, first},
+		{"layer, unpacked beside its parent", bare, tChain(7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
+			"workdir=/r/7/work", "upperdir=/r/7/fs", "lowerdir=/r/empty",
+		}}, second},
+		{"the same on a volatile place", volatile, tChain(7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
+			"index=off", "workdir=/r/7/work", "upperdir=/r/7/fs", "lowerdir=/r/empty",
+		}}, second},
+		{"the same for containerd 2.2", bare, tChain(7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{
+			"workdir=/r/7/work", "upperdir=/r/7/fs", "lowerdir=/r/empty",
+		}}, older},
+		{"view of that", bare, tChain(7), false, mount.Mount{
+			Type: "bind", Source: "/r/7/fs", Options: []string{"ro", "rbind"},
+		}, second},
 	} {
-		if got := tc.b.plan(tc.chain, tc.writable); !reflect.DeepEqual(got, []mount.Mount{tc.want}) {
+		if got := tc.b.plan(tc.chain, tc.writable, tc.labels); !reflect.DeepEqual(got, []mount.Mount{tc.want}) {
 			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
 		}
 	}
@@ -56,51 +78,11 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// TestManyLayers mounts long chains in a long root through containerd, which has one page for the options.
-func TestManyLayers(t *testing.T) {
-	root := t.TempDir()
-	if len(root) > 98 {
-		t.Fatalf("TMPDIR is too long for this test: %s", root)
-	}
-	// A root of 100 characters, and in it the backend's.
-	root = filepath.Join(root, strings.Repeat("r", 100-len(root)-1), "union")
-	b := tBackend(t, Config{Root: root})
-	for _, layers := range []int{128, 300} {
-		var chain []Content
-		for id := uint64(9_000_000); len(chain) < layers; id++ {
-			if _, err := b.Make(t.Context(), id, chain, nil); err != nil {
-				t.Fatal(err)
-			}
-			chain = slices.Insert(chain, 0, Content{ID: id})
-		}
-		tWrite(t, b.path(chain[0].ID, fsName, "top"), "t")
-		tWrite(t, b.path(chain[layers-1].ID, fsName, "base"), "b")
-		for _, writable := range []bool{true, false} {
-			mounts, err := b.Mounts(t.Context(), chain, writable, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			look := func(dir string) error {
-				if got := tTree(t, dir); got != "base=b top=t" {
-					t.Errorf("%d layers: %q", layers, got)
-				}
-				return nil
-			}
-			if err := mount.WithTempMount(t.Context(), mounts, look); err != nil {
-				t.Error(err)
-			}
-			if err := mount.WithReadonlyTempMount(t.Context(), mounts, look); err != nil {
-				t.Error(err)
-			}
-		}
-	}
-}
-
 func TestMountsRestoresLostLayer(t *testing.T) {
 	b := tUnprobed(t, Config{})
 	ctx := t.Context()
 	for id, chain := range [][]Content{{}, {{ID: 0}}} {
-		if _, err := b.Make(ctx, uint64(id), chain, nil); err != nil {
+		if _, err := b.Make(ctx, Content{ID: uint64(id)}, chain, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -128,12 +110,14 @@ func TestVolatileKnowsTheBoot(t *testing.T) {
 	b := tUnprobed(t, Config{Volatile: on})
 	ctx, boot := t.Context(), "boot-1"
 	b.bootID = func() (string, error) { return boot, nil }
-	if _, err := b.Make(ctx, 1, nil, nil); err != nil {
-		t.Fatal(err)
+	for _, id := range []uint64{1, 2} {
+		if _, err := b.Make(ctx, Content{ID: id}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 	guard := b.path(1, workName, guardPath)
 	for range 2 {
-		if _, err := b.Mounts(ctx, tChain(1), true, nil); err != nil {
+		if _, err := b.Mounts(ctx, tChain(1, 2), true, nil); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := os.Lstat(guard); err == nil {
@@ -144,14 +128,38 @@ func TestVolatileKnowsTheBoot(t *testing.T) {
 	boot = "boot-2"
 	for _, volatile := range []bool{true, false} { // the layer is torn however it is mounted now
 		b.volatile = volatile
-		if _, err := b.Mounts(ctx, tChain(1), true, nil); err == nil || !strings.Contains(err.Error(), "volatile") {
+		if _, err := b.Mounts(ctx, tChain(1, 2), true, nil); err == nil || !strings.Contains(err.Error(), "volatile") {
 			t.Errorf("after a boot: %v", err)
 		}
 	}
-	if _, err := b.Make(ctx, 1, nil, nil); err != nil {
+	if _, err := b.Make(ctx, Content{ID: 1}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Mounts(ctx, tChain(1), true, nil); err != nil {
+	if _, err := b.Mounts(ctx, tChain(1, 2), true, nil); err != nil {
 		t.Errorf("made anew: %v", err)
+	}
+}
+
+// What containerd unpacks a layer into, and a bind mount, are not volatile: neither is torn by a power cut.
+func TestVolatileContainersOnly(t *testing.T) {
+	b := tUnprobed(t, Config{Volatile: on})
+	ctx, boot := t.Context(), "boot-1"
+	b.bootID = func() (string, error) { return boot, nil }
+	unpacked := map[string]string{snapshots.LabelSnapshotRef: "c"}
+	for _, id := range []uint64{1, 2} {
+		if _, err := b.Make(ctx, Content{ID: id}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, boot = range []string{"boot-1", "boot-2"} {
+		if _, err := b.Mounts(ctx, tChain(1, 2), true, unpacked); err != nil {
+			t.Errorf("a layer, %s: %v", boot, err)
+		}
+		if _, err := b.Mounts(ctx, tChain(2), true, nil); err != nil {
+			t.Errorf("a bind mount, %s: %v", boot, err)
+		}
+	}
+	if _, err := b.Freeze(ctx, tChain(1, 2)); err != nil {
+		t.Error(err)
 	}
 }

@@ -23,7 +23,7 @@ import (
 // A mark goes last, so a crash leaves a layer that shows the same, and the next call goes on.
 func dropOpaque(ctx context.Context, root int, chain []Content) error {
 	f := &opaqueFinder{}
-	f.walk = newWalk(root, f)
+	f.walk = &walk{visitor: f, top: root, buf: make([]byte, 64<<10)}
 	if err := f.walk.run(ctx, contentFS(chain[0])); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func TestDropOpaque(t *testing.T) {
 		b.aufs = tAufs().aufs
 		var chain []Content
 		for id := uint64(1); id <= 6; id++ {
-			if _, err := b.Make(t.Context(), id, chain, nil); err != nil {
+			if _, err := b.Make(t.Context(), Content{ID: id}, chain, nil); err != nil {
 				t.Fatal(err)
 			}
 			chain = slices.Insert(chain, 0, Content{ID: id})
@@ -173,7 +173,7 @@ func TestDropOpaqueKeepsWhiteoutsFew(t *testing.T) {
 	b.aufs = tAufs().aufs
 	var chain []Content
 	for id := uint64(1); id <= 5; id++ {
-		if _, err := b.Make(t.Context(), id, chain, nil); err != nil {
+		if _, err := b.Make(t.Context(), Content{ID: id}, chain, nil); err != nil {
 			t.Fatal(err)
 		}
 		chain = slices.Insert(chain, 0, Content{ID: id})
@@ -197,7 +197,7 @@ func TestDropOpaqueFollowsNoLink(t *testing.T) {
 	outside := t.TempDir()
 	tWrite(t, filepath.Join(outside, "d/secret"), "")
 	for id := range uint64(2) {
-		if _, err := b.Make(t.Context(), id+1, nil, nil); err != nil {
+		if _, err := b.Make(t.Context(), Content{ID: id + 1}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

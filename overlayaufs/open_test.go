@@ -53,7 +53,7 @@ func testLife(t *testing.T, cfg Config) {
 
 	tMake(t, b, 1, nil, "a", "1", "b", "1", "d/old", "1")
 	tMake(t, b, 2, tChain(1), "b", "2", "c", "2")
-	if _, err := b.Make(ctx, 3, tChain(2, 1), nil); err != nil {
+	if _, err := b.Make(ctx, Content{ID: 3}, tChain(2, 1), nil); err != nil {
 		t.Fatal(err)
 	}
 	for round := range 2 { // a stopped container is mounted again
@@ -126,7 +126,7 @@ func TestOpenRefusesXFSWithoutFtype(t *testing.T) {
 func TestOpenRefusesOverlay(t *testing.T) {
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union")})
 	tMake(t, b, 1, nil)
-	if _, err := b.Make(t.Context(), 2, tChain(1), nil); err != nil {
+	if _, err := b.Make(t.Context(), Content{ID: 2}, tChain(1), nil); err != nil {
 		t.Fatal(err)
 	}
 	mounts, err := b.Mounts(t.Context(), tChain(2, 1), true, nil)

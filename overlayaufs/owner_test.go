@@ -26,7 +26,7 @@ func TestOwner(t *testing.T) {
 		}
 		wantOwner("a", start)
 	}
-	if _, err := b.Make(ctx, 1, nil, nil); err != nil {
+	if _, err := b.Make(ctx, Content{ID: 1}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	wantOwner("a", 2)

@@ -49,7 +49,7 @@ func testPowerCut(t *testing.T, fstype string, mkfs ...string) {
 	content := strings.Repeat("lamina", 1<<17)
 	// As containerd unpacks: into the upper directory, as the end of an overlay mount would sync what it holds.
 	unpack := func(id uint64, chain []Content, name string) {
-		if _, err := b.Make(ctx, id, chain, nil); err != nil {
+		if _, err := b.Make(ctx, Content{ID: id}, chain, nil); err != nil {
 			t.Fatal(err)
 		}
 		tWrite(t, b.path(id, fsName, name), content)

@@ -141,7 +141,7 @@ func tClose(t *testing.T, b *Backend) {
 // tMake makes content id on a chain and writes files, given as name and content in turn, through its mount.
 func tMake(t *testing.T, b *Backend, id uint64, chain []Content, files ...string) {
 	t.Helper()
-	if _, err := b.Make(t.Context(), id, chain, nil); err != nil {
+	if _, err := b.Make(t.Context(), Content{ID: id}, chain, nil); err != nil {
 		t.Fatal(err)
 	}
 	mounts, err := b.Mounts(t.Context(), append(tChain(id), chain...), true, nil)

@@ -19,13 +19,13 @@ type strategy interface {
 	checkDepth(lower int, writable bool) error
 }
 
-// strategy returns what mounts the chains of this place.
-func (b *Backend) strategy() strategy {
+// strategy returns what mounts the chains of this place; writable layers so that they ignore fsync if volatile.
+func (b *Backend) strategy(volatile bool) strategy {
 	if b.aufs != nil {
 		return b.aufs
 	}
 	o := b.overlay
-	o.volatile = b.volatile
+	o.volatile = volatile
 	return o
 }
 

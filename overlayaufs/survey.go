@@ -17,6 +17,9 @@ type Survey struct {
 	UUID  string // of the store that the root belongs to; "" if it is missing or new
 	Start uint64 // of that store, when it last claimed the root
 
+	// Unsettled says, if the layers are being migrated from one form to the other, how to finish that.
+	Unsettled error
+
 	Contents []Remains // by ascending number
 	Foreign  []string  // names that are not of this package
 }
@@ -35,7 +38,7 @@ func Look(ctx context.Context, root string) (*Survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Survey{UUID: o.UUID, Start: o.Start}
+	s := &Survey{UUID: o.UUID, Start: o.Start, Unsettled: o.checkSettled(root)}
 	entries, err := os.ReadDir(root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -78,5 +81,5 @@ func InContent(root, path string) (id uint64, ok bool) {
 		return 0, false
 	}
 	name, _, _ := strings.Cut(rel, "/")
-	return parseID(name)
+	return parseName(name)
 }

@@ -16,7 +16,7 @@ import (
 // TestUsageIsContinuitys counts a tree with one of everything, as containerd does and as we do.
 func TestUsageIsContinuitys(t *testing.T) {
 	b := tUnprobed(t, Config{})
-	if _, err := b.Make(t.Context(), 1, nil, nil); err != nil {
+	if _, err := b.Make(t.Context(), Content{ID: 1}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	dir := b.path(1, fsName)
@@ -73,7 +73,7 @@ func tManyFiles(tb testing.TB, dir string, n int) {
 // TestUsageOfChangingContent counts while everything is removed, moved and made again.
 func TestUsageOfChangingContent(t *testing.T) {
 	b := tUnprobed(t, Config{})
-	if _, err := b.Make(t.Context(), 1, nil, nil); err != nil {
+	if _, err := b.Make(t.Context(), Content{ID: 1}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	dir := b.path(1, fsName)

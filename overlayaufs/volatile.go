@@ -24,14 +24,14 @@ const guardPath = "work/incompat/volatile"
 // overlayfs does not sync a volatile layer when it is unmounted either.
 //
 // The link decides, not the kernel's guard. So it does no harm to remove the guard of a mount that is still there.
-func (b *Backend) claimBoot(ctx context.Context, id uint64) error {
+func (b *Backend) claimBoot(ctx context.Context, id uint64, volatile bool) error {
 	link := b.path(id, bootName)
 	was, err := os.Readlink(link)
 	missing := errors.Is(err, os.ErrNotExist)
 	if err != nil && !missing {
 		return err
 	}
-	if missing && !b.volatile {
+	if missing && !volatile {
 		return nil
 	}
 	now, err := b.bootID()

@@ -52,13 +52,11 @@ type frame struct {
 // walkTree walks the directory name, which may be a path, in the directory top. It returns an error with errno ENOENT or
 // ENOTDIR if there is none.
 func walkTree(ctx context.Context, top int, name string, v visitor) error {
-	return newWalk(top, v).run(ctx, name)
+	w := &walk{visitor: v, top: top, buf: make([]byte, 64<<10)}
+	return w.run(ctx, name)
 }
 
-func newWalk(top int, v visitor) *walk {
-	return &walk{visitor: v, top: top, buf: make([]byte, 64<<10)}
-}
-
+// run is walkTree for a visitor that looks at the walk.
 func (w *walk) run(ctx context.Context, name string) error {
 	defer func() { w.cut(0) }()
 	if err := w.enter(ctx, name); err != nil {

@@ -16,7 +16,7 @@ import (
 // TestDeepTree makes a path longer than PATH_MAX and of more levels than a walk holds descriptors.
 func TestDeepTree(t *testing.T) {
 	b := tUnprobed(t, Config{})
-	if _, err := b.Make(t.Context(), 1, nil, nil); err != nil {
+	if _, err := b.Make(t.Context(), Content{ID: 1}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	const depth = 3000
@@ -49,7 +49,7 @@ func TestMountedIsNotTouched(t *testing.T) {
 		"tmpfs": {"tmpfs", "tmpfs", 0},
 	} {
 		b := tUnprobed(t, Config{})
-		if _, err := b.Make(t.Context(), 1, nil, nil); err != nil {
+		if _, err := b.Make(t.Context(), Content{ID: 1}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		point := b.path(1, fsName, "a/point")
@@ -111,7 +111,7 @@ func TestEndOfContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, makeErr := b.Make(ctx, 1, nil, nil)
+	_, makeErr := b.Make(ctx, Content{ID: 1}, nil, nil)
 	_, mountsErr := b.Mounts(ctx, tChain(1), true, nil)
 	_, usageErr := b.Usage(ctx, tChain(1))
 	_, freezeErr := b.Freeze(ctx, tChain(1))

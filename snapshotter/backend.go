@@ -7,9 +7,13 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 )
 
-// Content is a content as its backend knows it: its number, and the size that Make returned for it, in bytes. The size is
-// 0 for what is in the trash without ever having had a record.
-type Content = struct{ ID, Size uint64 }
+// Content is a content as its backend knows it: its number, the size that Make returned for it, in bytes, and the project
+// id that the store gave it (see Projecter), 0 for none. Size and project are 0 for what is in the trash without ever having
+// had a record.
+type Content = struct {
+	ID, Size uint64
+	Project  uint32
+}
 
 // A Backend keeps the contents of snapshots in one place: directories under a root, or volumes of a pool. It knows
 // contents by number only; the store gives the numbers, and a number is given again only when the store has neither a
@@ -36,15 +40,17 @@ type Backend interface {
 	// below, and again before Close.
 	Claim(ctx context.Context, uuid string, start uint64) error
 
-	// Make creates the writable content id on top of the chain, which is empty for a base. What already lies at id is
-	// garbage, left by a crash, and is deleted first. The labels are those of the snapshot.
+	// Make creates the writable content c, which has no size yet, on top of the chain, which is empty for a base. What
+	// already lies at its number is garbage, left by a crash, and is deleted first. The labels are those of the snapshot. One
+	// that containerd unpacks a layer into always has snapshots.LabelSnapshotRef, also where only its key says so; here as in
+	// all other methods.
 	//
 	// It returns the size that the record shall keep, in bytes: that of the volume, or 0 where a content has no size of
 	// its own. At return the content need not be durable, if it becomes so with the first file in it that somebody syncs: an
 	// empty content is then as good after a power cut, and Mounts makes it.
 	//
-	// On error nothing needs to be left to delete; if something is, Delete(id) removes it.
-	Make(ctx context.Context, id uint64, chain []Content, labels map[string]string) (size uint64, err error)
+	// On error nothing needs to be left to delete; if something is, Delete(c) removes it.
+	Make(ctx context.Context, c Content, chain []Content, labels map[string]string) (size uint64, err error)
 
 	// Mounts returns how to mount a chain. If writable, chain[0] is the content of an active snapshot and the last mount
 	// is writable; otherwise all are read-only, and chain[0] is frozen. An empty chain is an empty tree. It may be called
@@ -96,13 +102,59 @@ type Templater interface {
 	MakeTemplate(ctx context.Context, id uint64, name string) (size uint64, err error)
 }
 
+// A Labeler is a Backend that tells more of a content than the store knows.
+type Labeler interface {
+	// Labels returns the labels to show with the snapshot whose content is c, or nil. They are never stored: what a client sets of that name
+	// is dropped, and no filter of Walk sees them. It is called for one snapshot after the other, and touches no disk.
+	Labels(c Content) map[string]string
+}
+
 // A Resizer is a Backend whose contents have limits that may change while they are in use.
 type Resizer interface {
-	// Resize gives content c, that of an active snapshot, the limits that its new labels ask for, on top of the chain below it,
-	// and returns the size that the record shall keep from now on. It is called before the labels are recorded, so a crash in between leaves
-	// limits that the record does not tell of: Mounts puts them right. It is idempotent. A limit that cannot be had is
-	// errdefs.ErrInvalidArgument or errdefs.ErrFailedPrecondition, and changes nothing.
+	// Resize gives content c, that of an active snapshot, the limits that its new labels ask for, on top of the chain below
+	// it, and returns the size that the record shall keep from now on. It is called under the exclusive lock of the snapshot,
+	// also for labels that are no limits, and before the labels are recorded: a crash in between leaves limits that the record
+	// does not tell of, and Mounts puts them right. It is idempotent. At return the limits are durable. A client waits for it
+	// with all his other calls (containerd calls in a transaction of its own), so it takes no longer than it must.
+	//
+	// A limit that cannot be had is errdefs.ErrInvalidArgument or errdefs.ErrFailedPrecondition, and changes nothing.
 	Resize(ctx context.Context, c Content, below []Content, labels map[string]string) (size uint64, err error)
+}
+
+// A Sizer is a Resizer whose contents have sizes that their records must not fall behind: by its record a content is mounted
+// after a crash, and what is made upon it is as large. So a larger size is recorded before the content has it, in a transaction
+// of its own.
+type Sizer interface {
+	Resizer
+
+	// NewSize returns the size that c is to have when its labels change from was to labels: c.Size unless they ask for another.
+	// It changes nothing. Its errors are those of Resize.
+	//
+	// Resize is called with that size in c, and leaves c with it. With an error it returns the size that c may have all the
+	// same, or 0 if it is as it was: then the record is put back.
+	NewSize(ctx context.Context, c Content, was, labels map[string]string) (size uint64, err error)
+}
+
+// A Projecter is a Backend whose file system counts what each content takes up, and may bound it, under a project id that is
+// the content's alone. The store gives the project ids, as it does the numbers: one is given again only when neither a record nor
+// the trash has it.
+type Projecter interface {
+	// Projects returns the first and the last project id that contents may have, or 0, 0 where nothing is counted: contents
+	// are then made without one.
+	Projects() (first, last uint32)
+
+	// ProjectTaken reports whether the file system counts anything for a project, or bounds it. If the store has not given it
+	// to anybody it is somebody else's then, and is passed over. It takes no time.
+	ProjectTaken(project uint32) (bool, error)
+}
+
+// A Rebaser is a Backend whose contents differ from what is below them, so that one which was made as a base can be put onto a
+// chain when it is committed.
+type Rebaser interface {
+	// Rebase makes content c, which was made as a base with these labels, what it would be had it been made on the chain below,
+	// as far as that depends on the chain. An empty chain says that it stays a base. It is called before Freeze and before
+	// the record tells of it, so a crash in between leaves an active snapshot, whose content may be changed in part. It is idempotent.
+	Rebase(ctx context.Context, c Content, below []Content, labels map[string]string) error
 }
 
 // A Watcher is a Backend whose contents somebody may still use when they have been removed: nobody can be told to let go of a

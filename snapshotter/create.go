@@ -133,13 +133,13 @@ func (s *Snapshotter) make(ctx context.Context, sn *metadata.Snapshot, chain []m
 	if err != nil {
 		return nil, err
 	}
-	return s.set.fill(ctx, sn, b, medium, func(id uint64) (uint64, error) { return b.Make(ctx, id, below, sn.Labels) })
+	return s.set.fill(ctx, sn, b, medium, func(c Content) (uint64, error) { return b.Make(ctx, c, below, labelsFor(*sn)) })
 }
 
 // fill reserves what the content of a new record needs, has it made, and sets the record's placement. undo is as that of
 // make.
 func (s *Set) fill(ctx context.Context, sn *metadata.Snapshot, b Backend, medium metadata.Medium,
-	makeContent func(id uint64) (size uint64, err error),
+	makeContent func(Content) (size uint64, err error),
 ) (undo func(), err error) {
 	sn.Placement = metadata.Placement{Medium: medium}
 	if medium == metadata.Volume {
@@ -148,7 +148,10 @@ func (s *Set) fill(ctx context.Context, sn *metadata.Snapshot, b Backend, medium
 			return nil, err
 		}
 	}
-	if sn.Placement.Size, err = makeContent(sn.Link().Content()); err != nil {
+	if sn.Placement.Project, err = s.reserveProject(ctx, b); err != nil {
+		return nil, err
+	}
+	if sn.Placement.Size, err = makeContent(contentOf(sn.Link())); err != nil {
 		s.discard(ctx, b, sn.Link())
 		return nil, err
 	}
@@ -183,11 +186,12 @@ func (s *Set) deleteNow(ctx context.Context, b Backend, link metadata.Link) erro
 	if link.Placement.Medium == metadata.Volume {
 		s.store.ReleaseDevice(link.Placement.Device)
 	}
+	s.store.ReleaseProject(link.Placement.Project)
 	return nil
 }
 
 // deleteLater puts a content that has no record into the trash. Where that fails, as in a store that takes no more writes, it
-// lies at a free number, which is given to nobody until the next start.
+// lies at a free number, which is given to nobody until the next start; its project id is not in any case.
 func (s *Set) deleteLater(ctx context.Context, link metadata.Link) error {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()

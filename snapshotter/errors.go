@@ -30,6 +30,7 @@ func classOf(err error) error {
 		{metadata.ErrState, errdefs.ErrFailedPrecondition},
 		{errPlacement, errdefs.ErrFailedPrecondition},
 		{metadata.ErrNoDevice, errdefs.ErrResourceExhausted},
+		{metadata.ErrNoProject, errdefs.ErrResourceExhausted},
 		{unix.ENOSPC, errdefs.ErrResourceExhausted},
 		{unix.EDQUOT, errdefs.ErrResourceExhausted},
 		{unix.EBUSY, errdefs.ErrFailedPrecondition}, // somebody else uses the content

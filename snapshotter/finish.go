@@ -44,6 +44,9 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 	if err != nil {
 		return err
 	}
+	if err := s.rebase(ctx, b, sn, chain[0], info.Parent); err != nil {
+		return err
+	}
 	failpoint.Hit("commit.freeze")
 	usage, err := b.Freeze(ctx, chain)
 	if err != nil {
@@ -57,6 +60,25 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 		failpoint.Hit("commit.recorded")
 	}
 	return err
+}
+
+// rebase prepares the content of a snapshot without a parent for the one that it gets, or for having none.
+func (s *Snapshotter) rebase(ctx context.Context, b Backend, sn metadata.Snapshot, c Content, parent string) error {
+	r, ok := b.(Rebaser)
+	if !ok || sn.Parent != "" {
+		return nil
+	}
+	var below []Content
+	if parent != "" {
+		_, chain, err := s.set.store.Chain(s.name, parent)
+		if err != nil {
+			return fmt.Errorf("parent: %w", err)
+		}
+		if _, below, err = s.set.contents(chain, metadata.NoMedium); err != nil {
+			return err
+		}
+	}
+	return r.Rebase(ctx, c, below, labelsFor(sn))
 }
 
 // checkCommit refuses what the store would refuse only once the content has been frozen, and what the store cannot know.

@@ -135,7 +135,7 @@ func (s *Set) restore(ctx context.Context, b Backend, link metadata.Link) error 
 	if err != nil {
 		return err
 	}
-	_, err = b.Mounts(ctx, contents, true, sn.Labels)
+	_, err = b.Mounts(ctx, contents, true, labelsFor(sn))
 	return err
 }
 

@@ -86,7 +86,7 @@ func (s *Set) ensureTemplate(ctx context.Context, b Backend, t Templater, medium
 	log.G(ctx).WithField("template", name).Info("making the template of base layers")
 	failpoint.Hit("template.make")
 	template := metadata.Snapshot{ID: s.store.ReserveID(), Name: metadata.Templates, Key: name, Kind: snapshots.KindCommitted}
-	undo, err := s.fill(ctx, &template, b, medium, func(id uint64) (uint64, error) { return t.MakeTemplate(ctx, id, name) })
+	undo, err := s.fill(ctx, &template, b, medium, func(c Content) (uint64, error) { return t.MakeTemplate(ctx, c.ID, name) })
 	if err != nil {
 		return err
 	}
@@ -188,6 +188,6 @@ func (s *Set) remakeTemplate(ctx context.Context, b Backend, t Templater, link m
 		return err
 	}
 	same := map[string]string{snapshots.LabelSnapshotMaxSize: strconv.FormatUint(size, 10)}
-	_, err = b.Make(ctx, link.Content(), []Content{{ID: elsewhere.Content(), Size: size}}, same)
+	_, err = b.Make(ctx, contentOf(link), []Content{{ID: elsewhere.Content(), Size: size}}, same)
 	return err
 }

@@ -108,7 +108,7 @@ func (f *fixture) list(t *testing.T) []uint64 {
 
 func (f *fixture) mustMake(t *testing.T, ids ...uint64) {
 	t.Helper()
-	size, err := f.Make(t.Context(), ids[0], f.chain(ids[1:]...), nil)
+	size, err := f.Make(t.Context(), snapshotter.Content{ID: ids[0]}, f.chain(ids[1:]...), nil)
 	require.NoError(t, err)
 	f.sizes[ids[0]], f.below[ids[0]] = size, ids[1:]
 }
@@ -361,7 +361,7 @@ func testCancelled(t *testing.T, f *fixture) {
 	f.write(t, []uint64{1}, "a", "1")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := f.Make(ctx, 2, f.chain(1), nil)
+	_, err := f.Make(ctx, snapshotter.Content{ID: 2}, f.chain(1), nil)
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = f.Mounts(ctx, f.chain(1), true, nil)
 	require.ErrorIs(t, err, context.Canceled)
@@ -385,7 +385,7 @@ func testConcurrent(t *testing.T, f *fixture) {
 	for i := range 32 {
 		wg.Go(func() {
 			id := uint64(i + 2)
-			size, err := f.Make(t.Context(), id, f.chain(1), nil)
+			size, err := f.Make(t.Context(), snapshotter.Content{ID: id}, f.chain(1), nil)
 			chain := append([]snapshotter.Content{{ID: id, Size: size}}, f.chain(1)...)
 			_, mountsErr := f.Mounts(t.Context(), chain, true, nil)
 			_, freezeErr := f.Freeze(t.Context(), chain)

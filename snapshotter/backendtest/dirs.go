@@ -84,17 +84,17 @@ func (d *Dirs) Claim(_ context.Context, uuid string, start uint64) error {
 }
 
 // Make copies the tree of chain[0].
-func (d *Dirs) Make(ctx context.Context, id uint64, chain []snapshotter.Content, _ map[string]string) (uint64, error) {
-	if err := d.before(ctx, "make", id); err != nil {
+func (d *Dirs) Make(ctx context.Context, c snapshotter.Content, chain []snapshotter.Content, _ map[string]string) (uint64, error) {
+	if err := d.before(ctx, "make", c.ID); err != nil {
 		return 0, err
 	}
-	if err := os.RemoveAll(d.path(id)); err != nil {
+	if err := os.RemoveAll(d.path(c.ID)); err != nil {
 		return 0, err
 	}
-	if err := os.Mkdir(d.path(id), 0o755); err != nil || len(chain) == 0 {
+	if err := os.Mkdir(d.path(c.ID), 0o755); err != nil || len(chain) == 0 {
 		return 0, err
 	}
-	return 0, cfs.CopyDir(d.path(id), d.path(chain[0].ID))
+	return 0, cfs.CopyDir(d.path(c.ID), d.path(chain[0].ID))
 }
 
 // Mounts is a bind mount of chain[0].
@@ -109,7 +109,7 @@ func (d *Dirs) Mounts(ctx context.Context, chain []snapshotter.Content, writable
 	if len(chain) > 0 {
 		m.Source = d.path(chain[0].ID)
 		if _, err := os.Stat(m.Source); writable && errors.Is(err, fs.ErrNotExist) {
-			if _, err := d.Make(ctx, chain[0].ID, chain[1:], nil); err != nil {
+			if _, err := d.Make(ctx, chain[0], chain[1:], nil); err != nil {
 				return nil, err
 			}
 		}
