@@ -28,7 +28,7 @@ func ProbeIDMap(ctx context.Context, cfg Config) error {
 	if err := cfg.checkRoot(); err != nil {
 		return err
 	}
-	if cfg.Driver == formAufs.String() {
+	if was, err := readOwner(cfg.Root); cfg.Driver == driverAufs || err == nil && was.Form == formAufs {
 		return errors.New("aufs has no mounts that map ids")
 	}
 	dir, err := existing(cfg.Root)
