@@ -2,6 +2,7 @@ package overlayaufs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -10,10 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/space"
+	"github.com/lamina-snapshotter/lamina/overlayaufs/internal/quota"
 )
 
 // Freeze makes content chain[0] durable, with every other change in the file system up to now. With union.sync = "off" it
-// only looks whether the content is there. It knows no usage: that takes a walk.
+// only looks whether the content is there. It lifts the limits of its project, and knows its usage if the file system has just
+// counted all of it.
 //
 // One syncfs of the file system does it, however many files the layer has. On ext4, xfs and btrfs it starts the writing
 // of all dirty pages, waits for it, then commits the journal (ext4), forces the log (xfs) or commits the transaction
@@ -39,12 +42,20 @@ func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage
 		return nil, fmt.Errorf("freeze %s: %w", b.path(chain[0].ID), space.Explain(err, b.root))
 	}
 	if b.flusher == nil {
-		return nil, nil
+		return nil, b.bound(chain[0].Project, quota.Limits{})
 	}
 	if err := b.flusher.flush(ctx); err != nil {
 		return nil, fmt.Errorf("freeze %s: %w", b.path(chain[0].ID), space.Explain(err, b.root))
 	}
-	return nil, nil
+	// Not before: a commit that fails leaves the content active.
+	if err := errors.Join(b.settle(chain[0].Project), b.bound(chain[0].Project, quota.Limits{})); err != nil {
+		return nil, err
+	}
+	usage, err := b.counted(ctx, chain[0])
+	if err != nil {
+		return nil, fmt.Errorf("freeze %s: %w", b.path(chain[0].ID), err)
+	}
+	return usage, nil
 }
 
 // freezeAufs makes a lower layer of what was a writable branch of aufs. It has no opaque directories, and nothing of what
@@ -61,7 +72,7 @@ func (b *Backend) freezeAufs(ctx context.Context, chain []Content) error {
 		if err := dropOpaque(ctx, root, chain); err != nil {
 			return err
 		}
-		dir, err := openDir(root, contentFS(chain[0]))
+		dir, err := openDir(root, dirName(chain[0].ID))
 		if err != nil {
 			return err
 		}

@@ -23,8 +23,8 @@ import (
 // A mark goes last, so a crash leaves a layer that shows the same, and the next call goes on.
 func dropOpaque(ctx context.Context, root int, chain []Content) error {
 	f := &opaqueFinder{}
-	f.walk = &walk{visitor: f, top: root, buf: make([]byte, 64<<10)}
-	if err := f.walk.run(ctx, contentFS(chain[0])); err != nil {
+	f.walk = newWalk(root, f)
+	if err := f.walk.run(ctx, dirName(chain[0].ID)); err != nil {
 		return err
 	}
 	for _, dir := range f.found {
@@ -35,8 +35,6 @@ func dropOpaque(ctx context.Context, root int, chain []Content) error {
 	}
 	return nil
 }
-
-func contentFS(c Content) string { return fmt.Sprintf("%d/%s", c.ID, fsName) }
 
 // An opaqueFinder notes the opaque directories that a walk comes by, by their names below the top.
 type opaqueFinder struct {
@@ -209,7 +207,7 @@ func (c *closer) in(ctx context.Context, layer Content, dir []string, fn func(fd
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	fd, err := openDir(c.root, contentFS(layer))
+	fd, err := openDir(c.root, dirName(layer.ID))
 	for _, name := range dir {
 		if err != nil {
 			break

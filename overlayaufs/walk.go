@@ -52,8 +52,11 @@ type frame struct {
 // walkTree walks the directory name, which may be a path, in the directory top. It returns an error with errno ENOENT or
 // ENOTDIR if there is none.
 func walkTree(ctx context.Context, top int, name string, v visitor) error {
-	w := &walk{visitor: v, top: top, buf: make([]byte, 64<<10)}
-	return w.run(ctx, name)
+	return newWalk(top, v).run(ctx, name)
+}
+
+func newWalk(top int, v visitor) *walk {
+	return &walk{visitor: v, top: top, buf: make([]byte, 64<<10)}
 }
 
 // run is walkTree for a visitor that looks at the walk.
