@@ -53,7 +53,7 @@ func TestAufsMissing(t *testing.T) {
 // TestAufsFileSystems is TestFileSystems with aufs. xfs and btrfs cannot have its inode numbers.
 func TestAufsFileSystems(t *testing.T) {
 	tHasAufs(t)
-	for _, cfg := range []Config{{}, {Aufs: AufsConfig{UDBA: "none", Create: "tdp", Xino: t.TempDir()}}} {
+	for _, cfg := range []Config{{}, {Aufs: AufsConfig{UDBA: "none", Create: "tdp", Xino: tTmpfs(t)}}} {
 		cfg.Driver, cfg.Root = driverAufs, filepath.Join(t.TempDir(), "union")
 		testLife(t, cfg)
 	}
