@@ -257,6 +257,9 @@ func (g *migration) each(looking bool, fn func(fd int, l Layer, name string) (Co
 // finish records the new form once all layers are on the disk. Until then the file says that they are being migrated, which is
 // true of layers of which a power cut takes the last changes.
 func (g *migration) finish(ctx context.Context) error {
+	if err := g.dropOpaque(ctx); err != nil {
+		return err
+	}
 	if err := g.syncfs(); err != nil {
 		return err
 	}
@@ -264,6 +267,22 @@ func (g *migration) finish(ctx context.Context) error {
 	next := owner{UUID: g.owner.UUID, Start: g.owner.Start, Form: g.to}
 	next.UserXattr = g.to == formOverlay && g.attrs == userPrefix
 	return g.writeOwner(ctx, next)
+}
+
+// dropOpaque makes layers of aufs such as Freeze leaves, when all are translated: those below are then read in their new form.
+func (g *migration) dropOpaque(ctx context.Context) error {
+	if g.to != formAufs {
+		return nil
+	}
+	return g.onRoot("migrate", func(fd int) error {
+		for _, l := range g.Layers {
+			chain := slices.Concat([]Content{{ID: l.ID}}, l.Below)
+			if err := dropOpaque(ctx, fd, chain); unlessMissing(err) != nil { // a power cut takes an active layer
+				return fmt.Errorf("layer %s (%s): %w", g.path(l.ID), l.Name, err)
+			}
+		}
+		return nil
+	})
 }
 
 // writeOwner replaces the owner file. At return it is durable.
