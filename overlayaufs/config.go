@@ -50,6 +50,10 @@ type Config struct {
 	// container that was running when the power went cannot be started again.
 	Volatile string `toml:"volatile"`
 
+	// UpperdirLabel has each snapshot shown with the label containerd.io/snapshot/overlay.upperdir, the directory of what it
+	// has of its own, as containerd's overlay snapshotter has it under that key. It is for programs on the host that read layers.
+	UpperdirLabel bool `toml:"upperdir_label"`
+
 	// Aufs counts where aufs mounts the layers; there Index, UserXattr, Metacopy and Volatile cannot be on.
 	Aufs AufsConfig `toml:"aufs"`
 }

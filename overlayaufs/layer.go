@@ -30,8 +30,17 @@ const (
 //
 // What lies at its number is garbage that a crash left (rule 3 of the crash model), and is deleted first.
 func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels map[string]string) (size uint64, err error) {
-	if err := b.checkDepth(len(chain), true); err != nil {
+	below := len(chain)
+	if isUnpack(labels) { // a layer is to be below a container
+		below++
+	}
+	if err := b.checkDepth(below, true); err != nil {
 		return 0, err
+	}
+	if len(chain) == 0 && labels[labelParentChainID] != "" {
+		if err := b.checkRebase(); err != nil {
+			return 0, err
+		}
 	}
 	ids, err := idmap.FromLabels(labels)
 	if err != nil {
@@ -132,6 +141,10 @@ func (b *Backend) Delete(ctx context.Context, c Content) error {
 		return fmt.Errorf("delete %s: %w", b.path(c.ID), err)
 	}
 	err := b.onRoot("delete", func(fd int) error {
+		if err := removeLink(fd, c.ID); err != nil {
+			return err
+		}
+		failpoint.Hit("union.unlinked")
 		return removeTree(ctx, fd, strconv.FormatUint(c.ID, 10))
 	})
 	if err != nil {

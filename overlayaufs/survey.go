@@ -81,5 +81,5 @@ func InContent(root, path string) (id uint64, ok bool) {
 		return 0, false
 	}
 	name, _, _ := strings.Cut(rel, "/")
-	return parseID(name)
+	return parseName(name)
 }
