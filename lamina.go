@@ -61,15 +61,8 @@ func DefaultConfig() Config {
 	return Config{
 		Root:         DefaultRoot,
 		Snapshotters: DefaultSnapshotters(),
-		Union: overlayaufs.Config{
-			Driver:    "auto",
-			Sync:      "commit",
-			Index:     "auto",
-			UserXattr: "auto",
-			Metacopy:  "auto",
-			Volatile:  "auto",
-		},
-		Thin: dmthin.DefaultConfig(),
+		Union:        overlayaufs.DefaultConfig(),
+		Thin:         dmthin.DefaultConfig(),
 	}
 }
 
@@ -189,7 +182,8 @@ func (c Config) openBackend(ctx context.Context, name, store string) (snapshotte
 	if err != nil {
 		return nil, err
 	}
-	log.G(ctx).WithField("root", root).WithField("driver", b.Driver()).WithField("options", b.Options()).Info("opened the union backend")
+	log.G(ctx).WithField("root", root).WithField("driver", b.Driver()).WithField("options", b.Options()).
+		WithField("quotas", b.Quotas()).Info("opened the union backend")
 	return b, nil
 }
 

@@ -19,7 +19,8 @@ import (
 // mounts nothing.
 //
 // If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone: a
-// power cut loses them that comes before anything in them is synced.
+// power cut loses them that comes before anything in them is synced. Limits that are not those of the labels are corrected: Resize
+// sets them before the labels are recorded, and Freeze lifts them before the content is recorded as committed.
 func (b *Backend) Mounts(
 	ctx context.Context, chain []Content, writable bool, labels map[string]string,
 ) ([]mount.Mount, error) {
@@ -41,6 +42,9 @@ func (b *Backend) Mounts(
 	}
 	if writable {
 		if err := b.restore(ctx, chain, labels); err != nil {
+			return nil, err
+		}
+		if err := b.correctLimits(chain[0], labels); err != nil {
 			return nil, err
 		}
 		if err := b.claimBoot(ctx, chain[0].ID, b.isVolatile(chain, labels)); err != nil {
