@@ -36,7 +36,13 @@ func overlayProbes(cfg Config) []features.Probe {
 	}
 	mounts := has(feature{})
 	return slices.Concat([]features.Probe{
-		overlay("mount", "", mounts),
+		{Driver: driverOverlay, Name: "mount", Try: func(ctx context.Context) (where string, err error) {
+			err = tryBeside(ctx, cfg.Root, func(ctx context.Context, p *prober) error {
+				where = "on " + fsType(p.dir)
+				return mounts(ctx, p)
+			})
+			return where, answer(explainOverlay(cfg.Root, err))
+		}},
 		overlay("layers", fmt.Sprintf("%d below a writable one", maxLower), mounts),
 		{Driver: driverOverlay, Name: "id maps", Try: func(ctx context.Context) (string, error) {
 			return "idmapped mounts", answer(ProbeIDMap(ctx, cfg))
@@ -118,12 +124,16 @@ func (c Config) whyNoRebase() error {
 	case userns.RunningInUserNS():
 		return errors.New("containerd cannot write deletions in a user namespace")
 	}
-	return fmt.Errorf("containerd writes deletions in trusted attributes, and union.userxattr = %q", c.UserXattr)
+	return fmt.Errorf("containerd writes deletions for overlayfs with trusted attributes alone, and union.userxattr is on, "+
+		"or the layers in %s are written otherwise", c.Root)
 }
 
 // tryAufsBeside returns how aufs mounts here, or the error of a Probe.
 func tryAufsBeside(ctx context.Context, cfg Config) (*aufs, error) {
 	found := &aufs{}
+	if _, err := os.Lstat(runDir); errors.Is(err, fs.ErrNotExist) {
+		defer os.Remove(runDir) //nolint:errcheck // it may not have been made, or others may use it
+	}
 	// What there is, not what is set of overlayfs; and nothing is made in the root.
 	err := tryBeside(ctx, cfg.Root, func(ctx context.Context, p *prober) error {
 		a, err := p.findAufs(ctx, Config{Root: p.dir, Aufs: cfg.Aufs})
