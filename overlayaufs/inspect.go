@@ -18,7 +18,7 @@ type inspection struct {
 
 	fixed   []bool // of each directory that the walk is in: chattr keeps it from being changed
 	list    []byte
-	failed  error // of dir and refuse, which cannot return one
+	failed  error // of dir, which cannot return one
 	counts  Counts
 	refused []error
 }
@@ -38,15 +38,7 @@ func inspect(ctx context.Context, top int, name string, how manner, below *stack
 }
 
 // refuse notes why an entry of the directory that the walk is in cannot be translated, or, if name is "", the directory itself.
-// What a whiteout hides goes, whatever it is.
 func (i *inspection) refuse(name string, why error) {
-	if i.from == formAufs && name != "" && !strings.HasPrefix(name, whPrefix) {
-		hidden, err := isHidden(i.last(), name)
-		i.failed = errors.Join(i.failed, err)
-		if hidden {
-			return
-		}
-	}
 	if len(i.refused) < maxRefused {
 		where := pathOf(append(i.stack[1:len(i.stack):len(i.stack)], frame{name: name}))
 		i.refused = append(i.refused, fmt.Errorf("%q: %w", "/"+strings.TrimSuffix(where, "/"), why))
@@ -134,11 +126,14 @@ func (i *inspection) entry(fd int, name string, typ uint8) (descend bool, err er
 		return false, err
 	}
 	if m := i.mark(name, &st); m != unmarked {
-		return false, i.count(fd, m, name)
+		i.count(m)
+		if m == whiteout && i.from == formAufs {
+			return false, i.lookBeside(fd, name)
+		}
+		return false, nil
 	}
 	if uint32(st.Mode)&unix.S_IFMT == unix.S_IFDIR {
-		hidden, err := isHidden(fd, name)
-		return i.from == formOverlay || !hidden, err
+		return true, nil
 	}
 	i.counts.Entries++
 	list, err := listAttrs(fd, name, i.list)
@@ -171,29 +166,30 @@ func (i *inspection) mark(name string, st *unix.Statx_t) (m mark) {
 	return m
 }
 
-func (i *inspection) count(fd int, m mark, name string) error {
+// lookBeside refuses a whiteout of aufs's beside what it is of.
+func (i *inspection) lookBeside(fd int, name string) error {
+	both, err := isThere(fd, strings.TrimPrefix(name, whPrefix))
+	if both {
+		i.refuse(name, errors.New("what it deletes is beside it, which is an error to aufs; remove one of the two"))
+	}
+	return err
+}
+
+func (i *inspection) count(m mark) {
 	i.counts.Entries++
 	switch m {
 	case whiteout:
-		if i.from == formAufs && i.below.alone() {
-			i.counts.Void++
-		} else {
+		if i.from == formOverlay || !i.below.alone() {
 			i.counts.Whiteouts++
+			break
 		}
-		if i.from == formAufs {
-			hides, err := hides(fd, strings.TrimPrefix(name, whPrefix))
-			if hides {
-				i.counts.Hidden++
-			}
-			return err
-		}
+		i.counts.Void++
 	case opaque:
 		i.counts.Opaque++
 	case private:
 		i.counts.Own++
 	case unmarked:
 	}
-	return nil
 }
 
 func (i *inspection) mountPoint() error { return unix.EBUSY }

@@ -14,7 +14,6 @@ import (
 //
 //	aufs                                        overlay
 //	.wh.NAME, a regular file                    NAME, a character device 0:0
-//	.wh.NAME beside a NAME, which it hides      NAME, a character device 0:0; what was hidden goes
 //	.wh.NAME in a directory that is united      nothing: ls would show the name of the device, as overlayfs
 //	  with none below                             hides those of united directories alone
 //	.wh..wh..opq, a regular file                overlay.opaque=y on the directory that it is in
@@ -33,6 +32,7 @@ import (
 //	aufs: .wh..wh..dr.*, .wh..wh.hino           a directory that was renamed (the option dirren)
 //	aufs: .wh. alone, .wh.. and .wh...          nothing that aufs makes
 //	aufs: a whiteout that is no regular file    EIO in aufs
+//	aufs: .wh.NAME beside a NAME                EIO in aufs, as after a power cut: NAME was just made, or just removed
 //	aufs: a device 0:0, an overlay.* attribute  it would become a mark
 //	overlay: a name that begins with .wh.       it would become a mark
 //	overlay: a whiteout of more than 251 bytes  .wh.NAME would be longer than a name can be

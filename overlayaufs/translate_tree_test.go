@@ -173,6 +173,8 @@ func TestInspectRefuses(t *testing.T) {
 		{formAufs, ".wh...", file, "no such whiteout"},
 		{formAufs, ".wh.x", mkdir, "no regular file"},
 		{formAufs, ".wh..wh..opq", mkdir, "no regular file"},
+		{formAufs, ".wh.there", file, "beside"},
+		{formAufs, ".wh.full", file, "beside"},
 		{formAufs, "x", device, "0:0"},
 		{formAufs, "x", attr("trusted.overlay.opaque", "y"), "would be a mark"},
 		{formAufs, "x", fileAttr("trusted.overlay.anything"), "would be a mark"},
@@ -188,7 +190,7 @@ func TestInspectRefuses(t *testing.T) {
 		{formOverlay, "x", fileAttr("trusted.overlay.protattr"), "chattr"},
 		{formOverlay, "x", fileAttr("trusted.overlay.opaque"), "opaque"},
 	} {
-		x := tTreeOf(t, tc.from, "dir/sub/ -dir/other", "")
+		x := tTreeOf(t, tc.from, "dir/sub/there=1 dir/sub/full/x=1 -dir/other", "dir/other=1")
 		dir := x.branches()[0]
 		if err := tc.make(filepath.Join(dir, "dir/sub", tc.name)); err != nil {
 			t.Fatal(err)
@@ -214,15 +216,9 @@ func TestInspectRefuses(t *testing.T) {
 	}
 }
 
-// What a whiteout hides goes, whatever it is; what overlayfs keeps for itself goes too.
-func TestInspectAcceptsWhatGoes(t *testing.T) {
-	x := tTreeOf(t, formAufs, "-x -y y/.wh./z=1")
-	if err := unix.Mknod(filepath.Join(x.branches()[0], "x"), unix.S_IFCHR, 0); err != nil {
-		t.Fatal(err)
-	}
-	x.translate(formAufs, formOverlay)
-
-	x = tTreeOf(t, formOverlay, "dir/file=1 -dir/gone")
+// What overlayfs keeps for itself goes.
+func TestTranslateDropsOverlayOwn(t *testing.T) {
+	x := tTreeOf(t, formOverlay, "dir/file=1 -dir/gone")
 	for path, attr := range map[string]string{"dir/file": "origin", "dir": "impure", ".": "uuid"} {
 		if err := unix.Lsetxattr(filepath.Join(x.branches()[0], path), "trusted.overlay."+attr, []byte("x"), 0); err != nil {
 			t.Fatal(err)

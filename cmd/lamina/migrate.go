@@ -78,8 +78,8 @@ func outcome(m overlayaufs.Migration, done overlayaufs.Outcome) string {
 
 func countsText(c overlayaufs.Counts) string {
 	text := fmt.Sprintf("%d files and directories, %d deletions, %d opaque directories", c.Entries, c.Whiteouts, c.Opaque)
-	if c.Hidden > 0 {
-		text += fmt.Sprintf(", %d that aufs hid and that go", c.Hidden)
+	if c.Void > 0 {
+		text += fmt.Sprintf(", %d deletions of nothing that go", c.Void)
 	}
 	if c.Own > 0 {
 		text += fmt.Sprintf(", %d of aufs's own that go", c.Own)
