@@ -105,6 +105,12 @@ func Migrate(ctx context.Context, cfg Config, m Migration) (Outcome, error) {
 	return out, space.Explain(errors.Join(err, b.Close()), b.root)
 }
 
+// Validate returns ErrForm if the words of a migration name none.
+func (m Migration) Validate() error {
+	_, err := m.manner()
+	return err
+}
+
 // manner returns the forms that a migration is between.
 func (m Migration) manner() (how manner, err error) {
 	how.from, err = parseForm(m.From)
@@ -280,11 +286,5 @@ func (g *migration) writeOwner(ctx context.Context, next owner) error {
 	if err == nil {
 		g.owner = next
 	}
-	return err
-}
-
-// CheckMigration returns what is wrong with the words of a migration.
-func CheckMigration(from, to string) error {
-	_, err := Migration{From: from, To: to}.manner()
 	return err
 }

@@ -189,7 +189,7 @@ func wantRules(t *testing.T, branches, rules []string) {
 	}
 	m := mount.Mount{Type: driverAufs, Source: driverAufs, Options: []string{"ro", "noxino", br}}
 	if got := mountedView(t, m); !slices.Equal(got, rules) {
-		t.Errorf("aufs shows\n%v, and by the rules\n%v", got, rules)
+		t.Errorf("aufs shows\n%v, and by the rules\n%v, of\n%s", got, rules, tBranchFiles(t, branches))
 	}
 }
 
@@ -446,4 +446,20 @@ func FuzzTranslate(f *testing.F) {
 			translateRandom(t, formOverlay, formAufs, next)
 		}
 	})
+}
+
+func tBranchFiles(t *testing.T, branches []string) (all string) {
+	t.Helper()
+	for _, b := range branches {
+		var names []string
+		_ = filepath.WalkDir(b, func(path string, d fs.DirEntry, _ error) error {
+			names = append(names, strings.TrimPrefix(path, b))
+			if d.IsDir() {
+				names[len(names)-1] += "/"
+			}
+			return nil
+		})
+		all += fmt.Sprintln(names)
+	}
+	return all
 }
