@@ -14,7 +14,8 @@ import (
 type inspection struct {
 	*walk
 	manner
-	below *stack // as in a translation
+	ctx   context.Context //nolint:containedctx // as in a translation
+	below *stack
 
 	fixed   []bool // of each directory that the walk is in: chattr keeps it from being changed
 	list    []byte
@@ -31,7 +32,7 @@ func inspect(ctx context.Context, top int, name string, how manner, below *stack
 	if there, err := isThere(top, name); !there {
 		return Counts{}, nil, err
 	}
-	i := &inspection{manner: how, below: below, list: make([]byte, maxAttrList)}
+	i := &inspection{ctx: ctx, manner: how, below: below, list: make([]byte, maxAttrList)}
 	i.walk = &walk{visitor: i, top: top, buf: make([]byte, 64<<10)}
 	err = i.run(ctx, name)
 	return i.counts, i.refused, err
@@ -68,16 +69,31 @@ func (i *inspection) own(fd int) error {
 // look goes into the layers below, too.
 func (i *inspection) look(fd int) error {
 	opaque, err := isOpaque(fd, i.attrs)
-	if err != nil {
+	if err == nil {
+		err = i.below.enter(i.path, opaque)
+	}
+	if err != nil || i.from == formAufs {
 		return err
 	}
-	shows, err := i.below.enter(func() string { return pathOf(i.stack[1:]) }, opaque)
-	if shows && i.from == formOverlay {
+	hidden := i.below.hidden()
+	if len(hidden) == 0 {
+		return nil
+	}
+	if !opaque {
 		i.counts.Opaque++
-		i.touch()
+	}
+	i.touch()
+	names, err := i.below.names(i.ctx, hidden, i.path(), fd)
+	i.counts.Added += len(names)
+	for _, name := range names {
+		if len(whPrefix)+len(name) > nameMax {
+			i.refuse("", errTooLong)
+		}
 	}
 	return err
 }
+
+func (i *inspection) path() string { return pathOf(i.stack[1:]) }
 
 // touch notes that the directory that the walk is in would be changed. It is refused once.
 func (i *inspection) touch() {

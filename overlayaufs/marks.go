@@ -17,8 +17,8 @@ import (
 //	.wh.NAME in a directory that is united      nothing: ls would show the name of the device, as overlayfs
 //	  with none below                             hides those of united directories alone
 //	.wh..wh..opq, a regular file                overlay.opaque=y on the directory that it is in
-//	a directory above a file above a            the same, which overlayfs does not unite, and aufs does: in the form
-//	  directory, opaque                           of aufs it is made opaque
+//	the same, and whiteouts of all that is      an opaque directory, or one above a file, where layers below
+//	  below                                       have one too: see stack
 //	.wh..wh.plnk, .orph, .aufs, others          nothing: they go
 //	nothing                                     overlay.origin, .impure, .uuid, which go
 //
@@ -61,7 +61,10 @@ const (
 	private       // aufs's own file or directory
 )
 
-var errDirren = errors.New("aufs has renamed a directory without copying it (dirren), which the form of overlay cannot say")
+var (
+	errDirren  = errors.New("aufs has renamed a directory without copying it (dirren), which the form of overlay cannot say")
+	errTooLong = errors.New("a deletion of a name of more than 251 bytes would have one of more than 255 in the form of aufs")
+)
 
 // aufsMark returns what an entry means in the form of aufs, and the name that a whiteout is of. Its type is one of unix.S_IF*.
 func aufsMark(name string, typ uint32) (m mark, of string, err error) {
@@ -92,7 +95,7 @@ func overlayMark(name string, typ uint32, rdev uint64) (mark, error) {
 	case strings.HasPrefix(name, whPrefix):
 		return unmarked, fmt.Errorf("the form of aufs cannot say a name that begins with %s", whPrefix)
 	case device && len(whPrefix)+len(name) > nameMax:
-		return unmarked, fmt.Errorf("it is deleted, and %s with its name behind is longer than %d bytes", whPrefix, nameMax)
+		return unmarked, errTooLong
 	case device:
 		return whiteout, nil
 	}

@@ -47,6 +47,7 @@ type level struct {
 	marks    []string // entries in the old form, whiteouts and aufs's own
 	opaque   bool     // it is, in the old form
 	alone    bool     // overlayfs unites it with none below
+	add      []string // names of which whiteouts are missing in the form of aufs
 	noted    bool     // its time is noted: a translation was cut short in it
 	drop     []string // attributes of the directory
 }
@@ -57,6 +58,7 @@ type Counts struct {
 	Whiteouts  int
 	Void       int // whiteouts of aufs's form where there is nothing below, which go
 	Opaque     int // directories
+	Added      int // whiteouts that aufs needs beside an opaque directory
 	Own        int // files and directories of aufs's own, which go
 	Attributes int // of overlayfs, which go
 }
@@ -66,6 +68,7 @@ func (c *Counts) add(o Counts) {
 	c.Whiteouts += o.Whiteouts
 	c.Void += o.Void
 	c.Opaque += o.Opaque
+	c.Added += o.Added
 	c.Own += o.Own
 	c.Attributes += o.Attributes
 }
@@ -115,16 +118,18 @@ func (t *translation) dir(st *unix.Stat_t) {
 // enter goes into the directory in the layers below, too.
 func (t *translation) enter(fd int, l *level) error {
 	opaque, err := isOpaque(fd, t.attrs)
+	if err == nil {
+		err = t.below.enter(t.path, opaque)
+	}
 	if err != nil {
 		return err
 	}
-	shows, err := t.below.enter(t.path, opaque)
-	if err != nil {
-		return err
-	}
-	l.opaque = l.opaque || shows && t.from == formOverlay
 	l.alone = t.below.alone()
-	return nil
+	if hidden := t.below.hidden(); t.from == formOverlay && len(hidden) > 0 {
+		l.opaque = true
+		l.add, err = t.below.names(t.ctx, hidden, t.path(), fd)
+	}
+	return err
 }
 
 // path is where in the layer the walk is.
@@ -311,6 +316,13 @@ func (t *translation) toAufs(fd int, l level) error {
 			return fmt.Errorf("translate %q: %w", name, err)
 		}
 		t.counts.Whiteouts++
+	}
+	for _, name := range l.add {
+		if err := makeMark(fd, whPrefix+name); err != nil {
+			return err
+		}
+		failpoint.Hit("migrate.whiteout-added")
+		t.counts.Added++
 	}
 	for _, attr := range l.drop {
 		if err := removeAttr(fd, attr); err != nil {

@@ -70,44 +70,21 @@ func tDelete(t *testing.T, f form, dir, path string) {
 }
 
 // aufsView is what aufs shows of these directories, the topmost first, by the rules of its au_lkup_dentry: a file as
-// name=content, a directory as name/. odd says that a directory was united with one below something that is none.
+// name=content, a directory as name/. odd says that a directory shows what one would not expect: it was united with one below
+// something else, or with one below an opaque one.
 func aufsView(t *testing.T, branches []string) (seen []string, odd bool) {
 	t.Helper()
 	names := map[string]bool{}
 	for _, b := range branches {
-		entries, err := os.ReadDir(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range entries {
-			if !strings.HasPrefix(e.Name(), whPrefix) {
-				names[e.Name()] = true
+		for _, name := range tNames(t, b) {
+			if !strings.HasPrefix(name, whPrefix) {
+				names[name] = true
 			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		var typ fs.FileMode
-		var found []string
-		other := false
-		for _, b := range branches {
-			if _, err := os.Lstat(filepath.Join(b, whPrefix+name)); err == nil {
-				break
-			}
-			path := filepath.Join(b, name)
-			info, err := os.Lstat(path)
-			if err != nil {
-				continue
-			}
-			if len(found) > 0 && info.Mode().Type() != typ {
-				other = true
-				continue
-			}
-			odd = odd || other
-			typ, found = info.Mode().Type(), append(found, path)
-			if _, err := os.Lstat(filepath.Join(path, opaqueName)); err == nil || typ != fs.ModeDir {
-				break
-			}
-		}
+		typ, found, oddHere := aufsLookup(branches, name)
+		odd = odd || oddHere
 		switch {
 		case len(found) == 0:
 		case typ == fs.ModeDir:
@@ -122,6 +99,50 @@ func aufsView(t *testing.T, branches []string) (seen []string, odd bool) {
 		}
 	}
 	return seen, odd
+}
+
+// aufsLookup returns what aufs finds of a name in a directory of these branches.
+func aufsLookup(branches []string, name string) (typ fs.FileMode, found []string, odd bool) {
+	opaqueAt, other := 0, false // how many of found there are down to the lowest opaque one; something else was passed over
+	for _, b := range branches {
+		if _, err := os.Lstat(filepath.Join(b, whPrefix+name)); err == nil {
+			break
+		}
+		path := filepath.Join(b, name)
+		info, err := os.Lstat(path)
+		if err != nil {
+			continue
+		}
+		if len(found) > 0 && info.Mode().Type() != typ {
+			other = true
+			continue
+		}
+		odd = odd || other
+		typ, found = info.Mode().Type(), append(found, path)
+		if typ != fs.ModeDir {
+			break
+		}
+		if _, err := os.Lstat(filepath.Join(path, opaqueName)); err == nil {
+			odd = odd || opaqueAt > 0
+			opaqueAt = len(found)
+		}
+	}
+	if opaqueAt > 0 {
+		found = found[:opaqueAt]
+	}
+	return typ, found, odd
+}
+
+func tNames(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
 }
 
 func tContent(t *testing.T, path string) string {
@@ -189,7 +210,7 @@ func wantRules(t *testing.T, branches, rules []string) {
 	}
 	m := mount.Mount{Type: driverAufs, Source: driverAufs, Options: []string{"ro", "noxino", br}}
 	if got := mountedView(t, m); !slices.Equal(got, rules) {
-		t.Errorf("aufs shows\n%v, and by the rules\n%v, of\n%s", got, rules, tBranchFiles(t, branches))
+		t.Errorf("aufs shows\n%v, and by the rules\n%v", got, rules)
 	}
 }
 
@@ -311,6 +332,22 @@ func TestTranslateDropsAufsOwn(t *testing.T) {
 	}
 	if got := view(t, formOverlay, x.branches()); !slices.Equal(got, want) || !slices.Equal(got, []string{"kept/", "kept/new=2", "sub/", "sub/z=1"}) {
 		t.Errorf("shows\n%v, and did\n%v", got, want)
+	}
+}
+
+// aufs shows of a directory that was replaced twice what was there before the second time, unless each name is deleted.
+func TestTranslateReplacedTwice(t *testing.T) {
+	x := tTreeOf(t, formOverlay, "!d d/kept/new=3 d/both=3", "!d d/kept/old=2 d/both=2 d/gone=2 d/tree/x=2", "d/kept/older=1 d/oldest=1")
+	want := view(t, formOverlay, x.branches())
+	if got := x.translate(formOverlay, formAufs); got.Added != 7 || got.Opaque != 4 {
+		t.Errorf("%+v", got)
+	}
+	if got := view(t, formAufs, x.branches()); !slices.Equal(got, want) {
+		t.Errorf("shows\n%v, and did\n%v", got, want)
+	}
+	x.translate(formAufs, formOverlay)
+	if got := view(t, formOverlay, x.branches()); !slices.Equal(got, want) {
+		t.Errorf("and back, shows\n%v, and did\n%v", got, want)
 	}
 }
 
@@ -446,20 +483,4 @@ func FuzzTranslate(f *testing.F) {
 			translateRandom(t, formOverlay, formAufs, next)
 		}
 	})
-}
-
-func tBranchFiles(t *testing.T, branches []string) (all string) {
-	t.Helper()
-	for _, b := range branches {
-		var names []string
-		_ = filepath.WalkDir(b, func(path string, d fs.DirEntry, _ error) error {
-			names = append(names, strings.TrimPrefix(path, b))
-			if d.IsDir() {
-				names[len(names)-1] += "/"
-			}
-			return nil
-		})
-		all += fmt.Sprintln(names)
-	}
-	return all
 }

@@ -181,7 +181,7 @@ func TestInspectRefuses(t *testing.T) {
 		{formAufs, "x", fileAttr("trusted.lamina.mtime"), "none that a layer has"},
 		{formOverlay, ".wh.x", file, "begins with"},
 		{formOverlay, ".wh..wh.plnk", mkdir, "begins with"},
-		{formOverlay, strings.Repeat("x", 252), device, "longer than 255"},
+		{formOverlay, strings.Repeat("x", 252), device, "more than 251"},
 		{formOverlay, "x", attr("trusted.overlay.redirect", "/y"), "redirect_dir"},
 		{formOverlay, "x", attr("trusted.overlay.opaque", "x"), "opaque"},
 		{formOverlay, "x", attr("trusted.overlay.new", ""), "trusted.overlay.new"},

@@ -78,6 +78,9 @@ func outcome(m overlayaufs.Migration, done overlayaufs.Outcome) string {
 
 func countsText(c overlayaufs.Counts) string {
 	text := fmt.Sprintf("%d files and directories, %d deletions, %d opaque directories", c.Entries, c.Whiteouts, c.Opaque)
+	if c.Added > 0 {
+		text += fmt.Sprintf(", %d deletions that aufs needs beside opaque directories", c.Added)
+	}
 	if c.Void > 0 {
 		text += fmt.Sprintf(", %d deletions of nothing that go", c.Void)
 	}
