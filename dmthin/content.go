@@ -47,10 +47,11 @@ func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels m
 	if kind := b.known(chain[0].ID).kind; kind != nil {
 		b.note(c.ID, func(f *facts) { f.kind = kind })
 	}
-	if size == chain[0].Size {
-		return size, nil
+	if size > chain[0].Size {
+		err = b.pool.Use(ctx, volume, size, false, func(device string) error { return grow(ctx, device) })
 	}
-	return size, b.pool.Use(ctx, volume, size, false, func(device string) error { return grow(ctx, device) })
+	b.note(c.ID, func(f *facts) { f.fits = err == nil })
+	return size, err
 }
 
 // begin is the begin of every method that works on a volume.
@@ -91,6 +92,9 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, la
 	if err != nil {
 		return nil, err
 	}
+	if writable {
+		b.tryFit(ctx, volume, chain[0])
+	}
 	m, err := b.withIDs(ctx, mount.Mount{Type: kind.String(), Source: device, Options: kind.mountOptions(!writable)}, kind, ids)
 	if err != nil {
 		return nil, err
@@ -111,6 +115,9 @@ func (b *Backend) freeze(ctx context.Context, c Content) error {
 		return err
 	}
 	if _, err := b.pool.Activate(ctx, volume, c.Size, false); err != nil {
+		return err
+	}
+	if err := b.fit(ctx, volume, c); err != nil { // its children would be too small
 		return err
 	}
 	err = b.replay(ctx, volume, c.Size)

@@ -83,11 +83,11 @@ func configure(fd int, device string, options []string) (mount int, err error) {
 	return unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSUID)
 }
 
-// unmountWait bounds how long a file system may take to be unmounted. unmountLook is when it is looked at for the second time;
+// unmountWait bounds how long a file system may take to be unmounted. busyLook is when pollBusy looks for the second time;
 // each look after that comes later.
 const (
 	unmountWait = 10 * time.Second
-	unmountLook = time.Millisecond
+	busyLook    = time.Millisecond
 )
 
 // close unmounts, waits until it is, and flushes the device. Unmounting writes all that there is to be written, but not
@@ -112,12 +112,17 @@ func (m *detachedMount) close(ctx context.Context) error {
 // waitUnmounted waits until the kernel has unmounted a device. Mostly it has; what can be in the way is such a child, which
 // has the root directory open too. The kernel tells nobody when the device is free again: inotify's IN_UNMOUNT comes before.
 func waitUnmounted(ctx context.Context, device string) error {
-	ctx, cancel := context.WithTimeout(ctx, unmountWait)
+	return pollBusy(ctx, unmountWait, func() error { return checkUnmounted(device) })
+}
+
+// pollBusy calls check until that is not EBUSY any more, ever less often, for a bounded time.
+func pollBusy(ctx context.Context, bound time.Duration, check func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	timer := time.NewTimer(unmountLook)
+	timer := time.NewTimer(busyLook)
 	defer timer.Stop()
-	for pause := unmountLook; ; pause *= 2 {
-		err := checkUnmounted(device)
+	for pause := busyLook; ; pause *= 2 {
+		err := check()
 		if !errors.Is(err, unix.EBUSY) {
 			return err
 		}

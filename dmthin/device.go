@@ -27,26 +27,30 @@ func (p *Pool) volume(id uint32) (dm.Info, error) { return p.own(p.volumeName(id
 // goingWait bounds how long activate waits for a device that goes away.
 const goingWait = time.Second
 
-var (
-	// errGoing is returned for a device that is going away, or may be: it is to be looked at again.
-	errGoing = errors.New("the device is going away")
-
-	// errReloading is returned when a volume could not be activated because the pool was just given another table.
-	errReloading = errors.New("the pool is being reloaded")
-)
+// errGoing is returned for a device that is going away, or may be: it is to be looked at again.
+var errGoing = errors.New("the device is going away")
 
 // activate gives volume id its device, as [Pool.Activate] says. It waits for one that goes away: what holds such a device
 // last is often nobody's use but a child that some goroutine has just forked, which holds all our open files until its exec.
 // A device has an event when it is gone.
 func (p *Pool) activate(ctx context.Context, id uint32, size uint64, readOnly bool) error {
+	return p.whileReloaded(ctx, func() error { return p.activateGoing(ctx, id, size, readOnly) })
+}
+
+// whileReloaded runs fn, which gives a volume a table, and again if the pool was just given another one itself: the kernel
+// refuses the one meanwhile. A suspended pool gives no volume a table (thin_ctr in drivers/md/dm-thin.c), and the wait for one
+// that the kernel has suspended with its pool is ended by any signal (dm_resume in drivers/md/dm.c).
+func (p *Pool) whileReloaded(ctx context.Context, fn func() error) error {
 	for {
-		err := p.activateGoing(ctx, id, size, readOnly)
-		if !errors.Is(err, errReloading) {
+		before := p.reloads.Load()
+		err := fn()
+		refused := errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EINTR)
+		if !refused || before%2 == 0 && before == p.reloads.Load() {
 			return err
 		}
 		unlock, err := p.lock(ctx, poolLock) // who has it reloads the pool
 		if err != nil {
-			return fmt.Errorf("activate volume %d: %w", id, err)
+			return fmt.Errorf("the pool is being reloaded: %w", err)
 		}
 		unlock()
 	}
@@ -116,13 +120,7 @@ func going(err error) error {
 
 func (p *Pool) makeVolume(id uint32, size uint64, readOnly bool) error {
 	target := dm.Thin{Pool: p.dev, ID: id}.Target(size / sector)
-	before := p.reloads.Load()
 	_, err := makeDevice(p.control, p.volumeName(id), p.deviceUUID(number(id)), readOnly, target)
-	// A suspended pool gives no volume a device (thin_ctr in drivers/md/dm-thin.c), and the wait for one that the kernel has
-	// suspended with its pool is ended by any signal (dm_resume in drivers/md/dm.c).
-	if (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EINTR)) && (before%2 == 1 || before != p.reloads.Load()) {
-		return fmt.Errorf("%w: %w", errReloading, err)
-	}
 	return err
 }
 

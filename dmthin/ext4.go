@@ -85,4 +85,10 @@ func (ext4) ownMount(toGrow bool) []string {
 	return []string{noInitITable}
 }
 
+// growing has the kernel leave the inode tables of new groups to the background, as ownMount does, until the file system has
+// grown. A process that is killed meanwhile leaves it so: they are zeroed in time, and the volume has blocks for them.
+func (ext4) growing() (meanwhile, after string) { return "init_itable", noInitITable }
+
+func (ext4) replaysGrowth() bool { return true }
+
 func (ext4) resize(root *os.File, _ fsState, blocks uint64) error { return dm.GrowExt4(root, blocks) }

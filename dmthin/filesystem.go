@@ -28,6 +28,12 @@ type filesystem interface {
 	// ownMount returns the options with which this package mounts a volume: to write to what is there, or to grow it.
 	ownMount(toGrow bool) []string
 
+	// growing returns the options with which a file system that is mounted grows, and those with which it goes on.
+	growing() (meanwhile, after string)
+
+	// replaysGrowth reports whether every kernel can replay a journal in which the file system grows and the new room is used.
+	replaysGrowth() bool
+
 	// resize makes the file system that root is the root directory of as large as blocks says.
 	resize(root *os.File, state fsState, blocks uint64) error
 

@@ -27,6 +27,7 @@ type facts struct {
 	kind   filesystem // nil if it is not known
 	frozen *figures   // of a content that does not change; nil if they are not known
 	clean  bool       // frozen, and with an empty journal
+	fits   bool       // as large as its record says, with its file system
 }
 
 // kind returns the file system of a content, which is volume.

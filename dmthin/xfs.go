@@ -67,6 +67,13 @@ func (xfs) ownMount(bool) []string { return []string{"nouuid"} }
 // mend does nothing: xfs keeps its log until all of it is in place.
 func (xfs) mend(string) (bool, error) { return false, nil }
 
+func (xfs) growing() (meanwhile, after string) { return "", "" }
+
+// replaysGrowth: before Linux 6.12 what the log has of new allocation groups cannot be replayed while the superblock on the
+// device does not know them ("xfs: update the file system geometry after recoverying superblock buffers"; seen with 6.1: the
+// mount fails with EUCLEAN).
+func (xfs) replaysGrowth() bool { return false }
+
 func (xfs) resize(root *os.File, s fsState, blocks uint64) error {
 	return dm.GrowXFS(root, blocks, s.maxInodes)
 }

@@ -80,6 +80,9 @@ func (e *examination) volumes(ctx context.Context, survey *dmthin.Survey, now co
 			e.missingVolume(id, link, now)
 			return
 		}
+		if v.FSSize > link.Placement.Size {
+			link = e.recorded(link)
+		}
 		e.filesystem(v, link)
 	})
 	return e.surplusVolumes(ctx, surplus)
@@ -115,6 +118,15 @@ func (e *examination) filesystem(v dmthin.SurveyedVolume, link metadata.Link) {
 	case v.FSErrors:
 		e.found(e.of(finding(FilesystemErrors, name, "its %s has noted errors", v.FS), link.ID))
 	}
+}
+
+// recorded returns a link as its record has it now: a volume that becomes larger has its size recorded before. Where it is gone
+// it is as it was.
+func (e *examination) recorded(link metadata.Link) metadata.Link {
+	if _, chain, err := e.Store.ChainOf(link.ID); err == nil {
+		return chain[0]
+	}
+	return link
 }
 
 // surplusVolumes reports volumes that neither a record nor the trash names, if they are still there. The number of a volume
@@ -253,7 +265,7 @@ func (e *examination) volumeDevice(ctx context.Context, d dmthin.SurveyedDevice,
 	look := func(needed bool) error {
 		d, ok, err := e.Live.SurveyDevice(ctx, d)
 		if err == nil && ok {
-			e.device(ctx, d, link, needed)
+			e.device(ctx, d, e.recorded(link), needed)
 		}
 		return err
 	}
@@ -297,7 +309,9 @@ func (e *examination) device(ctx context.Context, d dmthin.SurveyedDevice, link 
 	e.found(f)
 }
 
-// wrong returns what is wrong with a device, "" if nothing is. One that goes with its last user is as it should be.
+// wrong returns what is wrong with a device, "" if nothing is. One that goes with its last user is as it should be. One that
+// is smaller than its record was to become larger when its daemon died, or could not: it serves until it is mounted the next
+// time.
 func wrong(d dmthin.SurveyedDevice, link metadata.Link, needed bool) Code {
 	switch {
 	case d.Foreign:
@@ -306,7 +320,7 @@ func wrong(d dmthin.SurveyedDevice, link metadata.Link, needed bool) Code {
 		return DeviceSurplus
 	case d.Suspended:
 		return DeviceSuspended
-	case d.Wrong != "", link.ID != 0 && d.Size != link.Placement.Size:
+	case d.Wrong != "", link.ID != 0 && d.Size > link.Placement.Size:
 		return DeviceTable
 	case d.Role == dmthin.VolumeDevice && !needed && !d.Going:
 		return DeviceSurplus

@@ -229,11 +229,21 @@ func (r *modelRun) update(t *testing.T) {
 	case len(paths) > 0 && paths[0] == "kind":
 		want = ErrInvalid
 	}
-	got, err := r.store.Update(t.Context(), name, snapshots.Info{Name: key, Labels: given}, paths...)
+	info := snapshots.Info{Name: key, Labels: given}
+	_, next, err := r.store.Relabelled(name, info, paths...)
+	require.ErrorIs(t, err, want)
+	size := r.rand.Uint64N(1 << 40)
+	got, err := r.store.UpdateSized(t.Context(), name, info, size, paths...)
 	require.ErrorIs(t, err, want)
 	if err != nil {
 		return
 	}
+	require.Equal(t, next.Labels, got.Labels)
+	require.Equal(t, size, got.Placement.Size)
+	require.NoError(t, r.store.SetSize(t.Context(), sn.id, size+1))
+	got, err = r.store.Update(t.Context(), name, info, paths...)
+	require.NoError(t, err)
+	require.Equal(t, size+1, got.Placement.Size)
 	if len(paths) == 0 || paths[0] == "labels" {
 		sn.labels = withoutEmpty(given)
 	} else {

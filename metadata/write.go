@@ -121,6 +121,15 @@ func (s *Store) Remove(ctx context.Context, name, key string) (sn Snapshot, err 
 // Update sets labels: all of them if fieldpaths is empty or names "labels", single ones by "labels.KEY". An empty value
 // drops a label. Other fields are ErrInvalid. It returns the snapshot as it then is.
 func (s *Store) Update(ctx context.Context, name string, info snapshots.Info, fieldpaths ...string) (Snapshot, error) {
+	return s.relabel(ctx, name, info, fieldpaths, func(*Snapshot) {})
+}
+
+// UpdateSized is Update that sets the size of the content too, in the same transaction.
+func (s *Store) UpdateSized(ctx context.Context, name string, info snapshots.Info, size uint64, fieldpaths ...string) (Snapshot, error) {
+	return s.relabel(ctx, name, info, fieldpaths, func(sn *Snapshot) { sn.Placement.Size = size })
+}
+
+func (s *Store) relabel(ctx context.Context, name string, info snapshots.Info, fieldpaths []string, change func(*Snapshot)) (Snapshot, error) {
 	if err := validate(name, info.Name, info.Labels); err != nil {
 		return Snapshot{}, err
 	}
@@ -131,11 +140,12 @@ func (s *Store) Update(ctx context.Context, name string, info snapshots.Info, fi
 		if err != nil {
 			return err
 		}
-		next := sn
-		next.Updated = now
-		if next.Labels, err = mergeLabels(sn.Labels, info.Labels, fieldpaths); err != nil {
+		next, err := sn.relabelled(info, fieldpaths)
+		if err != nil {
 			return err
 		}
+		next.Updated = now
+		change(&next)
 		updated = next
 		return t.replace(sn, next)
 	})
@@ -143,6 +153,24 @@ func (s *Store) Update(ctx context.Context, name string, info snapshots.Info, fi
 		return Snapshot{}, err
 	}
 	return updated, nil
+}
+
+// Relabelled returns a snapshot as it is, and as Update would leave it. It writes nothing.
+func (s *Store) Relabelled(name string, info snapshots.Info, fieldpaths ...string) (was, next Snapshot, err error) {
+	if err := validate(name, info.Name, info.Labels); err != nil {
+		return Snapshot{}, Snapshot{}, err
+	}
+	if was, err = s.Get(name, info.Name); err != nil {
+		return Snapshot{}, Snapshot{}, err
+	}
+	next, err = was.relabelled(info, fieldpaths)
+	return was, next, err
+}
+
+func (s Snapshot) relabelled(info snapshots.Info, fieldpaths []string) (next Snapshot, err error) {
+	next = s
+	next.Labels, err = mergeLabels(s.Labels, info.Labels, fieldpaths)
+	return next, err
 }
 
 func mergeLabels(old, given map[string]string, fieldpaths []string) (map[string]string, error) {
@@ -172,6 +200,16 @@ func mergeLabels(old, given map[string]string, fieldpaths []string) (map[string]
 
 // SetUsage keeps what a snapshot takes up, once that is known for good. A snapshot that is gone is no error.
 func (s *Store) SetUsage(ctx context.Context, id ID, usage snapshots.Usage) error {
+	return s.amend(ctx, id, func(sn *Snapshot) { sn.Usage = knownUsage(usage) })
+}
+
+// SetSize sets the size of the content of a snapshot. A snapshot that is gone is no error.
+func (s *Store) SetSize(ctx context.Context, id ID, size uint64) error {
+	return s.amend(ctx, id, func(sn *Snapshot) { sn.Placement.Size = size })
+}
+
+// amend changes a record, and nothing that points at it. A snapshot that is gone is no error.
+func (s *Store) amend(ctx context.Context, id ID, change func(*Snapshot)) error {
 	return s.update(ctx, func(t *tx) error {
 		raw := t.Bucket(bucketRecords).Get(key8(uint64(id)))
 		if raw == nil {
@@ -181,9 +219,9 @@ func (s *Store) SetUsage(ctx context.Context, id ID, usage snapshots.Usage) erro
 		if err != nil {
 			return err
 		}
-		measured := sn
-		measured.Usage = knownUsage(usage)
-		return t.replace(sn, measured)
+		next := sn
+		change(&next)
+		return t.replace(sn, next)
 	})
 }
 

@@ -49,6 +49,8 @@ type Backend struct {
 	volatile bool
 	flusher  *flusher // nil if commits are not synced
 	bootID   func() (string, error)
+	projects projects
+	walks    walks
 	mapsIDs  atomic.Bool // has been found
 
 	restoring singleflight.Group // of contents that Mounts makes again, by id
@@ -87,6 +89,9 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	if err := b.find(ctx, cfg, was); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	if err := b.findProjects(cfg); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil

@@ -99,7 +99,7 @@ func usedBy(root holders.Directory, m *holders.Mount, contents map[uint64][]hold
 	seen := map[uint64]bool{}
 	for _, path := range root.Uses(m) {
 		name, _, _ := strings.Cut(path, string(os.PathSeparator))
-		id, ok := parseID(name)
+		id, ok := parseName(name)
 		if _, asked := contents[id]; ok && asked && !seen[id] {
 			seen[id] = true
 			ids = append(ids, id)

@@ -46,7 +46,10 @@ func TestPlanMapped(t *testing.T) {
 			Type: "overlay", Source: "overlay", Options: with("index=off", "lowerdir=/r/7/fs:/r/empty"),
 		}},
 		{"child", tChain(12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: with(
-			"index=off", "volatile", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs",
+			"index=off", "volatile", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs:/r/empty",
+		)}},
+		{"grandchild", tChain(3, 12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: with(
+			"index=off", "volatile", "workdir=/r/3/work", "upperdir=/r/3/fs", "lowerdir=/r/12/fs:/r/7/fs",
 		)}},
 		{"view of a child", tChain(12, 7), false, mount.Mount{
 			Type: "overlay", Source: "overlay", Options: with("index=off", "lowerdir=/r/12/fs:/r/7/fs"),
@@ -350,4 +353,33 @@ func TestProbeIDMap(t *testing.T) {
 			t.Errorf("Mounts where the kernel cannot: %v", err)
 		}
 	})
+}
+
+// TestSELinuxOption adds to each mount what containerd's client adds for SELinux (handleMounts in client/container.go), and
+// asks containerd's code what it takes the mount for.
+func TestSELinuxOption(t *testing.T) {
+	const label = `context="system_u:object_r:container_file_t:s0:c1,c2"`
+	b := &Backend{root: "/r", overlay: overlay{options: []string{"index=off"}}, volatile: true}
+	m, err := idmap.FromLabels(tMaps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, writable := range []bool{true, false} {
+		for _, chain := range [][]Content{tChain(7), tChain(12, 7)} {
+			for _, mounts := range [][]mount.Mount{b.plan(chain, writable, nil), b.planMapped(chain, writable, nil, m)} {
+				last := &mounts[len(mounts)-1]
+				plain := slices.Clone(last.Options)
+				last.Options = append(last.Options, label)
+				if last.ReadOnly() == writable {
+					t.Errorf("%v is taken for read-only: %v", last, !writable)
+				}
+				want := slices.DeleteFunc(plain, func(o string) bool { return o == "volatile" })
+				for _, got := range mount.RemoveVolatileOption(mounts) {
+					if !slices.Equal(got.Options, append(want, label)) {
+						t.Errorf("without volatile: %q, want %q and the label", got.Options, want)
+					}
+				}
+			}
+		}
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 
@@ -76,46 +75,6 @@ func TestPlan(t *testing.T) {
 	}
 	if _, err := bare.Mounts(t.Context(), nil, true, nil); err == nil {
 		t.Error("a writable empty chain has mounts")
-	}
-}
-
-// TestManyLayers mounts long chains in a long root through containerd, which has one page for the options.
-func TestManyLayers(t *testing.T) {
-	root := t.TempDir()
-	if len(root) > 98 {
-		t.Fatalf("TMPDIR is too long for this test: %s", root)
-	}
-	// A root of 100 characters, and in it the backend's.
-	root = filepath.Join(root, strings.Repeat("r", 100-len(root)-1), "union")
-	b := tBackend(t, Config{Root: root})
-	for _, layers := range []int{128, 300} {
-		var chain []Content
-		for id := uint64(9_000_000); len(chain) < layers; id++ {
-			if _, err := b.Make(t.Context(), Content{ID: id}, chain, nil); err != nil {
-				t.Fatal(err)
-			}
-			chain = slices.Insert(chain, 0, Content{ID: id})
-		}
-		tWrite(t, b.path(chain[0].ID, fsName, "top"), "t")
-		tWrite(t, b.path(chain[layers-1].ID, fsName, "base"), "b")
-		for _, writable := range []bool{true, false} {
-			mounts, err := b.Mounts(t.Context(), chain, writable, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			look := func(dir string) error {
-				if got := tTree(t, dir); got != "base=b top=t" {
-					t.Errorf("%d layers: %q", layers, got)
-				}
-				return nil
-			}
-			if err := mount.WithTempMount(t.Context(), mounts, look); err != nil {
-				t.Error(err)
-			}
-			if err := mount.WithReadonlyTempMount(t.Context(), mounts, look); err != nil {
-				t.Error(err)
-			}
-		}
 	}
 }
 

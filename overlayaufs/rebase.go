@@ -43,16 +43,21 @@ func (b *Backend) Rebase(ctx context.Context, c Content, below []Content, labels
 
 func (b *Backend) rebase(ctx context.Context, c Content, below []Content, labels map[string]string) error {
 	if len(below) == 0 {
-		if !isLoose(labels) {
+		if !b.isLoose(labels) {
 			return nil
 		}
 		return b.walkLayer(ctx, c.ID, cleaner{})
+	}
+	if isUnpack(labels) {
+		if err := errors.Join(b.checkRebase(), b.checkDepth(len(below)+1, true)); err != nil {
+			return err
+		}
 	}
 	if err := b.adoptRoot(c.ID, below[0].ID); err != nil {
 		return err
 	}
 	failpoint.Hit("union.rebased-root")
-	if !isLoose(labels) {
+	if !b.isLoose(labels) {
 		return nil
 	}
 	// Make's last step: nothing that was made in the layer is older.

@@ -102,13 +102,37 @@ type Templater interface {
 	MakeTemplate(ctx context.Context, id uint64, name string) (size uint64, err error)
 }
 
+// A Labeler is a Backend that tells more of a content than the store knows.
+type Labeler interface {
+	// Labels returns the labels to show with the snapshot whose content is c, or nil. They are never stored: what a client sets of that name
+	// is dropped, and no filter of Walk sees them. It is called for one snapshot after the other, and touches no disk.
+	Labels(c Content) map[string]string
+}
+
 // A Resizer is a Backend whose contents have limits that may change while they are in use.
 type Resizer interface {
-	// Resize gives content c, that of an active snapshot, the limits that its new labels ask for, on top of the chain below it,
-	// and returns the size that the record shall keep from now on. It is called before the labels are recorded, so a crash in between leaves
-	// limits that the record does not tell of: Mounts puts them right. It is idempotent. A limit that cannot be had is
-	// errdefs.ErrInvalidArgument or errdefs.ErrFailedPrecondition, and changes nothing.
+	// Resize gives content c, that of an active snapshot, the limits that its new labels ask for, on top of the chain below
+	// it, and returns the size that the record shall keep from now on. It is called under the exclusive lock of the snapshot,
+	// also for labels that are no limits, and before the labels are recorded: a crash in between leaves limits that the record
+	// does not tell of, and Mounts puts them right. It is idempotent. At return the limits are durable. A client waits for it
+	// with all his other calls (containerd calls in a transaction of its own), so it takes no longer than it must.
+	//
+	// A limit that cannot be had is errdefs.ErrInvalidArgument or errdefs.ErrFailedPrecondition, and changes nothing.
 	Resize(ctx context.Context, c Content, below []Content, labels map[string]string) (size uint64, err error)
+}
+
+// A Sizer is a Resizer whose contents have sizes that their records must not fall behind: by its record a content is mounted
+// after a crash, and what is made upon it is as large. So a larger size is recorded before the content has it, in a transaction
+// of its own.
+type Sizer interface {
+	Resizer
+
+	// NewSize returns the size that c is to have when its labels change from was to labels: c.Size unless they ask for another.
+	// It changes nothing. Its errors are those of Resize.
+	//
+	// Resize is called with that size in c, and leaves c with it. With an error it returns the size that c may have all the
+	// same, or 0 if it is as it was: then the record is put back.
+	NewSize(ctx context.Context, c Content, was, labels map[string]string) (size uint64, err error)
 }
 
 // A Projecter is a Backend whose file system counts what each content takes up, and may bound it, under a project id that is

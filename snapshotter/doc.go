@@ -15,11 +15,11 @@
 // # Locks
 //
 // One lock per snapshot key. Prepare and View hold their key, and their parent shared; Commit holds both its keys, and the
-// parent that it moves onto shared; Remove holds its key, Mounts shares it. All locks of a call are taken together, in the
-// order of their keys, so no two calls wait for each other. A base takes its template's lock after those, and who holds that
-// takes no other. Each worker of the settler holds one key at a time, that of the snapshot whose content it works on. Stat,
-// Update, Walk and Usage take none of these; Usage of a committed snapshot takes one of its own, so that its content is
-// walked once. Every wait for a lock has a bound.
+// parent that it moves onto shared; Remove holds its key, and so does Update of an active snapshot; Mounts shares it. All
+// locks of a call are taken together, in the order of their keys, so no two calls wait for each other. A base takes its
+// template's lock after those, and who holds that takes no other. Each worker of the settler holds one key at a time, that of
+// the snapshot whose content it works on. Stat, Walk and Usage take none of these; Usage of a committed snapshot takes one of
+// its own, so that its content is walked once. Every wait for a lock has a bound.
 //
 // The locks keep kernel work on one content apart. That the records stay right they do not guarantee: each transaction
 // checks for itself.

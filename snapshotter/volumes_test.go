@@ -103,11 +103,17 @@ func mustOpenVolumes(t *testing.T, root, template string) *volumeHost {
 
 func mustServe(t *testing.T, root string, v *volumes) *volumeHost {
 	t.Helper()
+	return mustServeAs(t, root, v, v)
+}
+
+// mustServeAs serves a volumes as the backend that it is a part of.
+func mustServeAs(t *testing.T, root string, v *volumes, b snapshotter.Backend) *volumeHost {
+	t.Helper()
 	store, err := metadata.Open(filepath.Join(root, "lamina.db"), metadata.Options{})
 	require.NoError(t, err)
 	v.Dirs, v.running = backendtest.NewDirs(filepath.Join(root, "dirs")), map[uint64]bool{}
 	set, err := snapshotter.Open(t.Context(), snapshotter.Config{
-		Store: store, Backends: map[metadata.Medium]snapshotter.Backend{metadata.Volume: v},
+		Store: store, Backends: map[metadata.Medium]snapshotter.Backend{metadata.Volume: b},
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = set.Close() })

@@ -1,0 +1,158 @@
+package snapshotter_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lamina-snapshotter/lamina/snapshotter"
+)
+
+const sizeLabel = snapshots.LabelSnapshotMaxSize
+
+// sized is a volumes whose contents have sizes that only grow.
+type sized struct {
+	*volumes
+
+	host  *volumeHost
+	limit map[string]string // the labels of the last Resize
+	size  map[uint64]uint64
+	fail  error  // of the next Resize
+	had   uint64 // and what it returns with it
+}
+
+func (s *sized) NewSize(_ context.Context, c snapshotter.Content, was, labels map[string]string) (uint64, error) {
+	if labels[sizeLabel] == was[sizeLabel] || labels[sizeLabel] == "" {
+		return c.Size, nil
+	}
+	size, err := strconv.ParseUint(labels[sizeLabel], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", sizeLabel, errdefs.ErrInvalidArgument)
+	}
+	if size < c.Size {
+		return 0, errdefs.ErrFailedPrecondition
+	}
+	return size, nil
+}
+
+// Resize insists on a record that says the size already.
+func (s *sized) Resize(_ context.Context, c snapshotter.Content, _ []snapshotter.Content, labels map[string]string) (uint64, error) {
+	sn, err := s.host.store.Get("lamina", "active")
+	if err != nil || sn.Placement.Size != c.Size || sn.Link().Content() != c.ID {
+		return 0, fmt.Errorf("the record says %d, not %d: %w", sn.Placement.Size, c.Size, err)
+	}
+	if maps.Equal(sn.Labels, labels) {
+		return 0, errors.New("the labels are recorded already")
+	}
+	if s.fail != nil {
+		return s.had, s.fail
+	}
+	s.size[c.ID], s.limit = c.Size, labels
+	return c.Size, nil
+}
+
+func mustOpenSized(t *testing.T) *sized {
+	t.Helper()
+	s := &sized{volumes: &volumes{usual: "usual"}, size: map[uint64]uint64{}}
+	s.host = mustServeAs(t, t.TempDir(), s.volumes, s)
+	_, err := s.host.Prepare(t.Context(), "active", "")
+	require.NoError(t, err)
+	return s
+}
+
+func (s *sized) update(t *testing.T, labels map[string]string, fieldpaths ...string) error {
+	t.Helper()
+	_, err := s.host.Update(t.Context(), snapshots.Info{Name: "active", Labels: labels}, fieldpaths...)
+	return err
+}
+
+// requireRecord checks what is recorded of the active snapshot.
+func (s *sized) requireRecord(t *testing.T, size uint64, labels map[string]string) {
+	t.Helper()
+	sn, err := s.host.store.Get("lamina", "active")
+	require.NoError(t, err)
+	require.Equal(t, size, sn.Placement.Size)
+	require.Equal(t, labels, sn.Labels)
+}
+
+// The backend is told the labels that will be recorded, whatever fields are named, before they are.
+func TestUpdateResizes(t *testing.T) {
+	s := mustOpenSized(t)
+	id := s.host.device(t, "lamina", "active")
+	for _, step := range []struct {
+		given map[string]string
+		paths []string
+		then  map[string]string
+		size  uint64
+	}{
+		{given: map[string]string{sizeLabel: "100"}, then: map[string]string{sizeLabel: "100"}, size: 100},
+		{given: map[string]string{"a": "b"}, paths: []string{"labels.a"}, then: map[string]string{sizeLabel: "100", "a": "b"}, size: 100},
+		{given: map[string]string{sizeLabel: "200"}, paths: []string{"labels." + sizeLabel}, then: map[string]string{sizeLabel: "200", "a": "b"}, size: 200},
+		{given: map[string]string{sizeLabel: "300", "c": "d"}, paths: []string{"labels"}, then: map[string]string{sizeLabel: "300", "c": "d"}, size: 300},
+		{given: map[string]string{"e": "f"}, paths: []string{"labels." + sizeLabel, "labels.e"}, then: map[string]string{"c": "d", "e": "f"}, size: 300},
+		{given: map[string]string{sizeLabel: "400", "c": ""}, then: map[string]string{sizeLabel: "400"}, size: 400},
+		{given: nil, then: nil, size: 400},
+	} {
+		require.NoError(t, s.update(t, step.given, step.paths...), step)
+		s.requireRecord(t, step.size, step.then)
+		require.Equal(t, step.then, s.limit)
+		require.Equal(t, step.size, s.size[id])
+	}
+	require.NoError(t, s.update(t, map[string]string{"a": "b"}))
+	s.limit = nil
+	require.NoError(t, s.update(t, map[string]string{"a": "b"}))
+	require.Nil(t, s.limit, "nothing has changed")
+}
+
+// What cannot be had changes nothing; what may have changed something, is in the record.
+func TestUpdateRefused(t *testing.T) {
+	s := mustOpenSized(t)
+	first := map[string]string{sizeLabel: "200"}
+	require.NoError(t, s.update(t, first))
+	require.True(t, errdefs.IsFailedPrecondition(s.update(t, map[string]string{sizeLabel: "100"})))
+	require.True(t, errdefs.IsInvalidArgument(s.update(t, map[string]string{sizeLabel: "large"})))
+	require.True(t, errdefs.IsInvalidArgument(s.update(t, map[string]string{sizeLabel: "400"}, "kind")))
+	s.requireRecord(t, 200, first)
+
+	s.fail = errors.New("not now")
+	require.ErrorIs(t, s.update(t, map[string]string{sizeLabel: "300"}), s.fail)
+	s.requireRecord(t, 200, first)
+	s.had = 300
+	require.ErrorIs(t, s.update(t, map[string]string{sizeLabel: "300"}), s.fail)
+	s.requireRecord(t, 300, first)
+	s.fail = nil
+	require.NoError(t, s.update(t, map[string]string{sizeLabel: "300"}))
+	s.requireRecord(t, 300, map[string]string{sizeLabel: "300"})
+}
+
+// Labels of what is not active are recorded alone, and so are those of a backend without limits.
+func TestUpdateOfOthers(t *testing.T) {
+	s := mustOpenSized(t)
+	require.NoError(t, s.host.Commit(t.Context(), "layer", "active"))
+	_, err := s.host.View(t.Context(), "view", "layer")
+	require.NoError(t, err)
+	labels := map[string]string{sizeLabel: "large"}
+	for _, key := range []string{"layer", "view"} {
+		info, err := s.host.Update(t.Context(), snapshots.Info{Name: key, Labels: labels})
+		require.NoError(t, err)
+		require.Equal(t, labels, info.Labels)
+	}
+	require.Nil(t, s.limit)
+
+	plain := mustOpenVolumes(t, t.TempDir(), "usual")
+	_, err = plain.Prepare(t.Context(), "active", "")
+	require.NoError(t, err)
+	_, err = plain.Update(t.Context(), snapshots.Info{Name: "active", Labels: labels})
+	require.NoError(t, err)
+	_, err = plain.Update(t.Context(), snapshots.Info{Name: "none", Labels: labels})
+	require.True(t, errdefs.IsNotFound(err))
+	_, err = plain.Update(t.Context(), snapshots.Info{Labels: labels})
+	require.True(t, errdefs.IsInvalidArgument(err))
+}
