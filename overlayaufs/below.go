@@ -20,8 +20,8 @@ import (
 // which the directory is opaque, or that has something else of the name. aufs ends it at neither when it looks a directory up for
 // the first time (au_lkup_dentry in fs/aufs/dentry.c: isdir is of a dentry that has no inode yet; tried on 6.1, and the same from 5.0
 // to 6.11): it passes over something else, and takes the lowest of several opaque directories for the one that ends the union.
-// So a directory that was replaced in two layers shows what was in it before the second time, and a whiteout is all that
-// ends a union in aufs. In its form such a directory has a whiteout for each name below.
+// So a directory that was replaced in two layers shows what was in it before the second time. What is translated to its form
+// has a whiteout for each name instead, as what aufs has written and is committed (dropOpaque).
 type stack struct {
 	root   int // descriptor of the root of the place
 	layers []Content

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +34,7 @@ func inspect(ctx context.Context, top int, name string, how manner, below *stack
 		return Counts{}, nil, err
 	}
 	i := &inspection{ctx: ctx, manner: how, below: below, list: make([]byte, maxAttrList)}
-	i.walk = &walk{visitor: i, top: top, buf: make([]byte, 64<<10)}
+	i.walk = newWalk(top, i)
 	err = i.run(ctx, name)
 	return i.counts, i.refused, err
 }
@@ -41,8 +42,7 @@ func inspect(ctx context.Context, top int, name string, how manner, below *stack
 // refuse notes why an entry of the directory that the walk is in cannot be translated, or, if name is "", the directory itself.
 func (i *inspection) refuse(name string, why error) {
 	if len(i.refused) < maxRefused {
-		where := pathOf(append(i.stack[1:len(i.stack):len(i.stack)], frame{name: name}))
-		i.refused = append(i.refused, fmt.Errorf("%q: %w", "/"+strings.TrimSuffix(where, "/"), why))
+		i.refused = append(i.refused, fmt.Errorf("%q: %w", path.Join("/", i.path(), name), why))
 	}
 }
 
@@ -93,7 +93,7 @@ func (i *inspection) look(fd int) error {
 	return err
 }
 
-func (i *inspection) path() string { return pathOf(i.stack[1:]) }
+func (i *inspection) path() string { return strings.Join(i.walk.path()[1:], "/") }
 
 // touch notes that the directory that the walk is in would be changed. It is refused once.
 func (i *inspection) touch() {
@@ -132,7 +132,7 @@ func (i *inspection) attributes(name string, list []byte, dir bool, get func(str
 	return p.opaque || len(p.drop) > 0
 }
 
-func (i *inspection) entry(fd int, name string, typ uint8) (descend bool, err error) {
+func (i *inspection) entry(fd int, name string, _ uint8) (descend bool, err error) {
 	if i.failed != nil {
 		return false, i.failed
 	}
@@ -167,7 +167,7 @@ func (i *inspection) mark(name string, st *unix.Statx_t) (m mark) {
 	typ, rdev := uint32(st.Mode)&unix.S_IFMT, unix.Mkdev(st.Rdev_major, st.Rdev_minor)
 	if i.from == formOverlay {
 		m, err = overlayMark(name, typ, rdev)
-	} else if m, _, err = aufsMark(name, typ); m == unmarked && err == nil && isWhiteout(typ, rdev) {
+	} else if m, err = aufsMark(name, typ); m == unmarked && err == nil && isWhiteout(typ, rdev) {
 		err = errors.New("a device 0:0 would be a whiteout of overlayfs")
 	}
 	if err == nil && m != unmarked && isFixed(st) {

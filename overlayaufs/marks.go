@@ -17,8 +17,8 @@ import (
 //	.wh.NAME in a directory that is united      nothing: ls would show the name of the device, as overlayfs
 //	  with none below                             hides those of united directories alone
 //	.wh..wh..opq, a regular file                overlay.opaque=y on the directory that it is in
-//	the same, and whiteouts of all that is      an opaque directory, or one above a file, where layers below
-//	  below                                       have one too: see stack
+//	whiteouts of each name that it has not,     overlay.opaque=y on a directory; or one upon a file upon a
+//	  and a layer has below                       directory: see stack
 //	.wh..wh.plnk, .orph, .aufs, others          nothing: they go
 //	nothing                                     overlay.origin, .impure, .uuid, which go
 //
@@ -66,27 +66,26 @@ var (
 	errTooLong = errors.New("a deletion of a name of more than 251 bytes would have one of more than 255 in the form of aufs")
 )
 
-// aufsMark returns what an entry means in the form of aufs, and the name that a whiteout is of. Its type is one of unix.S_IF*.
-func aufsMark(name string, typ uint32) (m mark, of string, err error) {
+// aufsMark returns what an entry means in the form of aufs. Its type is one of unix.S_IF*.
+func aufsMark(name string, typ uint32) (mark, error) {
 	rest, marked := strings.CutPrefix(name, whPrefix)
+	m := whiteout
 	switch {
 	case !marked:
-		return unmarked, "", nil
+		return unmarked, nil
 	case name == dirrenInodes, strings.HasPrefix(name, dirrenPrefix):
-		return unmarked, "", errDirren
+		return unmarked, errDirren
 	case name == opaqueName:
 		m = opaque
 	case strings.HasPrefix(name, aufsOwnPrefix):
-		return private, "", nil
+		return private, nil
 	case rest == "" || rest == "." || rest == "..":
-		return unmarked, "", errors.New("aufs has no such whiteout")
-	default:
-		m, of = whiteout, rest
+		return unmarked, errors.New("aufs has no such whiteout")
 	}
 	if typ != unix.S_IFREG {
-		return unmarked, "", errors.New("it has the name of a whiteout, and is no regular file")
+		return unmarked, errors.New("it has the name of a whiteout, and is no regular file")
 	}
-	return m, of, nil
+	return m, nil
 }
 
 // overlayMark returns what an entry means in the form of overlayfs, by its name and, of a device, its number.

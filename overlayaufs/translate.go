@@ -20,6 +20,9 @@ import (
 //   - the old form, with or without the new one: the new one is made, if it is missing, and the old one removed;
 //   - the new form alone: nothing.
 //
+// An opaque directory has many marks in the form of aufs, and its attribute goes when all are there and those of the
+// directories in it, which come first in the walk.
+//
 // That the new form is a mark, and not a file that looks like one, was found out before the first change to any layer: a layer that
 // has such a file cannot be translated. Names, attributes and the times of a directory are changed in the order in which ext4, xfs and btrfs
 // have them on the disk, and no mark has data: a power cut leaves what a kill at some moment before would have left.
@@ -58,7 +61,7 @@ type Counts struct {
 	Whiteouts  int
 	Void       int // whiteouts of aufs's form where there is nothing below, which go
 	Opaque     int // directories
-	Added      int // whiteouts that aufs needs beside an opaque directory
+	Added      int // whiteouts that aufs needs in their place
 	Own        int // files and directories of aufs's own, which go
 	Attributes int // of overlayfs, which go
 }
@@ -80,7 +83,7 @@ func translate(ctx context.Context, top int, name string, how manner, below *sta
 		return Counts{}, err
 	}
 	t := &translation{ctx: ctx, manner: how, below: below, list: make([]byte, maxAttrList)}
-	t.walk = &walk{visitor: t, top: top, buf: make([]byte, 64<<10)}
+	t.walk = newWalk(top, t)
 	err := t.run(ctx, name)
 	return t.counts, err
 }
@@ -133,15 +136,7 @@ func (t *translation) enter(fd int, l *level) error {
 }
 
 // path is where in the layer the walk is.
-func (t *translation) path() string { return pathOf(t.stack[1:]) }
-
-func pathOf(frames []frame) string {
-	names := make([]string, len(frames))
-	for i, f := range frames {
-		names[i] = f.name
-	}
-	return strings.Join(names, "/")
-}
+func (t *translation) path() string { return strings.Join(t.walk.path()[1:], "/") }
 
 func (t *translation) entry(fd int, name string, typ uint8) (descend bool, err error) {
 	if t.failed != nil {
@@ -164,7 +159,7 @@ func (t *translation) entry(fd int, name string, typ uint8) (descend bool, err e
 
 func (t *translation) fromAufs(name string, st *unix.Stat_t) (descend bool, err error) {
 	l := &t.levels[len(t.levels)-1]
-	m, _, err := aufsMark(name, st.Mode&unix.S_IFMT)
+	m, err := aufsMark(name, st.Mode&unix.S_IFMT)
 	switch {
 	case err != nil:
 		return false, err
@@ -324,19 +319,19 @@ func (t *translation) toAufs(fd int, l level) error {
 		failpoint.Hit("migrate.whiteout-added")
 		t.counts.Added++
 	}
-	for _, attr := range l.drop {
+	drop := l.drop
+	if l.opaque {
+		drop = append(drop, t.attrs+opaqueMark)
+		t.counts.Opaque++
+	}
+	for _, attr := range drop {
 		if err := removeAttr(fd, attr); err != nil {
 			return err
 		}
-		t.counts.Attributes++
+		failpoint.Hit("migrate.directory-attribute-removed")
 	}
-	if !l.opaque {
-		return nil
-	}
-	t.counts.Opaque++
-	return t.exchange(
-		func() error { return makeMark(fd, opaqueName) },
-		func() error { return removeAttr(fd, t.attrs+opaqueMark) })
+	t.counts.Attributes += len(l.drop)
+	return nil
 }
 
 // exchange makes the new form of a mark and then removes the old one.
