@@ -110,15 +110,21 @@ func (b *Backend) Claim(ctx context.Context, uuid string, start uint64) error {
 	if err := os.Chmod(empty, 0o755); err != nil { // regardless of the umask
 		return err
 	}
-	err = writeDurably(b.root, ownerNewName, ownerName, append(data, '\n'))
-	if errors.Is(err, unix.ENOSPC) && b.giveUpReserve(ctx) {
-		err = writeDurably(b.root, ownerNewName, ownerName, append(data, '\n'))
-	}
-	if err != nil {
+	if err := b.writeOwner(ctx, data); err != nil {
 		return space.Explain(err, b.root)
 	}
 	b.takeReserve(ctx)
 	return syncDir(filepath.Dir(b.root)) // Open may have made the root
+}
+
+// writeOwner replaces the owner file. At return it is durable.
+func (b *Backend) writeOwner(ctx context.Context, data []byte) error {
+	data = append(data, '\n')
+	err := writeDurably(b.root, ownerNewName, ownerName, data)
+	if errors.Is(err, unix.ENOSPC) && b.giveUpReserve(ctx) {
+		err = writeDurably(b.root, ownerNewName, ownerName, data)
+	}
+	return err
 }
 
 // readOwner returns what the owner file in root says, or an empty owner of a place that is new.
