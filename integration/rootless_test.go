@@ -53,7 +53,7 @@ func enterRootless(t *testing.T, tests ...string) {
 	ctx, cancel := context.WithTimeout(t.Context(), rootlessTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "-test.v", "-test.count=1",
-		"-test.timeout="+rootlessTimeout.String(), "-test.skip="+rootlessSkip, "-test.run=^("+strings.Join(tests, "|")+")$")
+		"-test.timeout="+(rootlessTimeout-time.Minute).String(), "-test.skip="+rootlessSkip, "-test.run=^("+strings.Join(tests, "|")+")$")
 	cmd.Dir = filepath.Join(readable(t, repository(t)), "integration")
 	cmd.Env = append(os.Environ(), rootlessVariable+"=1", rootVariable+"=1", programsVariable+"="+session,
 		"PWD="+cmd.Dir, "TMPDIR="+home, "HOME="+home, "USER=somebody", "XDG_RUNTIME_DIR="+filepath.Join(home, "run"))
