@@ -39,7 +39,7 @@ func mountedContexts(device string) ([]string, error) {
 func contexts(options string) (found []string, err error) {
 	for options != "" {
 		key, rest, _ := strings.Cut(options, "=")
-		if i := strings.IndexByte(key, ','); i >= 0 || rest == "" {
+		if strings.Contains(key, ",") || rest == "" {
 			_, options, _ = strings.Cut(options, ",") // an option without a value
 			continue
 		}

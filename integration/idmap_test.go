@@ -70,8 +70,9 @@ func checkUserNamespaces(t *testing.T, b backend) {
 		[]string{image.SmallName, "second", "/bin/sh", "-c", inNamespace})...)
 	n.checkOwners("second", out)
 	n.checkOwners("first", n.ctr("tasks", "exec", "--exec-id", "look", "first", "/bin/sh", "-c", inNamespace))
-	out = n.ctr("run", "--rm", image.SmallName, "third", "/bin/sh", "-c", "id -u; "+inNamespace)
-	n.checkOwners("one without a map", strings.TrimPrefix(out, "0\n"))
+	if b.name == lamina.BackendUnion { // in a guest a container takes seconds, and readImageTree sees as much
+		n.checkOwners("one without a map", n.ctr("run", "--rm", image.SmallName, "third", "/bin/sh", "-c", inNamespace))
+	}
 
 	n.checkOnDisk(b)
 	n.removeContainer("first")
