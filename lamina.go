@@ -61,15 +61,8 @@ func DefaultConfig() Config {
 	return Config{
 		Root:         DefaultRoot,
 		Snapshotters: DefaultSnapshotters(),
-		Union: overlayaufs.Config{
-			Driver:    "auto",
-			Sync:      "commit",
-			Index:     "auto",
-			UserXattr: "auto",
-			Metacopy:  "auto",
-			Volatile:  "auto",
-		},
-		Thin: dmthin.DefaultConfig(),
+		Union:        overlayaufs.DefaultConfig(),
+		Thin:         dmthin.DefaultConfig(),
 	}
 }
 
@@ -115,18 +108,6 @@ func (c Config) ContentRoot(name string) string {
 	default:
 		return c.Root
 	}
-}
-
-// Capabilities returns what the named snapshotter can do on this host beyond the common contract, in the words that
-// containerd knows, as "remap-ids" and "rebase". What is not in the list must not be claimed: containerd relies on it.
-//
-// "rebase" has containerd unpack the layers of an image side by side. A volume is a whole tree, with what is below in it: it
-// cannot come before that.
-func (c Config) Capabilities(name string) []string {
-	if c.Snapshotters[name].Backend == BackendUnion && c.Union.CanRebase() {
-		return []string{snapshots.RebaseCap}
-	}
-	return nil
 }
 
 // A Host is an open root: the store, the backends, and the snapshotters on them. Its methods may be called from several
@@ -201,7 +182,8 @@ func (c Config) openBackend(ctx context.Context, name, store string) (snapshotte
 	if err != nil {
 		return nil, err
 	}
-	log.G(ctx).WithField("root", root).WithField("driver", b.Driver()).WithField("options", b.Options()).Info("opened the union backend")
+	log.G(ctx).WithField("root", root).WithField("driver", b.Driver()).WithField("options", b.Options()).
+		WithField("quotas", b.Quotas()).Info("opened the union backend")
 	return b, nil
 }
 

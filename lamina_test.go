@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"github.com/moby/sys/userns"
 
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
@@ -53,6 +54,36 @@ func mustOpen(t *testing.T, c Config) *Host {
 func TestDefaultConfigIsValid(t *testing.T) {
 	if err := DefaultConfig().Validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestRebaseIsClaimedWhereItIsRight(t *testing.T) {
+	here := !userns.RunningInUserNS()
+	for want, changes := range map[bool][]func(*Config){
+		here: {func(*Config) {}, func(c *Config) { c.Union.Driver = "overlay" }, func(c *Config) { c.Union.Metacopy = "on" }},
+		false: {
+			func(c *Config) { c.Snapshotters[DefaultName] = SnapshotterConfig{Backend: BackendThin} },
+			func(c *Config) { c.Union.Driver = "aufs" },
+			func(c *Config) { c.Union.UserXattr = "on" },
+			func(c *Config) {
+				c.Root = t.TempDir()
+				text := []byte(`{"uuid":"a-store","start":1,"form":"aufs"}`)
+				dir := c.ContentRoot(DefaultName)
+				if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "owner"), text, 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			},
+		},
+	} {
+		for i, change := range changes {
+			c := DefaultConfig()
+			c.Root = filepath.Join(t.TempDir(), "none")
+			change(&c)
+			has, _ := c.Capabilities(t.Context(), DefaultName)
+			if got := slices.Contains(has, snapshots.RebaseCap); got != want {
+				t.Errorf("%v, change %d: %v", want, i, got)
+			}
+		}
 	}
 }
 

@@ -6,7 +6,12 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+
+	"github.com/lamina-snapshotter/lamina/internal/bytesize"
 )
+
+// Size is a number of bytes, in a configuration a text such as "100GiB", "64K" or "auto".
+type Size = bytesize.Size
 
 // The values of the settings.
 const (

@@ -24,6 +24,7 @@ const (
 	ContentMissing  Code = "content-missing"
 	ContentLost     Code = "content-lost"
 	ContentSurplus  Code = "content-surplus"
+	ContentProject  Code = "content-project"
 	TemplateMissing Code = "template-missing"
 	TrashLeft       Code = "trash-left"
 	TrashWaiting    Code = "trash-waiting"
@@ -139,6 +140,10 @@ var remedies = map[Code]remedy{
 	},
 	ContentLost: {
 		"it is damage: containers on it do not start", lossAdvice, ByRemoval,
+	},
+	ContentProject: {
+		"what it takes up is walked for, and its limit is not kept; a copy that was put back is so",
+		"remove the snapshot and make it again, or set the project that is recorded (chattr -R -p) and the flag P of its directories", ByHand,
 	},
 	ContentSurplus:  {"a crash left it between content and record; it takes space and nothing else", startAdvice, ByStart},
 	TemplateMissing: {"no base layer can be made on it", startAdvice, ByStart},

@@ -37,6 +37,7 @@ func (e *examination) union(ctx context.Context) error {
 	}
 	both(e.first.directories, now.directories, func(id uint64, link metadata.Link) {
 		e.missingDirectory(there[id], link)
+		e.otherProject(survey, there[id], link)
 	})
 	return e.surplusDirectories(ctx, surplus)
 }
@@ -61,6 +62,13 @@ func (e *examination) missingDirectory(r overlayaufs.Remains, link metadata.Link
 		e.found(e.of(finding(ContentLost, dir, "it has no directory fs, which the layer would be in"), link.ID))
 	case !r.Work && active:
 		e.found(e.of(finding(ContentMissing, dir, "it has no directory work, which overlayfs needs"), link.ID))
+	}
+}
+
+// otherProject reports a layer that the file system counts under another project than the one in the record.
+func (e *examination) otherProject(survey *overlayaufs.Survey, r overlayaufs.Remains, link metadata.Link) {
+	if want := link.Placement.Project; survey.Counted && r.FS && want != 0 && r.Project != want {
+		e.found(e.of(finding(ContentProject, e.directory(link.Content()), "it is in project %d, and recorded in %d", r.Project, want), link.ID))
 	}
 }
 

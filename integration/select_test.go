@@ -23,9 +23,8 @@ import (
 const programsVariable = "LAMINA_TEST_PROGRAMS"
 
 // runTests runs the tests and benchmarks that the flags select and returns the
-// exit code. Those whose names begin with Thin or PowerCut need device mapper: if this
-// kernel has none they run in a guest, after the others and within the same
-// -test.timeout.
+// exit code. Those that need device mapper, or quotas, by their names run in a guest if this
+// kernel has no device mapper, after the others and within the same -test.timeout.
 func runTests(m *testing.M) (code int, err error) {
 	inGuest, err := guest.Needed()
 	if err != nil {
@@ -62,7 +61,7 @@ func runTests(m *testing.M) (code int, err error) {
 // alone are the tests that take long, the longest first. Each has a guest of its own, and two guests run at once, as each
 // uses one processor only. All other tests for thin share one.
 var alone = []string{
-	"TestThinFailpoints", "TestThinConformance", "TestThinLife", "TestThinKilledDaemon", "TestThinPowerCut",
+	"TestThinFailpoints", "TestThinConformance", "TestThinLife", "TestThinKilledDaemon", "TestThinPowerCut", "TestQuotaConformance",
 }
 
 const guestsAtOnce = 2
@@ -180,6 +179,9 @@ func arguments(withoutProfiles bool) (args []string) {
 
 func flagValue(name string) string { return flag.Lookup(name).Value.String() }
 
+// guestNames are how the names of tests for a guest begin.
+var guestNames = []string{"TestThin", "BenchmarkThin", "TestPowerCut", "TestQuota"}
+
 // selectedTests returns the names of the tests and benchmarks that the flags
 // select. A program does not know its tests, so it is run to list them.
 func selectedTests() (thin, others []string, err error) {
@@ -196,7 +198,7 @@ func selectedTests() (thin, others []string, err error) {
 		}
 		switch {
 		case isBenchmark && bench == "", !selects(pattern, name), skips(skip, name):
-		case strings.HasPrefix(name, "TestThin"), strings.HasPrefix(name, "BenchmarkThin"), strings.HasPrefix(name, "TestPowerCut"):
+		case slices.ContainsFunc(guestNames, func(begin string) bool { return strings.HasPrefix(name, begin) }):
 			thin = append(thin, name)
 		default:
 			others = append(others, name)

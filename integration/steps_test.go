@@ -34,7 +34,7 @@ var sizeLabel = map[string]string{snapshots.LabelSnapshotMaxSize: "11811160064"}
 func (m matrix) steps() []crashStep {
 	active := func(m matrix) { m.write("new", "base") }
 	steps := append(m.makeSteps(), m.commitSteps(active)...)
-	steps = append(steps, m.removeSteps(active)...)
+	steps = append(append(steps, m.rebaseStep()), m.removeSteps(active)...)
 	for i := range steps {
 		if steps[i].before == nil {
 			steps[i].before = func(matrix) {}
@@ -132,6 +132,42 @@ func (m matrix) resizeStep() crashStep {
 		},
 		refused: func(error) bool { return false }, finish: func(matrix) { release() },
 		shows: map[string][]string{"new": {"base", "new"}},
+	}
+}
+
+// rebaseStep commits what was unpacked beside its parent, with a directory that
+// only the parent describes.
+func (m matrix) rebaseStep() crashStep {
+	unpacked := map[string]string{snapshots.LabelSnapshotRef: "layer", "containerd.io/snapshot/parent-chain-id": "below"}
+	fill := func(key, parent string, labels map[string]string, mode os.FileMode) {
+		within(m.t, m.h.prepare(key, parent, labels), func(dir string) {
+			require.NoError(m.t, errors.Join(os.Mkdir(filepath.Join(dir, "d"), mode), os.WriteFile(filepath.Join(dir, "d", key), nil, 0o600)))
+		})
+	}
+	return crashStep{
+		name: "commit onto a layer", on: lamina.BackendUnion,
+		before: func(m matrix) {
+			fill("below-active", "base", nil, 0o700)
+			require.NoError(m.t, m.h.Commit(m.t.Context(), "below", "below-active"))
+			fill("new", "", unpacked, 0o755)
+		},
+		run: func(ctx context.Context) error {
+			return m.h.Commit(ctx, "layer", "new", snapshots.WithParent("below"))
+		},
+		refused: func(err error) bool { return errdefs.IsAlreadyExists(err) || errdefs.IsNotFound(err) },
+		finish: func(m matrix) {
+			mounts, err := m.h.View(m.t.Context(), "look", "layer")
+			require.NoError(m.t, err)
+			within(m.t, mounts, func(dir string) {
+				info, err := os.Stat(filepath.Join(dir, "d"))
+				require.NoError(m.t, err)
+				require.Equal(m.t, os.ModeDir|0o700, info.Mode(), "the mode that the layer below has")
+				for _, name := range []string{"base", "d/below-active", "d/new"} {
+					require.FileExists(m.t, filepath.Join(dir, name))
+				}
+			})
+			require.NoError(m.t, m.h.Remove(m.t.Context(), "look"))
+		},
 	}
 }
 

@@ -133,3 +133,37 @@ func TestUnpackKilled(t *testing.T) {
 		}
 	}
 }
+
+// deepLayers is how many layers overlayfs stacks below a container. Where
+// containerd mounts all of them read-only, to compare a container with its image
+// or, before 2.4, to look for its user, it can be one less.
+const deepLayers = 500
+
+// TestDeepImage runs a container of an image of so many layers.
+func TestDeepImage(t *testing.T) {
+	requireRoot(t)
+	busybox, err := os.ReadFile(mustHave(t, ".cache/busybox"))
+	require.NoError(t, err)
+	n := &node{t: t, dir: mustTempDir(t), snapshotter: "lamina", unpacks: sideBySide}
+	n.daemon = startDaemon(t, filepath.Join(n.dir, "lamina"), union)
+	n.startBeside(containerd2)
+	run := func(layers int) (out string, took time.Duration) {
+		var archive bytes.Buffer
+		require.NoError(t, image.Deep(&archive, busybox, layers))
+		name := startRegistry(t, archive.Bytes())
+		began := time.Now()
+		n.ctr("images", "pull", name)
+		t.Logf("%d layers pulled in %v", layers, time.Since(began).Round(time.Millisecond))
+		began = time.Now()
+		out = n.ctr("run", "--rm", name, fmt.Sprint("deep-", layers), "sh", "-c", "cat number; ls -d [0-9]*; cat /etc/passwd")
+		took = time.Since(began)
+		n.ctr("images", "delete", "--sync", name)
+		return out, took
+	}
+	for _, layers := range []int{100, deepLayers} {
+		out, took := run(layers)
+		t.Logf("%d layers: a container took %v", layers, took.Round(time.Millisecond))
+		require.Equal(t, fmt.Sprintf("%d%[1]d\nroot:x:0:0:root:/:/bin/sh\n", layers-1), out)
+	}
+	require.Empty(t, n.daemon.layers(), "contents, or links to them")
+}

@@ -22,11 +22,12 @@ import (
 const (
 	emptyName = "empty" // an empty tree, to be mounted as such
 
-	fsName   = "fs"     // what the layer holds
-	newName  = "fs.new" // fs, while it is being made
-	workName = "work"   // overlayfs's own
-	bootName = "boot"   // see claimBoot
-	idsName  = "ids"    // see markIDs
+	fsName      = "fs"       // what the layer holds
+	newName     = "fs.new"   // fs, while it is being made
+	workName    = "work"     // overlayfs's own
+	bootName    = "boot"     // see claimBoot
+	bootNewName = "boot.new" // boot, while it is being made
+	idsName     = "ids"      // see markIDs
 )
 
 // Content is a content as the snapshotter knows it: its number, a size, which a directory does not have, and a project id,
@@ -49,10 +50,13 @@ type Backend struct {
 	volatile bool
 	flusher  *flusher // nil if commits are not synced
 	bootID   func() (string, error)
+	projects projects
+	walks    walks
 	mapsIDs  atomic.Bool // has been found
 
 	restoring singleflight.Group // of contents that Mounts makes again, by id
 	hidden    sync.Once          // has been said
+	unseen    string             // what it means then, if it is not what it means to a deletion
 }
 
 // Open makes the directory cfg.Root if it is missing, and finds out what its file system and this kernel can do by
@@ -73,6 +77,9 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	}
 	// Before anything is written: the probe must not touch what is not ours.
 	was, err := readOwner(cfg.Root)
+	if err == nil {
+		err = was.checkSettled(cfg.Root)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +90,9 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	if err := b.find(ctx, cfg, was); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	if err := b.findProjects(cfg); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil

@@ -1,6 +1,7 @@
 package overlayaufs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -98,7 +99,7 @@ func usedBy(root holders.Directory, m *holders.Mount, contents map[uint64][]hold
 	seen := map[uint64]bool{}
 	for _, path := range root.Uses(m) {
 		name, _, _ := strings.Cut(path, string(os.PathSeparator))
-		id, ok := parseID(name)
+		id, ok := parseName(name)
 		if _, asked := contents[id]; ok && asked && !seen[id] {
 			seen[id] = true
 			ids = append(ids, id)
@@ -110,7 +111,7 @@ func usedBy(root holders.Directory, m *holders.Mount, contents map[uint64][]hold
 // sayHidden tells once that this process does not see all mounts.
 func (b *Backend) sayHidden(ctx context.Context) {
 	b.hidden.Do(func() {
-		log.G(ctx).Warn("not all processes' mounts can be read here (another pid namespace or root, hidepid, or not root): " +
-			"what they still mount of a removed snapshot is deleted all the same")
+		log.G(ctx).Warnf("not all processes' mounts can be read here (another pid namespace or root, hidepid, or not root): %s",
+			cmp.Or(b.unseen, "what they still mount of a removed snapshot is deleted all the same"))
 	})
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/lamina-snapshotter/lamina/internal/bytesize"
 )
 
 // The values of the settings.
@@ -17,6 +19,7 @@ const (
 	driverOverlay = "overlay"
 	driverAufs    = "aufs"
 	syncCommit    = "commit"
+	quotaStrict   = "strict"
 )
 
 // Config says where the place is and how to use it. The zero value of each setting is its default, the first value
@@ -46,12 +49,41 @@ type Config struct {
 	// written with it cannot go back.
 	Metacopy string `toml:"metacopy"`
 
-	// Volatile is "auto", "on" or "off": whether the writable layers of containers ignore fsync. Auto is off. With on, a
-	// container that was running when the power went cannot be started again.
-	Volatile string `toml:"volatile"`
+	// Volatile is "auto", "on" or "off", in TOML also true or false: whether the writable layers of containers ignore fsync;
+	// those into which an image is unpacked never do. Auto is off. With on, a container that was running when the power went cannot be started again.
+	Volatile Switch `toml:"volatile"`
+
+	// UpperdirLabel has each snapshot shown with the label containerd.io/snapshot/overlay.upperdir, the directory of what it
+	// has of its own, as containerd's overlay snapshotter has it under that key. It is for programs on the host that read layers.
+	UpperdirLabel bool `toml:"upperdir_label"`
+
+	// Quota is "auto", "on", "strict" or "off": whether each layer is a project of the file system's quotas, which counts what
+	// it takes up and keeps the limits that its labels ask for. Auto is on where the file system has project quotas; where it has
+	// none, a limit that is asked for is said to be missing, once. With strict such a snapshot is refused, with on the start is.
+	Quota string `toml:"quota"`
+
+	// ProjectBase is the first project id that a layer may have; those after it are too, 2^24 in all. Projects of others are passed
+	// over if they have anything in them.
+	ProjectBase uint32 `toml:"project_base"`
+
+	// MaxSize is how much a container can write unless the label containerd.io/snapshot/max-size says otherwise. "auto" is no
+	// limit, and so is what it is for layers that are being unpacked.
+	MaxSize Size `toml:"max_size"`
 
 	// Aufs counts where aufs mounts the layers; there Index, UserXattr, Metacopy and Volatile cannot be on.
 	Aufs AufsConfig `toml:"aufs"`
+}
+
+// Size is a number of bytes, in a configuration a text such as "10GiB" or "auto".
+type Size = bytesize.Size
+
+// DefaultConfig returns the configuration with each default in its place.
+func DefaultConfig() Config {
+	return Config{
+		Driver: auto, Sync: syncCommit, Index: auto, UserXattr: auto, Metacopy: auto, Volatile: auto,
+		Quota: auto, ProjectBase: defaultProjectBase,
+		Aufs: AufsConfig{UDBA: auto, Create: auto, Xino: auto},
+	}
 }
 
 // AufsConfig is what can be set of aufs. The zero value of each setting is "auto", which leaves it to the module except
@@ -71,6 +103,20 @@ type AufsConfig struct {
 	Xino string `toml:"xino"`
 }
 
+// A Switch is "auto", "on" or "off".
+type Switch string
+
+// UnmarshalText takes a text as it is, and what TOML has for on and off.
+func (s *Switch) UnmarshalText(text []byte) error {
+	switch *s = Switch(text); *s {
+	case "true":
+		*s = on
+	case "false":
+		*s = off
+	}
+	return nil
+}
+
 // A setting is one key of the config with its value and the values it may have, the default first.
 type setting struct {
 	key, value string
@@ -84,7 +130,8 @@ func (c Config) settings() []setting {
 		{"index", c.Index, []string{auto, on, off}},
 		{"userxattr", c.UserXattr, []string{auto, on, off}},
 		{"metacopy", c.Metacopy, []string{auto, on, off}},
-		{"volatile", c.Volatile, []string{auto, on, off}},
+		{"volatile", string(c.Volatile), []string{auto, on, off}},
+		{"quota", c.Quota, []string{auto, on, quotaStrict, off}},
 		{"aufs.udba", c.Aufs.UDBA, []string{auto, "none", "reval", "notify"}},
 		{"aufs.create", c.Aufs.Create, []string{auto, "tdp", "rr", "mfs", "pmfs"}},
 	}
@@ -98,6 +145,10 @@ func (c Config) Validate() error {
 		if s.value != "" && !slices.Contains(s.possible, s.value) {
 			errs = append(errs, fmt.Errorf("union.%s = %q: must be one of %q", s.key, s.value, s.possible))
 		}
+	}
+	if c.ProjectBase > maxProjectBase {
+		errs = append(errs, fmt.Errorf("union.project_base = %d: must be at most %d, as projects are %d after each other",
+			c.ProjectBase, maxProjectBase, projectRange))
 	}
 	if c.Driver == driverAufs {
 		errs = append(errs, c.checkAufs())

@@ -30,6 +30,17 @@ func (f form) check() error {
 	return fmt.Errorf("layers written as %q, which this version of Lamina does not know", string(f))
 }
 
+// parseForm is the inverse of String.
+func parseForm(name string) (form, error) {
+	switch name {
+	case driverOverlay:
+		return formOverlay, nil
+	case driverAufs:
+		return formAufs, nil
+	}
+	return "", fmt.Errorf("%q is none of: %s, %s", name, driverAufs, driverOverlay)
+}
+
 // The names by which aufs keeps its own in a branch (include/uapi/linux/aufs_type.h). No file that a user makes has the
 // prefix.
 const (

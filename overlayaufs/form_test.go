@@ -90,8 +90,9 @@ func TestFreezeRefusesTornLayer(t *testing.T) {
 	b := tUnprobed(t, Config{Volatile: on})
 	boot := "boot-1"
 	b.bootID = func() (string, error) { return boot, nil }
-	tMake(t, b, 1, nil)
-	if _, err := b.Mounts(t.Context(), tChain(1), true, nil); err != nil {
+	tMake(t, b, 2, nil)
+	tMake(t, b, 1, tChain(2))
+	if _, err := b.Mounts(t.Context(), tChain(1, 2), true, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.Freeze(t.Context(), tChain(1)); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/internal/idmap"
 	"github.com/lamina-snapshotter/lamina/internal/space"
+	"github.com/lamina-snapshotter/lamina/overlayaufs/internal/quota"
 )
 
 const (
@@ -28,23 +29,43 @@ const (
 // of any other gets owner and mode of the one below, as it is the root directory of the mounted whole; with an id map in the
 // labels, the owner that it maps that one to. The size is always 0: a directory has none of its own.
 //
-// What lies at its number is garbage that a crash left (rule 3 of the crash model), and is deleted first.
+// What lies at its number is garbage that a crash left (rule 3 of the crash model), and is deleted first. It may be of another
+// project, so it is deleted as a content of which nothing is known.
+//
+// With a project the content is in it, and gets the limits that the labels ask for. One that cannot be had is
+// ErrFailedPrecondition if union.quota is "strict", and is else left out.
 func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels map[string]string) (size uint64, err error) {
-	if err := b.checkDepth(len(chain), true); err != nil {
+	below := len(chain)
+	if isUnpack(labels) { // a layer is to be below a container
+		below++
+	}
+	if err := b.checkDepth(below, true); err != nil {
 		return 0, err
+	}
+	if len(chain) == 0 && labels[labelParentChainID] != "" {
+		if err := b.checkRebase(); err != nil {
+			return 0, err
+		}
 	}
 	ids, err := idmap.FromLabels(labels)
 	if err != nil {
 		return 0, err
 	}
-	err = b.Delete(ctx, c)
-	if err == nil {
-		err = b.make(c.ID, chain, ids)
+	limits, err := b.limitsFor(ctx, c, labels)
+	if err != nil {
+		return 0, fmt.Errorf("make %s: %w", b.path(c.ID), err)
+	}
+	if err = b.Delete(ctx, Content{ID: c.ID}); err == nil {
+		err = b.make(c, chain, ids, limits)
 	}
 	return 0, space.Explain(err, b.root)
 }
 
-// make creates content id where nothing is.
+// make creates a content where nothing is.
+//
+// The directory is put into its project while it is empty, so that all that will be in it is in the project too: what is moved
+// from work to fs must be. A cut after that leaves garbage in the project, and perhaps limits of it, which go with the garbage.
+// They are set after the directory is made, and so never stay without it: the journal has them in this order.
 //
 // Nothing is synced. A power cut after any step leaves a directory id that List returns and Delete removes, and since fs
 // gets its name last, there is no fs with a wrong owner or mode: a content that has fs is complete.
@@ -54,7 +75,8 @@ func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels m
 // fs/xfs/xfs_file.c). So a power cut may leave a record of an active snapshot without its directory, and on btrfs without
 // work alone; Mounts makes that again, empty. Nothing that was synced is lost so: on ext4 and xfs the fsync of a file made in
 // fs takes the steps before with it, on btrfs the directories above the file.
-func (b *Backend) make(id uint64, chain []Content, ids *idmap.Map) error {
+func (b *Backend) make(c Content, chain []Content, ids *idmap.Map, limits quota.Limits) error {
+	id := c.ID
 	root := rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: baseMode}
 	if len(chain) > 0 {
 		var err error
@@ -73,6 +95,9 @@ func (b *Backend) make(id uint64, chain []Content, ids *idmap.Map) error {
 		return err
 	}
 	failpoint.Hit("union.made-directory")
+	if err := b.join(c, limits); err != nil {
+		return err
+	}
 	if err := os.Mkdir(b.path(id, workName), workMode); err != nil {
 		return err
 	}
@@ -127,13 +152,26 @@ func (r rootDir) apply(path string) error {
 // Delete removes content c. It is idempotent and takes a part of a content too: the directory itself goes last, so
 // that what an error, a crash or the end of ctx leaves is still in List. It follows no symbolic link, and a directory
 // with something mounted on it is an error with errno EBUSY: what is mounted is never touched.
+//
+// The limits of its project are lifted first: a crash then leaves the directory, from which the project can be told, and never
+// limits of a project that has nothing in it. At return the project is empty.
 func (b *Backend) Delete(ctx context.Context, c Content) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("delete %s: %w", b.path(c.ID), err)
 	}
-	err := b.onRoot("delete", func(fd int) error {
-		return removeTree(ctx, fd, strconv.FormatUint(c.ID, 10))
-	})
+	project, err := b.release(c)
+	if err == nil {
+		err = b.onRoot("delete", func(fd int) error {
+			if err := removeLink(fd, c.ID); err != nil {
+				return err
+			}
+			failpoint.Hit("union.unlinked")
+			return removeTree(ctx, fd, strconv.FormatUint(c.ID, 10))
+		})
+	}
+	if err == nil {
+		err = b.settle(project)
+	}
 	if err != nil {
 		return fmt.Errorf("delete in %s: %w", b.root, err)
 	}

@@ -12,13 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/idmap"
+	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
 // Mounts returns how to mount a chain: a bind mount if one directory is all there is, an overlay or an aufs otherwise. It
 // mounts nothing.
 //
 // If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone: a
-// power cut loses them that comes before anything in them is synced.
+// power cut loses them that comes before anything in them is synced. Limits that are not those of the labels are corrected: Resize
+// sets them before the labels are recorded, and Freeze lifts them before the content is recorded as committed.
 func (b *Backend) Mounts(
 	ctx context.Context, chain []Content, writable bool, labels map[string]string,
 ) ([]mount.Mount, error) {
@@ -42,12 +44,18 @@ func (b *Backend) Mounts(
 		if err := b.restore(ctx, chain, labels); err != nil {
 			return nil, err
 		}
+		if err := b.correctLimits(chain[0], labels); err != nil {
+			return nil, err
+		}
 		if err := b.claimBoot(ctx, chain[0].ID, b.isVolatile(chain, labels)); err != nil {
 			return nil, err
 		}
 		if err := b.checkIDs(chain[0].ID, ids); err != nil {
 			return nil, err
 		}
+	}
+	if err := b.link(chain); err != nil {
+		return nil, fmt.Errorf("mounts in %s: %w", b.root, space.Explain(err, b.root))
 	}
 	if ids == nil {
 		return b.plan(chain, writable, labels), nil
@@ -117,12 +125,12 @@ func (b *Backend) plan(chain []Content, writable bool, labels map[string]string)
 	if len(chain) == 0 {
 		return bind(empty, false)
 	}
-	layers := make([]string, len(chain), len(chain)+1)
+	layers, lower := make([]string, len(chain), len(chain)+1), b.lowerName(chain)
 	for i, c := range chain {
-		layers[i] = b.path(c.ID, fsName)
+		layers[i] = filepath.Join(b.root, lower(c.ID))
 	}
 	if len(chain) == 1 {
-		if !writable || !isLoose(labels) {
+		if !writable || !b.isLoose(labels) {
 			return bind(layers[0], writable)
 		}
 		layers = append(layers, empty) // overlayfs takes no mount without lowerdir=
@@ -130,7 +138,7 @@ func (b *Backend) plan(chain []Content, writable bool, labels map[string]string)
 	if !writable {
 		return b.strategy(false).readOnly(layers)
 	}
-	return b.strategy(b.isVolatile(chain, labels)).writable(layers[0], b.path(chain[0].ID, workName), layers[1:])
+	return b.strategy(b.isVolatile(chain, labels)).writable(b.path(chain[0].ID, fsName), b.path(chain[0].ID, workName), layers[1:])
 }
 
 func bind(dir string, writable bool) []mount.Mount {

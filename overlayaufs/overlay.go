@@ -13,7 +13,8 @@ import (
 //
 // containerd looks for the directories in the options: each of workdir=, upperdir= and lowerdir= is an element of its
 // own, and a lowerdir= begins each directory with the same path, which containerd enters before it mounts so that
-// the options fit in the one page that mount(2) takes. That makes about 300 layers, of the 500 that overlayfs can stack.
+// the options fit in the one page that mount(2) takes. That makes about 300 layers of the 500 that overlayfs can stack;
+// those of a longer chain have short names, see lowerName.
 type overlay struct {
 	options  []string // those of every mount
 	volatile bool     // writable mounts are

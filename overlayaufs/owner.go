@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -35,6 +36,19 @@ type owner struct {
 	Form      form `json:"form,omitempty"`
 	UserXattr bool `json:"userxattr,omitempty"`
 	Metacopy  bool `json:"metacopy,omitempty"` // some of them, perhaps
+
+	// Migrating is the form, as a word, that the layers are being translated to: some are, some are in Form, some are half in
+	// each. UserXattr is then of the one of the two that is overlayfs's.
+	Migrating string `json:"migrating,omitempty"`
+}
+
+// checkSettled refuses layers that no union file system reads rightly.
+func (o owner) checkSettled(root string) error {
+	if o.Migrating == "" {
+		return nil
+	}
+	return fmt.Errorf("the layers in %s are being migrated, and some are in neither form: finish it with lamina migrate --from %s --to %s",
+		root, o.Form, o.Migrating)
 }
 
 // checkForm refuses options that would read the layers wrongly: with the other kind of attributes deleted files come
@@ -147,6 +161,11 @@ func parseOwner(data []byte) (owner, error) {
 	if o.UUID == "" {
 		return owner{}, errors.New("the uuid is empty")
 	}
+	if o.Migrating != "" {
+		if _, err := parseForm(o.Migrating); err != nil {
+			return owner{}, err
+		}
+	}
 	return o, o.Form.check()
 }
 
@@ -171,7 +190,11 @@ func checkNew(root string) error {
 // isOurs reports whether a name in a root is one of those that are there beside the contents and the owner file. The root of
 // a file system of its own may have lost+found.
 func isOurs(name string) bool {
-	return slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, xinoName, "lost+found"}, name)
+	if _, ok := parseLink(name); ok {
+		return true
+	}
+	return strings.HasPrefix(name, trialPrefix) ||
+		slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, xinoName, "lost+found"}, name)
 }
 
 // writeDurably makes the file name in dir hold data. After a power cut it holds either all of data or what it held

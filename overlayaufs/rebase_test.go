@@ -3,6 +3,7 @@ package overlayaufs
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -205,5 +207,56 @@ func TestRebaseOfBase(t *testing.T) {
 	}
 	if _, err := unix.Lgetxattr(b.path(1, fsName, "d"), opaqueAttr, nil); err == nil {
 		t.Error("it is opaque")
+	}
+}
+
+// Where a layer would lose its deletions it is refused: before it is made, or where only its commit tells, then.
+func TestRebaseRefused(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "union")
+	b := tBackend(t, Config{Root: root, UserXattr: on})
+	ctx := t.Context()
+	if (Config{Root: root}).CanRebase() {
+		t.Error("a place of layers with user attributes claims it")
+	}
+	if _, err := b.Make(ctx, Content{ID: 1}, nil, tLoose); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+		t.Errorf("make: %v", err)
+	}
+	for id := uint64(1); id <= 2; id++ {
+		if _, err := b.Make(ctx, Content{ID: id}, nil, tOlder); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if mounts, err := b.Mounts(ctx, tChain(1), true, tOlder); err != nil || mounts[0].Type != "bind" {
+		t.Errorf("a first layer: %v, %v", mounts, err)
+	}
+	if err := b.Rebase(ctx, Content{ID: 1}, nil, tOlder); err != nil {
+		t.Errorf("a first layer: %v", err)
+	}
+	if err := b.Rebase(ctx, Content{ID: 2}, tChain(1), tOlder); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+		t.Errorf("rebase: %v", err)
+	}
+}
+
+// TestOpaqueWithUserXattr has containerd's applier make a directory opaque where overlayfs looks for another attribute.
+func TestOpaqueWithUserXattr(t *testing.T) {
+	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union"), UserXattr: on})
+	ctx := t.Context()
+	tMake(t, b, 1, nil, "d/old", "1")
+	if _, err := b.Make(ctx, Content{ID: 2}, tChain(1), tOlder); err != nil {
+		t.Fatal(err)
+	}
+	tApply(t, b, 2, []string{b.path(1, fsName)}, tar.Header{Typeflag: tar.TypeReg, Name: "d/.wh..wh..opq", Mode: 0o644},
+		tar.Header{Typeflag: tar.TypeReg, Name: "d/new", Mode: 0o644})
+	for range 2 {
+		if _, err := b.Freeze(ctx, tChain(2, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mounts, err := b.Mounts(ctx, tChain(2, 1), false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := tTree(t, tMount(t, mounts)); got != "d/new=" {
+		t.Errorf("%q, want d/new alone", got)
 	}
 }

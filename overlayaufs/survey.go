@@ -10,12 +10,19 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/lamina-snapshotter/lamina/overlayaufs/internal/quota"
 )
 
 // A Survey is what lies in a root, for whoever compares it with the store.
 type Survey struct {
 	UUID  string // of the store that the root belongs to; "" if it is missing or new
 	Start uint64 // of that store, when it last claimed the root
+
+	Counted bool // the file system counts projects
+
+	// Unsettled says, if the layers are being migrated from one form to the other, how to finish that.
+	Unsettled error
 
 	Contents []Remains // by ascending number
 	Foreign  []string  // names that are not of this package
@@ -26,6 +33,8 @@ type Remains struct {
 	ID   uint64
 	FS   bool // what the layer holds
 	Work bool // what overlayfs needs to write to it
+
+	Project uint32 // that FS is in, if the file system counts them
 }
 
 // Look surveys a root, whether a Backend is open on it or not. It changes nothing. A root that is missing is as good as an
@@ -35,7 +44,7 @@ func Look(ctx context.Context, root string) (*Survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Survey{UUID: o.UUID, Start: o.Start}
+	s := &Survey{UUID: o.UUID, Start: o.Start, Unsettled: o.checkSettled(root), Counted: countsProjects(root)}
 	entries, err := os.ReadDir(root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -57,10 +66,37 @@ func Look(ctx context.Context, root string) (*Survey, error) {
 				return nil, err
 			}
 		}
+		if s.Counted && r.FS {
+			if r.Project, err = projectAt(filepath.Join(root, e.Name(), fsName)); err != nil {
+				return nil, err
+			}
+		}
 		s.Contents = append(s.Contents, r)
 	}
 	slices.SortFunc(s.Contents, func(a, b Remains) int { return cmp.Compare(a.ID, b.ID) })
 	return s, nil
+}
+
+// countsProjects reports whether the file system of a root is known to count projects. Who may not ask need not know.
+func countsProjects(root string) bool {
+	var state quota.State
+	err := onDir(root, func(fd int) (err error) {
+		_, state, err = quota.Find(fd)
+		return err
+	})
+	return err == nil && state.Counted
+}
+
+// projectAt returns the project of a directory, 0 if it is gone.
+func projectAt(dir string) (project uint32, err error) {
+	err = onDir(dir, func(fd int) error {
+		project, err = quota.Project(fd)
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	return project, err
 }
 
 func isDir(path string) (bool, error) {
@@ -78,5 +114,5 @@ func InContent(root, path string) (id uint64, ok bool) {
 		return 0, false
 	}
 	name, _, _ := strings.Cut(rel, "/")
-	return parseID(name)
+	return parseName(name)
 }

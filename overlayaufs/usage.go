@@ -14,20 +14,37 @@ import (
 const blockSize = 512
 
 // Usage returns the bytes on disk and the inodes that chain[0] takes up without those below it, counted as containerd does: the directory fs
-// and everything in it but what aufs keeps for itself, a file with several links once. What is mounted in it is not counted. What vanishes during
-// the walk is no error; that the content itself is missing is one, with errno ENOENT.
+// and everything in it but what aufs keeps for itself, a file with several links once. What is mounted in it is not counted. That the content itself is missing is an
+// error with errno ENOENT.
+//
+// A content in a project of the file system is counted by that, in constant time: see counted. Any other is walked, and what
+// vanishes meanwhile is no error. Callers at once share a walk, but none gets the result of one that began before he asked:
+// what he has just written is in it. So it is not kept for the next one either. Nothing tells that a content which may be
+// written has not changed since: not that it is mounted nowhere, as a mount may have come and gone or be only detached, with
+// its files still open, and not the times of its directories. What is committed does not change: the store keeps that.
 func (b *Backend) Usage(ctx context.Context, chain []Content) (snapshots.Usage, error) {
 	if err := ctx.Err(); err != nil {
 		return snapshots.Usage{}, fmt.Errorf("usage of %s: %w", b.path(chain[0].ID), err)
 	}
-	c := &counter{aufs: b.aufs != nil}
-	err := b.onRoot("usage", func(fd int) error {
-		return walkTree(ctx, fd, fmt.Sprintf("%d/%s", chain[0].ID, fsName), c)
-	})
+	usage, err := b.counted(ctx, chain[0])
+	if err == nil && usage == nil {
+		usage, err = b.walks.share(ctx, chain[0].ID, func(ctx context.Context) (*snapshots.Usage, error) {
+			return b.walked(ctx, chain[0].ID)
+		})
+	}
 	if err != nil {
 		return snapshots.Usage{}, fmt.Errorf("usage in %s: %w", b.root, err)
 	}
-	return c.usage, nil
+	return *usage, nil
+}
+
+// walked returns the usage of a content by a walk.
+func (b *Backend) walked(ctx context.Context, id uint64) (*snapshots.Usage, error) {
+	c := &counter{aufs: b.aufs != nil}
+	err := b.onRoot("usage", func(fd int) error {
+		return walkTree(ctx, fd, dirName(id), c)
+	})
+	return &c.usage, err
 }
 
 // A counter adds up what a walk comes by.

@@ -52,7 +52,15 @@ type frame struct {
 // walkTree walks the directory name, which may be a path, in the directory top. It returns an error with errno ENOENT or
 // ENOTDIR if there is none.
 func walkTree(ctx context.Context, top int, name string, v visitor) error {
-	w := &walk{visitor: v, top: top, buf: make([]byte, 64<<10)}
+	return newWalk(top, v).run(ctx, name)
+}
+
+func newWalk(top int, v visitor) *walk {
+	return &walk{visitor: v, top: top, buf: make([]byte, 64<<10)}
+}
+
+// run is walkTree for a visitor that looks at the walk.
+func (w *walk) run(ctx context.Context, name string) error {
 	defer func() { w.cut(0) }()
 	if err := w.enter(ctx, name); err != nil {
 		return err
@@ -156,6 +164,15 @@ func (w *walk) pop() error {
 	return w.wrap("remove", name, w.leave(w.last(), name))
 }
 
+// path returns the names of the directories that the walk is in, the top one included.
+func (w *walk) path() []string {
+	names := make([]string, len(w.stack))
+	for i, f := range w.stack {
+		names[i] = f.name
+	}
+	return names
+}
+
 // cut drops the frames from depth on.
 func (w *walk) cut(depth int) {
 	for i := range w.stack[depth:] {
@@ -220,10 +237,7 @@ func (w *walk) wrap(op, name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var names []string
-	for _, f := range w.stack {
-		names = append(names, f.name)
-	}
+	names := w.path()
 	if name != "" {
 		names = append(names, name)
 	}

@@ -37,13 +37,20 @@ func (l *layered) Mounts(
 
 func (l *layered) Rebase(_ context.Context, c snapshotter.Content, below []snapshotter.Content, labels map[string]string) error {
 	l.refs["rebase"] = labels[snapshots.LabelSnapshotRef]
-	l.said = append(l.said, fmt.Sprintf("rebase %d %v", c.ID, below))
+	l.said = append(l.said, fmt.Sprintf("rebase %d on %d", c.ID, numbers(below)))
 	return l.fail
 }
 
 func (l *layered) Freeze(ctx context.Context, chain []snapshotter.Content) (*snapshots.Usage, error) {
 	l.said = append(l.said, fmt.Sprintf("freeze %d", chain[0].ID))
 	return l.Dirs.Freeze(ctx, chain)
+}
+
+func numbers(contents []snapshotter.Content) (ids []uint64) {
+	for _, c := range contents {
+		ids = append(ids, c.ID)
+	}
+	return ids
 }
 
 func openLayered(t *testing.T) (*snapshotter.Snapshotter, *layered) {
@@ -77,17 +84,17 @@ func TestCommitRebases(t *testing.T) {
 	}
 	prepare("one", "")
 	require.NoError(t, sn.Commit(ctx, "base", "one"))
-	said("rebase 1 []", "freeze 1")
+	said("rebase 1 on []", "freeze 1")
 	prepare("two", "")
 	require.NoError(t, sn.Commit(ctx, "middle", "two", snapshots.WithParent("base")))
-	said("rebase 2 [{1 0 0}]", "freeze 2")
+	said("rebase 2 on [1]", "freeze 2")
 	prepare("three", "")
 	l.fail = context.DeadlineExceeded
 	require.Error(t, sn.Commit(ctx, "top", "three", snapshots.WithParent("middle")))
-	said("rebase 3 [{2 0 0} {1 0 0}]")
+	said("rebase 3 on [2 1]")
 	l.fail = nil
 	require.NoError(t, sn.Commit(ctx, "top", "three", snapshots.WithParent("middle")))
-	said("rebase 3 [{2 0 0} {1 0 0}]", "freeze 3")
+	said("rebase 3 on [2 1]", "freeze 3")
 	prepare("four", "top")
 	require.NoError(t, sn.Commit(ctx, "four-layers", "four", snapshots.WithParent("top")))
 	said("freeze 4")

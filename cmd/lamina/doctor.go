@@ -217,9 +217,9 @@ func (d *doctorRun) cure(ctx context.Context) error {
 	return nil
 }
 
-// isTerminal reports whether somebody can be asked.
-func isTerminal(r io.Reader) bool {
-	f, ok := r.(*os.File)
+// isTerminal reports whether somebody is at the other end of a reader or writer.
+func isTerminal(end any) bool {
+	f, ok := end.(*os.File)
 	if !ok {
 		return false
 	}

@@ -28,21 +28,22 @@ func Stacked(w io.Writer) error {
 	return writeArchive(w, StackedName, ocispec.ImageConfig{}, layers)
 }
 
-// Deep writes to w an image of that many layers, each of which deletes the file
-// of the one before it, writes its own number over a file that all have, and has
-// a directory of its own.
-func Deep(w io.Writer, name string, layers int) error {
-	deep := make([]layer, layers)
-	for i := range deep {
-		deep[i] = layer{"one of many", ocispec.MediaTypeImageLayer, func(tw *tarWriter) error {
-			err := all(tw.text(fmt.Sprintf("of/%d", i), fmt.Sprint(i)), tw.text("number", fmt.Sprint(i)), tw.text(fmt.Sprintf("deleted-%d", i), ""))
-			if i > 0 {
-				err = all(err, tw.whiteout(fmt.Sprintf("deleted-%d", i-1)))
-			}
-			return err
-		}}
+// DeepName is the name of a Deep image.
+const DeepName = "docker.io/lamina/deep:test"
+
+// Deep writes to w an image of that many layers over one static busybox: each has
+// a file of its own, deletes that of the one below it, and writes its number
+// into the file "number".
+func Deep(w io.Writer, busybox []byte, layers int) error {
+	deep := []layer{{"base", ocispec.MediaTypeImageLayerGzip, func(tw *tarWriter) error {
+		return all(writeBusybox(tw, busybox), tw.text("0", ""))
+	}}}
+	for i := 1; i < layers; i++ {
+		deep = append(deep, layer{"one of many", ocispec.MediaTypeImageLayer, func(tw *tarWriter) error {
+			return all(tw.text(fmt.Sprint(i), ""), tw.whiteout(fmt.Sprint(i-1)), tw.text("number", fmt.Sprint(i)))
+		}})
 	}
-	return writeArchive(w, name, ocispec.ImageConfig{}, deep)
+	return writeArchive(w, DeepName, ocispec.ImageConfig{Env: []string{"PATH=/bin"}}, deep)
 }
 
 // writeBulk writes what takes a moment to unpack.

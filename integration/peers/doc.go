@@ -1,7 +1,8 @@
-// Package peers compares the thin backend with containerd's own devmapper
-// snapshotter: both in one process, side by side, each on a pool of its own.
+// Package peers compares Lamina with containerd's own snapshotters: the thin
+// backend with devmapper, each on a pool of its own, and the usage of the union
+// backend with that of overlay, both of the same files.
 //
-// Everything in this package is a benchmark and needs root and device mapper. The
-// guest that it runs in, where the kernel has none, has an udevd, which devmapper
-// cannot do without: dmsetup waits for it.
+// Everything in this package needs root and device mapper, or project quotas. The
+// guest that the benchmarks run in, where the kernel has none, has an udevd, which
+// devmapper cannot do without: dmsetup waits for it.
 package peers

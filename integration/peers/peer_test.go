@@ -85,7 +85,7 @@ func makeLoop(b *testing.B, dir, name, size string) string {
 }
 
 // run returns what a command prints, without the white space around.
-func run(b *testing.B, name string, args ...string) string {
+func run(b testing.TB, name string, args ...string) string {
 	b.Helper()
 	out, err := exec.CommandContext(context.Background(), name, args...).CombinedOutput()
 	require.NoError(b, err, "%s %s: %s", name, args, out)

@@ -1,4 +1,5 @@
-package dmthin
+// Package bytesize has the type of sizes in configurations.
+package bytesize
 
 import (
 	"errors"

@@ -1,0 +1,433 @@
+package overlayaufs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"golang.org/x/sys/unix"
+)
+
+// tLayer makes the entries of a layer in a directory, a word each:
+//
+//	dir/           a directory
+//	file=content   a file
+//	-name          name is deleted
+//	!dir           dir is opaque
+//
+// In the form of aufs the files that deletions are have hard links, as aufs makes them.
+func tLayer(t *testing.T, f form, dir, entries string) {
+	t.Helper()
+	for word := range strings.FieldsSeq(entries) {
+		var err error
+		switch path := filepath.Join(dir, strings.Trim(word, "-!/")); {
+		case word[0] == '-':
+			tDelete(t, f, dir, path)
+		case word[0] == '!' && f == formAufs:
+			tWrite(t, filepath.Join(path, opaqueName), "")
+			err = os.Chmod(filepath.Join(path, opaqueName), whiteoutMode)
+		case word[0] == '!':
+			err = errors.Join(os.MkdirAll(path, 0o755), unix.Lsetxattr(path, "trusted.overlay.opaque", []byte("y"), 0))
+		case strings.HasSuffix(word, "/"):
+			err = os.MkdirAll(path, 0o755)
+		default:
+			name, content, _ := strings.Cut(word, "=")
+			tWrite(t, filepath.Join(dir, name), content)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", word, err)
+		}
+	}
+}
+
+func tDelete(t *testing.T, f form, dir, path string) {
+	t.Helper()
+	if f == formOverlay {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), unix.Mknod(path, unix.S_IFCHR, 0)); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	base := filepath.Join(dir, ".wh..wh.aufs")
+	if _, err := os.Lstat(base); err != nil {
+		tWrite(t, base, "")
+		if err := os.Chmod(base, whiteoutMode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err := errors.Join(err, os.Link(base, filepath.Join(filepath.Dir(path), whPrefix+filepath.Base(path)))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// aufsView is what aufs shows of these directories, the topmost first, by the rules of its au_lkup_dentry: a file as
+// name=content, a directory as name/. odd says that a directory was united with one below something that is none.
+func aufsView(t *testing.T, branches []string) (seen []string, odd bool) {
+	t.Helper()
+	names := map[string]bool{}
+	for _, b := range branches {
+		entries, err := os.ReadDir(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), whPrefix) {
+				names[e.Name()] = true
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		var typ fs.FileMode
+		var found []string
+		other := false
+		for _, b := range branches {
+			if _, err := os.Lstat(filepath.Join(b, whPrefix+name)); err == nil {
+				break
+			}
+			path := filepath.Join(b, name)
+			info, err := os.Lstat(path)
+			if err != nil {
+				continue
+			}
+			if len(found) > 0 && info.Mode().Type() != typ {
+				other = true
+				continue
+			}
+			odd = odd || other
+			typ, found = info.Mode().Type(), append(found, path)
+			if _, err := os.Lstat(filepath.Join(path, opaqueName)); err == nil || typ != fs.ModeDir {
+				break
+			}
+		}
+		switch {
+		case len(found) == 0:
+		case typ == fs.ModeDir:
+			below, belowOdd := aufsView(t, found)
+			odd = odd || belowOdd
+			seen = append(seen, name+"/")
+			for _, b := range below {
+				seen = append(seen, name+"/"+b)
+			}
+		default:
+			seen = append(seen, name+"="+tContent(t, found[0]))
+		}
+	}
+	return seen, odd
+}
+
+func tContent(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// overlayView is what overlayfs of this kernel shows of these directories, with a name without a file as name?.
+func overlayView(t *testing.T, branches []string) (seen []string) {
+	t.Helper()
+	dir := t.TempDir()
+	m := mount.Mount{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + strings.Join(branches, ":")}}
+	if err := m.Mount(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer tUnmount(t, dir)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		name := strings.TrimPrefix(path, dir+"/")
+		switch {
+		case err != nil || path == dir:
+		case d.IsDir():
+			seen = append(seen, name+"/")
+		case d.Type() == fs.ModeDevice|fs.ModeCharDevice:
+			seen = append(seen, name+"?")
+		default:
+			seen = append(seen, name+"="+tContent(t, path))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(seen)
+	return seen
+}
+
+// view is what the union file system of a form shows.
+func view(t *testing.T, f form, branches []string) (seen []string) {
+	t.Helper()
+	if f == formOverlay {
+		return overlayView(t, branches)
+	}
+	seen, _ = aufsView(t, branches)
+	slices.Sort(seen)
+	return seen
+}
+
+// A tree is a place with layers, the topmost first, and not more: what Migrate does with them is done without it.
+type tree struct {
+	t    *testing.T
+	root string
+	n    int
+}
+
+func tTreeOf(t *testing.T, f form, layers ...string) tree {
+	t.Helper()
+	tRoot(t)
+	x := tree{t: t, root: t.TempDir(), n: len(layers)}
+	for i, l := range layers {
+		if err := os.MkdirAll(x.branches()[i], 0o755); err != nil {
+			t.Fatal(err)
+		}
+		tLayer(t, f, x.branches()[i], l)
+	}
+	return x
+}
+
+func (x tree) branches() (dirs []string) {
+	for i := range x.n {
+		dirs = append(dirs, filepath.Join(x.root, fmt.Sprint(i+1), fsName))
+	}
+	return dirs
+}
+
+// layer returns the layer of an index, for Migrate.
+func (x tree) layer(i int) Layer {
+	var below []Content
+	for j := i + 1; j < x.n; j++ {
+		below = append(below, Content{ID: uint64(j + 1)})
+	}
+	return Layer{ID: uint64(i + 1), Below: below, Name: fmt.Sprintf("layer-%d", i+1)}
+}
+
+// each calls fn with each layer, the topmost first.
+func (x tree) each(how manner, fn func(fd int, name string, below *stack) error) {
+	x.t.Helper()
+	err := onDir(x.root, func(fd int) error {
+		for i := range x.n {
+			below := &stack{root: fd, layers: x.layer(i).Below, attrs: how.attrs}
+			if err := fn(fd, fmt.Sprintf("%d/%s", i+1, fsName), below); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// translate inspects and translates all layers. What is inspected is what is then translated.
+func (x tree) translate(from, to form) (total Counts) {
+	x.t.Helper()
+	how := manner{from: from, to: to, attrs: trustedPrefix}
+	var looked Counts
+	x.each(how, func(fd int, name string, below *stack) error {
+		c, refused, err := inspect(x.t.Context(), fd, name, how, below)
+		looked.add(c)
+		return errors.Join(append(refused, err)...)
+	})
+	x.each(how, func(fd int, name string, below *stack) error {
+		c, err := translate(x.t.Context(), fd, name, how, below)
+		total.add(c)
+		return err
+	})
+	if looked != total {
+		x.t.Errorf("inspected %+v, translated %+v", looked, total)
+	}
+	return total
+}
+
+// Each kind of change that a layer can say, on top of a base, with what is then to be seen.
+func TestTranslateKinds(t *testing.T) {
+	const base = "file=1 dir/a=1 dir/b=1 dir/sub/c=1 tree/x/y/z=1 name=1 .hidden=1 -=1 linked=1"
+	for name, tc := range map[string]struct{ layer, want string }{
+		"deleted file":                          {"-file", ""},
+		"deleted directory":                     {"-dir", ""},
+		"deleted below":                         {"-dir/sub/c -tree/x", ""},
+		"replaced directory":                    {"!dir dir/new=2", "dir/new=2"},
+		"replaced by an empty one":              {"!dir", "dir/"},
+		"replaced below":                        {"!tree/x tree/x/y=2", "tree/x/y=2"},
+		"file over directory":                   {"dir=2", "dir=2"},
+		"directory over file":                   {"!file file/new=2", "file/new=2"},
+		"directory over file as it is unpacked": {"file/new=2", "file/new=2"},
+		"dots":                                  {"-.hidden -.none -..two", ""},
+		"added":                                 {"dir/sub/new=2 new/a/b=2 -dir/a", "dir/sub/new=2"},
+	} {
+		for _, forms := range [][2]form{{formAufs, formOverlay}, {formOverlay, formAufs}} {
+			t.Run(fmt.Sprint(name, " from ", forms[0]), func(t *testing.T) {
+				x := tTreeOf(t, forms[0], tc.layer, strings.ReplaceAll(base, " -=1", ""))
+				want := view(t, forms[0], x.branches())
+				if tc.want != "" && !slices.Contains(want, tc.want) {
+					t.Fatalf("the test's own: %v", want)
+				}
+				x.translate(forms[0], forms[1])
+				if got := view(t, forms[1], x.branches()); !slices.Equal(got, want) {
+					t.Errorf("shows\n%v, and did\n%v", got, want)
+				}
+			})
+		}
+	}
+}
+
+// What aufs hides and what is its own goes; overlayfs shows the rest.
+func TestTranslateDropsWhatAufsHides(t *testing.T) {
+	x := tTreeOf(t, formAufs,
+		"-file file=hidden -dir dir/a/b/c=hidden dir/d=hidden dir/.wh.e= !kept kept/new=2",
+		"file=1 dir/a=1 kept/old=1 .wh..wh.plnk/12.34=1 .wh..wh.orph/0001=1 sub/.wh..wh.gone.0a1b/x/y=1 sub/z=1")
+	want := view(t, formAufs, x.branches())
+	got := x.translate(formAufs, formOverlay)
+	if got.Hidden != 2 || got.Own != 4 || got.Whiteouts != 2 || got.Opaque != 1 {
+		t.Errorf("%+v", got)
+	}
+	if got := view(t, formOverlay, x.branches()); !slices.Equal(got, want) || !slices.Equal(got, []string{"kept/", "kept/new=2", "sub/", "sub/z=1"}) {
+		t.Errorf("shows\n%v, and did\n%v", got, want)
+	}
+}
+
+// overlayfs shows the names of whiteouts in a directory that it unites with none.
+func TestTranslateVoidWhiteouts(t *testing.T) {
+	x := tTreeOf(t, formAufs,
+		"!d -d/a d/h=hidden -d/h !d/e new/b=3 -new/x f/c=3 -f/x g/c=3 -g/x",
+		"d/a=1 f=1 -g -base",
+		"g/x=1 e/x=1")
+	want := view(t, formAufs, x.branches())
+	if got := x.translate(formAufs, formOverlay); got.Void != 5 || got.Whiteouts != 2 || got.Hidden != 1 {
+		t.Errorf("%+v", got)
+	}
+	if got := view(t, formOverlay, x.branches()); !slices.Equal(got, want) {
+		t.Errorf("shows\n%v, and did\n%v", got, want)
+	}
+}
+
+// aufs unites directories across a layer that has something else there. So the translation from overlayfs's form says that they
+// are not united, at the one place where it matters, and no other.
+func TestTranslateDirectoryAcrossFile(t *testing.T) {
+	x := tTreeOf(t, formOverlay, "d/new=3 e/new=3 f/g/new=3 k/new=3", "d=2 e=2 f/x=2 -k", "f/g=1 k=1", "d/old=0 f/g/old=0 k/old=0")
+	want := view(t, formOverlay, x.branches())
+	if got := x.translate(formOverlay, formAufs); got.Opaque != 2 {
+		t.Errorf("%+v", got)
+	}
+	if got := view(t, formAufs, x.branches()); !slices.Equal(got, want) {
+		t.Errorf("shows\n%v, and did\n%v", got, want)
+	}
+	for path, marked := range map[string]bool{"d": true, "e": false, "f": false, "f/g": true, "k": false} {
+		if _, err := os.Lstat(filepath.Join(x.branches()[0], path, opaqueName)); (err == nil) != marked {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// randomLayers returns layers of few names, so that they often meet.
+func randomLayers(next func(n int) int, f form) (layers []string) {
+	paths := []string{"a", "b", "a/a", "a/b", "b/a", "a/a/a", "a/a/b", "a/b/a", "b/a/b"}
+	for i := range 4 {
+		kinds := map[string]byte{}
+		var words []string
+		for _, p := range paths {
+			parent := filepath.Dir(p)
+			if k := kinds[parent]; parent != "." && k != '/' && k != '!' {
+				continue
+			}
+			kinds[p] = "..=/!-h"[next(7)]
+			switch kinds[p] {
+			case '=':
+				words = append(words, fmt.Sprintf("%s=%d", p, i))
+			case '/':
+				words = append(words, p+"/")
+			case '!':
+				words = append(words, "!"+p)
+			case '-':
+				words = append(words, "-"+p)
+			case 'h': // hidden in the same layer
+				if f == formAufs {
+					words = append(words, "-"+p, fmt.Sprintf("%s/x=%d", p, i))
+				}
+			}
+		}
+		layers = append(layers, strings.Join(words, " "))
+	}
+	return layers
+}
+
+// translateRandom translates layers and compares what is to be seen, and says whether that could be compared.
+func translateRandom(t *testing.T, from, to form, next func(n int) int) bool {
+	t.Helper()
+	x := tTreeOf(t, from, randomLayers(next, from)...)
+	if from == formAufs {
+		if _, odd := aufsView(t, x.branches()); odd {
+			return false // what aufs shows then, no other union file system does
+		}
+	}
+	before := tLayers(t, x)
+	want := slices.DeleteFunc(view(t, from, x.branches()), func(seen string) bool { return strings.HasSuffix(seen, "?") })
+	x.translate(from, to)
+	if got := view(t, to, x.branches()); !slices.Equal(got, want) {
+		t.Fatalf("from %s: shows\n%v, and did\n%v; the layers were\n%s", from, got, want, before)
+	}
+	again := tLayers(t, x)
+	how := manner{from: from, to: to, attrs: trustedPrefix}
+	x.each(how, func(fd int, name string, below *stack) error {
+		_, err := translate(t.Context(), fd, name, how, below)
+		return err
+	})
+	if got := tLayers(t, x); got != again {
+		t.Fatalf("from %s: translated twice\n%s, once\n%s", from, got, again)
+	}
+	return true
+}
+
+func tLayers(t *testing.T, x tree) string {
+	t.Helper()
+	var all []string
+	for _, b := range x.branches() {
+		all = append(all, tFiles(t, b, nil))
+	}
+	return strings.Join(all, "\n")
+}
+
+func TestTranslateRandom(t *testing.T) {
+	tRoot(t)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // for a test
+	compared := 0
+	for range 60 {
+		for _, forms := range [][2]form{{formAufs, formOverlay}, {formOverlay, formAufs}} {
+			if translateRandom(t, forms[0], forms[1], r.IntN) {
+				compared++
+			}
+		}
+	}
+	if compared < 80 {
+		t.Errorf("only %d could be compared", compared)
+	}
+}
+
+func FuzzTranslate(f *testing.F) {
+	f.Add([]byte{3, 2, 4, 5, 6, 1, 2, 3}, true)
+	f.Fuzz(func(t *testing.T, data []byte, fromAufs bool) {
+		next := func(n int) int {
+			if len(data) == 0 {
+				return 0
+			}
+			i := int(data[0]) % n
+			data = data[1:]
+			return i
+		}
+		if fromAufs {
+			translateRandom(t, formAufs, formOverlay, next)
+		} else {
+			translateRandom(t, formOverlay, formAufs, next)
+		}
+	})
+}
