@@ -29,7 +29,7 @@ func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpath
 }
 
 func (s *Snapshotter) update(ctx context.Context, info snapshots.Info, fieldpaths []string) (metadata.Snapshot, error) {
-	was, next, err := s.set.store.Relabelled(s.name, info, fieldpaths...)
+	was, _, err := s.set.store.Relabelled(s.name, info, fieldpaths...)
 	if err != nil {
 		return was, err
 	}
@@ -41,7 +41,8 @@ func (s *Snapshotter) update(ctx context.Context, info snapshots.Info, fieldpath
 		return was, err
 	}
 	defer release()
-	if was, next, err = s.set.store.Relabelled(s.name, info, fieldpaths...); err != nil {
+	was, next, err := s.set.store.Relabelled(s.name, info, fieldpaths...)
+	if err != nil {
 		return was, err
 	}
 	if was.Kind != snapshots.KindActive || maps.Equal(was.Labels, next.Labels) {
