@@ -235,16 +235,17 @@ func TestMappedBase(t *testing.T) {
 	}
 }
 
-// TestMappedManyLayers mounts a long chain with a map, and with an option more, as containerd adds that of SELinux.
+// TestMappedManyLayers mounts a long chain, whose layers have links, with a map, and with an option more, as containerd adds
+// that of SELinux.
 func TestMappedManyLayers(t *testing.T) {
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union")})
 	tTakeFirstThread(t)
 	var chain []Content
-	for id := uint64(9_000_000); len(chain) < 200; id++ {
+	for id := uint64(9_000_000); len(chain) < maxLower; id++ {
 		tMustMake(t, b, id, chain, nil)
 		chain = slices.Insert(chain, 0, Content{ID: id})
 	}
-	tWriteAs(t, b.path(chain[199].ID, fsName, "bottom"), 1000, 1000)
+	tWriteAs(t, b.path(chain[maxLower-1].ID, fsName, "bottom"), 1000, 1000)
 	tMustMake(t, b, 1, chain, tMaps)
 	mounts, err := b.Mounts(t.Context(), append(tChain(1), chain...), true, tMaps)
 	if err != nil {
@@ -254,6 +255,9 @@ func TestMappedManyLayers(t *testing.T) {
 	if err := mount.WithTempMount(t.Context(), mounts, func(dir string) error {
 		if got := tOwner(t, filepath.Join(dir, "bottom")); got != "500000:600000" {
 			t.Errorf("the file of the lowest layer is of %s", got)
+		}
+		if _, err := os.Lstat(filepath.Join(b.root, linkName(chain[0].ID))); err != nil {
+			t.Error(err)
 		}
 		return nil
 	}); err != nil {
