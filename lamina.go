@@ -110,19 +110,6 @@ func (c Config) ContentRoot(name string) string {
 	}
 }
 
-// Capabilities returns what the named snapshotter can do on this host beyond the common contract, in the words that
-// containerd knows, as "remap-ids" and "rebase". What is not in the list must not be claimed: containerd relies on it.
-//
-// "rebase" has containerd unpack the layers of an image side by side. A volume is a whole tree, with what is below in it: it
-// cannot come before that.
-func (c Config) Capabilities(name string) []string {
-	c.Union.Root = c.ContentRoot(name)
-	if c.Snapshotters[name].Backend == BackendUnion && c.Union.CanRebase() {
-		return []string{snapshots.RebaseCap}
-	}
-	return nil
-}
-
 // A Host is an open root: the store, the backends, and the snapshotters on them. Its methods may be called from several
 // goroutines at once.
 type Host struct {

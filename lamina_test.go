@@ -79,7 +79,8 @@ func TestRebaseIsClaimedWhereItIsRight(t *testing.T) {
 			c := DefaultConfig()
 			c.Root = filepath.Join(t.TempDir(), "none")
 			change(&c)
-			if got := slices.Contains(c.Capabilities(DefaultName), snapshots.RebaseCap); got != want {
+			has, _ := c.Capabilities(t.Context(), DefaultName)
+			if got := slices.Contains(has, snapshots.RebaseCap); got != want {
 				t.Errorf("%v, change %d: %v", want, i, got)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/log"
 	"github.com/containerd/platforms"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
@@ -85,6 +86,10 @@ func initSnapshotter(ic *plugin.InitContext) (any, error) {
 	}
 	ic.Meta.Platforms = append(ic.Meta.Platforms, platforms.DefaultSpec())
 	ic.Meta.Exports[plugins.SnapshotterRootDir] = h.config.ContentRoot(DefaultName)
-	ic.Meta.Capabilities = h.config.Capabilities(DefaultName)
+	has, missing := h.config.Capabilities(ic.Context, DefaultName)
+	for _, err := range missing {
+		log.G(ic.Context).WithError(err).Info("a capability is missing")
+	}
+	ic.Meta.Capabilities = has
 	return h.Snapshotter(DefaultName)
 }

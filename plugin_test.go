@@ -2,6 +2,7 @@ package lamina
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,6 +59,9 @@ func TestPlugins(t *testing.T) {
 	meta := p[snapshotterURI].Meta
 	if len(meta.Platforms) != 1 || meta.Exports[plugins.SnapshotterRootDir] != filepath.Join(root, hostURI, "union") {
 		t.Errorf("meta is %+v", meta)
+	}
+	if has, missing := DefaultConfig().Capabilities(t.Context(), DefaultName); len(missing) > 0 || !slices.Equal(meta.Capabilities, has) {
+		t.Errorf("capabilities are %q, of %q without %v", meta.Capabilities, has, missing)
 	}
 	// containerd's order.
 	for _, uri := range []string{snapshotterURI, hostURI} {

@@ -88,7 +88,7 @@ func (e *programError) Unwrap() error { return e.err }
 func runProgram(ctx context.Context, program, pkg string, env []string, args ...string) error {
 	path, err := findProgram(program)
 	if err != nil {
-		return fmt.Errorf("there is no %s (apt-get install %s): %w", program, pkg, err)
+		return missingProgram(program, pkg, err)
 	}
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, args...)
@@ -107,6 +107,10 @@ func runProgram(ctx context.Context, program, pkg string, env []string, args ...
 	default:
 		return &programError{program, err, bytes.TrimSpace(stderr.Bytes())}
 	}
+}
+
+func missingProgram(program, pkg string, err error) error {
+	return fmt.Errorf("there is no %s (apt-get install %s): %w", program, pkg, err)
 }
 
 // findProgram looks where programs of root are too: a service's PATH may lack it.

@@ -1,7 +1,10 @@
 package integration
 
 import (
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -19,6 +22,23 @@ func TestUnionBackend(t *testing.T) {
 	backendtest.Run(t, func(t *testing.T, root string) snapshotter.Backend {
 		t.Helper()
 		b, err := overlayaufs.Open(t.Context(), overlayaufs.Config{Root: filepath.Join(root, "union")})
+		require.NoError(t, err)
+		return b
+	})
+}
+
+// TestAufsBackend does the same with aufs, where the kernel has it. None that CI runs on does, so there it is skipped whatever
+// LAMINA_TEST_ROOT says.
+func TestAufsBackend(t *testing.T) {
+	requireRoot(t)
+	known, err := os.ReadFile("/proc/filesystems")
+	require.NoError(t, err)
+	if !slices.Contains(strings.Fields(string(known)), "aufs") {
+		t.Skip("this kernel has no aufs")
+	}
+	backendtest.Run(t, func(t *testing.T, root string) snapshotter.Backend {
+		t.Helper()
+		b, err := overlayaufs.Open(t.Context(), overlayaufs.Config{Root: filepath.Join(root, "union"), Driver: "aufs"})
 		require.NoError(t, err)
 		return b
 	})

@@ -29,6 +29,7 @@ func TestBusy(t *testing.T) {
 	b.t.Run("bind mount", func(t *testing.T) { b.with(t).bound("upper") })
 	b.t.Run("base in another namespace", func(t *testing.T) { b.with(t).inNamespace("") })
 	b.t.Run("bind mount of a base", func(t *testing.T) { b.with(t).bound("") })
+	b.t.Run("with a map", func(t *testing.T) { b.with(t).mapped() })
 	b.stop()
 }
 
@@ -203,6 +204,24 @@ func (b *busyTest) bound(parent string) {
 	require.NoError(b.t, err)
 	require.Equal(b.t, "part", string(got))
 	require.NoError(b.t, unix.Unmount(left, 0))
+	b.requireGone()
+}
+
+// mapped mounts a snapshot with a map of ids, as containerd does it.
+func (b *busyTest) mapped() {
+	b.t.Helper()
+	b.layer("lower", "", []byte("lower"))
+	mounts := b.prepare("used", "lower", map[string]string{
+		snapshots.LabelSnapshotUIDMapping: "0:100000:65536", snapshots.LabelSnapshotGIDMapping: "0:100000:65536",
+	})
+	at := mustTempDir(b.t)
+	require.NoError(b.t, mount.All(mounts, at))
+	defer unix.Unmount(at, unix.MNT_DETACH)
+	b.removeUsed("it is mounted at "+at, "used", "lower")
+	got, err := os.ReadFile(filepath.Join(at, "lower"))
+	require.NoError(b.t, err)
+	require.Equal(b.t, "lower", string(got))
+	require.NoError(b.t, unix.Unmount(at, 0))
 	b.requireGone()
 }
 

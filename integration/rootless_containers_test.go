@@ -50,6 +50,12 @@ func TestRootlessContainers(t *testing.T) {
 	if out, err := command(background, nil, lamina, "doctor", "--config", config); err != nil || out != "nothing is wrong\n" {
 		t.Errorf("doctor: %q, %v", out, err)
 	}
+	found, err := command(background, nil, lamina, "features", "--config", config, "-o", "json")
+	for _, want := range []string{`{"driver":"overlay","feature":"mount","here":"yes"`, `{"driver":"thin","feature":"mount","here":"no"`} {
+		if err != nil || !strings.Contains(found, want) {
+			t.Errorf("features lacks %s: %v\n%s", want, err, found)
+		}
+	}
 	requireEmptied(t, filepath.Join(home, ".local/share/lamina/union"))
 	if log, err := os.ReadFile(daemon.log); err != nil || !strings.Contains(string(log), "userxattr") {
 		t.Errorf("overlayfs is not that of a user namespace: %v\n%s", err, log)

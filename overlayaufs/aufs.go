@@ -3,6 +3,7 @@ package overlayaufs
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -12,8 +13,9 @@ const (
 	// defaultBranches is how many branches a union has at most where the module does not tell (CONFIG_AUFS_BRANCH_MAX_127).
 	defaultBranches = 127
 
-	// maxPerMount is how many branches one mount names. aufs keeps the options of a mount in a page of some 48 bytes each
-	// (max_opt in fs/aufs/fsctx.c; before Linux 5.19 fs/aufs/opts.c), so it takes 84 of them.
+	// maxPerMount is how many branches one mount names. aufs keeps the options of a mount in a page, of 48 bytes each, a
+	// branch being one (max_opt in fs/aufs/fsctx.c; before Linux 5.19 in fs/aufs/opts.c). That makes 84, and the 85th
+	// crashes the kernel (tried with aufs 6.1).
 	maxPerMount = 64
 
 	// maxData is how many bytes of options mount(2) takes: a page with the NUL (copy_mount_options in fs/namespace.c), the
@@ -62,11 +64,7 @@ func (a *aufs) common() []string {
 func (a *aufs) mounts(flags, branches []string) []mount.Mount {
 	first := a.common()
 	n := a.fit(slices.Concat(flags, first), "br:", branches)
-	br := "br"
-	for _, branch := range branches[:n] {
-		br += ":" + branch
-	}
-	mounts := []mount.Mount{aufsMount(flags, append(first, br))}
+	mounts := []mount.Mount{aufsMount(flags, append(first, "br:"+strings.Join(branches[:n], ":")))}
 	for branches = branches[n:]; len(branches) > 0; branches = branches[n:] {
 		more := []string{"remount"}
 		n = a.fit(slices.Concat(flags, more), "append:", branches)

@@ -2,6 +2,7 @@ package overlayaufs
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -85,7 +86,7 @@ func TestAufsIsKept(t *testing.T) {
 	tMake(t, b, 2, tChain(1), "b", "2")
 }
 
-// What aufs writes into a layer is what form.go says.
+// What aufs writes into a layer is what form.go says, but that opaque directories become whiteouts.
 func TestAufsForm(t *testing.T) {
 	tHasAufs(t)
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union"), Driver: driverAufs})
@@ -117,16 +118,51 @@ func TestAufsForm(t *testing.T) {
 		t.Errorf("busy: %v, %v", busy, err)
 	}
 	tUnmount(t, dir)
-	if _, err := b.Freeze(t.Context(), tChain(2)); err != nil {
+	if _, err := b.Freeze(t.Context(), tChain(2, 1)); err != nil {
 		t.Fatal(err)
 	}
-	want := ".wh.gone= .wh.removed= becomes-dir/.wh..wh..opq= becomes-dir/x=2 becomes-file=2 dir/.wh..wh..opq= dir/new=2"
+	want := ".wh.gone= .wh.removed= becomes-dir/x=2 becomes-file=2 dir/.wh.old= dir/new=2"
 	if got := tTree(t, b.path(2, fsName)); got != want {
 		t.Errorf("the layer: %q, want %q", got, want)
 	}
 	for _, name := range aufsOwn {
 		if _, err := os.Lstat(b.path(2, fsName, name)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is in a committed layer: %v", name, err)
+		}
+	}
+}
+
+// A directory that is replaced in one layer after the other holds what the last one has put there.
+func TestAufsReplacedDirectory(t *testing.T) {
+	tHasAufs(t)
+	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union"), Driver: driverAufs})
+	tMake(t, b, 1, nil, "d/file-1", "1", "d/s/deep-1", "1")
+	chain := tChain(1)
+	for id := uint64(2); id < 8; id++ {
+		if _, err := b.Make(t.Context(), Content{ID: id}, chain, nil); err != nil {
+			t.Fatal(err)
+		}
+		chain = slices.Insert(chain, 0, Content{ID: id})
+		for round := range 2 { // a container is started again before it is committed
+			mounts, err := b.Mounts(t.Context(), chain, true, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := tMount(t, mounts)
+			if round == 0 {
+				if err := os.RemoveAll(filepath.Join(dir, "d")); err != nil {
+					t.Fatal(err)
+				}
+				tWrite(t, filepath.Join(dir, fmt.Sprintf("d/file-%d", id)), "x")
+				tWrite(t, filepath.Join(dir, fmt.Sprintf("d/s/deep-%d", id)), "x")
+			}
+			if got, want := tTree(t, dir), fmt.Sprintf("d/file-%d=x d/s/deep-%d=x", id, id); got != want {
+				t.Errorf("layer %d: %q, want %q", id, got, want)
+			}
+			tUnmount(t, dir)
+		}
+		if _, err := b.Freeze(t.Context(), chain); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

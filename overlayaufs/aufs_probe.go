@@ -14,8 +14,9 @@ import (
 
 const (
 	// xinoName is the file that aufs makes and removes again at each mount, to keep its inode numbers in. The kernel lets
-	// one mount after the other use the name (au_xino_create in fs/aufs/xino.c). A power cut between the two steps leaves
-	// an empty file, with which no union could be mounted: so it is removed before each trial.
+	// one mount after the other use the name (au_xino_create in fs/aufs/xino.c, since aufs 4.14). A power cut between the
+	// two steps leaves an empty file, with which no union could be mounted: so it is removed before each trial. That does
+	// a mount that is being made no harm: it looks whether its file still has a name.
 	xinoName = ".xino"
 
 	// runDir is where it is if the root's file system cannot have it. It must be in the mount namespace of who mounts too,

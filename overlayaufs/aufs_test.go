@@ -266,7 +266,7 @@ func TestAufsKeepsItsOwn(t *testing.T) {
 		if _, err := b.Freeze(ctx, tChain(1)); err != nil {
 			t.Fatal(err)
 		}
-		wantTree := "d/.wh..wh..opq= d/.wh..wh.orph/kept=only the root has aufs's own d/.wh.gone= d/f=f"
+		wantTree := "d/.wh..wh.orph/kept=only the root has aufs's own d/.wh.gone= d/f=f"
 		if got := tTree(t, fs); got != wantTree {
 			t.Errorf("frozen: %q", got)
 		}

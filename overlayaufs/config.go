@@ -53,6 +53,10 @@ type Config struct {
 	// container that was running when the power went cannot be started again.
 	Volatile string `toml:"volatile"`
 
+	// UpperdirLabel has each snapshot shown with the label containerd.io/snapshot/overlay.upperdir, the directory of what it
+	// has of its own, as containerd's overlay snapshotter has it under that key. It is for programs on the host that read layers.
+	UpperdirLabel bool `toml:"upperdir_label"`
+
 	// Quota is "auto", "on", "strict" or "off": whether each layer is a project of the file system's quotas, which counts what
 	// it takes up and keeps the limits that its labels ask for. Auto is on where the file system has project quotas; where it has
 	// none, a limit that is asked for is said to be missing, once. With strict such a snapshot is refused, with on the start is.
@@ -78,6 +82,7 @@ func DefaultConfig() Config {
 	return Config{
 		Driver: auto, Sync: syncCommit, Index: auto, UserXattr: auto, Metacopy: auto, Volatile: auto,
 		Quota: auto, ProjectBase: defaultProjectBase,
+		Aufs: AufsConfig{UDBA: auto, Create: auto, Xino: auto},
 	}
 }
 

@@ -1,10 +1,11 @@
-// Package overlayaufs keeps the contents of snapshots as directories and mounts chains of them with overlayfs: Lamina's
-// union backend.
+// Package overlayaufs keeps the contents of snapshots as directories and mounts chains of them with overlayfs or aufs:
+// Lamina's union backend.
 //
 // A content is a directory <root>/<id> with two directories in it: fs, which is what the layer holds, in the form that
 // overlayfs writes (a deletion is a character device 0:0, a directory that hides those below it is marked opaque), and
 // work, which overlayfs wants on the same file system while the layer is writable. All contents lie side by side
-// under one short path, as containerd shortens the list of lower directories by what they have in common.
+// under one short path, as containerd shortens the list of lower directories by what they have in common. What is said of
+// overlayfs holds for aufs too, but for the form (form.go) and for what Freeze does to a layer (opaque.go).
 //
 // # Guarantees
 //

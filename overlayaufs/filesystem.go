@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,14 +22,18 @@ func explain(root string, err error) error {
 	switch {
 	case pathErr.Op != opMount:
 		return fmt.Errorf("union root %s: trying overlayfs on %s: %w", root, fsType(root), err)
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return fmt.Errorf("union: mounting overlayfs needs root (CAP_SYS_ADMIN): %w", err)
+	case isForbidden(err) && userns.RunningInUserNS():
+		return fmt.Errorf("union: this kernel (%s) mounts no overlayfs in a user namespace, which takes Linux 5.11: %w", release(), err)
+	case isForbidden(err):
+		return fmt.Errorf("union: mounting overlayfs needs root (CAP_SYS_ADMIN), or the namespace of a rootless containerd: %w", err)
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("union: this kernel (%s) has no overlayfs: %w", release(), err)
 	}
 	return fmt.Errorf("union root %s: overlayfs cannot write to %s, choose a root on ext4, xfs or btrfs: %w",
 		root, fsType(root), err)
 }
+
+func isForbidden(err error) bool { return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) }
 
 // checkDType refuses a file system that does not tell the types of entries when a directory is read. overlayfs would
 // mount there and show deleted files.

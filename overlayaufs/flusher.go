@@ -37,8 +37,8 @@ func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage
 	if err := b.checkUnmapped(chain[0].ID); err != nil {
 		return nil, err
 	}
-	if err := b.dropAufsOwn(ctx, chain[0].ID); err != nil {
-		return nil, err
+	if err := b.freezeAufs(ctx, chain); err != nil {
+		return nil, fmt.Errorf("freeze %s: %w", b.path(chain[0].ID), space.Explain(err, b.root))
 	}
 	if b.flusher == nil {
 		return nil, b.bound(chain[0].Project, quota.Limits{})
@@ -57,19 +57,23 @@ func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage
 	return usage, nil
 }
 
-// dropAufsOwn removes what aufs keeps for itself in a layer that is committed: nothing mounts it writable any more, and the
-// trees that were removed while something in them was open are in nobody's sight and take room for ever. No pseudo-link is
-// lost: there are none without noplink. Whiteouts are hard links to one of the files, and stay.
+// freezeAufs makes a lower layer of what was a writable branch of aufs. It has no opaque directories, and nothing of what
+// aufs keeps for itself: nobody mounts it writable any more, and trees that were removed while something in them was open are
+// in nobody's sight and take room for ever. No pseudo-link is lost, as there are none with noplink. Whiteouts are hard links
+// to one of the files, and stay.
 //
-// A crash in the middle leaves an active layer, for which aufs makes again what is missing when it is mounted.
-func (b *Backend) dropAufsOwn(ctx context.Context, id uint64) error {
+// A crash in the middle leaves an active layer with the same content, for which aufs makes again what is missing.
+func (b *Backend) freezeAufs(ctx context.Context, chain []Content) error {
 	if b.aufs == nil {
 		return nil
 	}
-	return b.onRoot("freeze", func(fd int) error {
+	return b.onRoot("freeze", func(root int) error {
+		if err := dropOpaque(ctx, root, chain); err != nil {
+			return err
+		}
 		for _, name := range aufsOwn {
-			if err := removeTree(ctx, fd, fmt.Sprintf("%d/%s/%s", id, fsName, name)); err != nil {
-				return fmt.Errorf("freeze %s: %w", b.path(id), err)
+			if err := removeTree(ctx, root, dirName(chain[0].ID)+"/"+name); err != nil {
+				return err
 			}
 		}
 		return nil

@@ -28,8 +28,9 @@ func ProbeIDMap(ctx context.Context, cfg Config) error {
 	if err := cfg.checkRoot(); err != nil {
 		return err
 	}
-	if cfg.Driver == formAufs.String() {
-		return errors.New("aufs has no mounts that map ids")
+	was, err := readOwner(cfg.Root)
+	if cfg.Driver == formAufs.String() || err == nil && was.Form == formAufs {
+		return errAufsMaps
 	}
 	dir, err := existing(cfg.Root)
 	if err != nil {
@@ -49,6 +50,8 @@ func ProbeIDMap(ctx context.Context, cfg Config) error {
 	}
 	return nil
 }
+
+var errAufsMaps = errors.New("aufs has no mounts that map ids")
 
 // existing returns path, or the nearest directory above it that there is.
 func existing(path string) (string, error) {
@@ -112,7 +115,11 @@ func (b *Backend) checkIDMap(ctx context.Context) error {
 	if b.mapsIDs.Load() {
 		return nil
 	}
-	if err := ProbeIDMap(ctx, b.config); err != nil {
+	err := errAufsMaps
+	if b.aufs == nil {
+		err = ProbeIDMap(ctx, b.config)
+	}
+	if err != nil {
 		return fmt.Errorf("the snapshot is to have other ids (see the capability remap-ids): %w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	b.mapsIDs.Store(true)
@@ -125,13 +132,21 @@ func (b *Backend) checkIDMap(ctx context.Context) error {
 //
 // A read-only bind mount it leaves without a map. So a view of one layer is an overlay of that and an empty one. That of no
 // layer has nothing in it to be mapped.
+//
+// What it maps is the directory that the lower ones have in common, at another path, which the kernel then shows as that of the
+// layers. An only one would have nothing of its number in that, and nobody could tell that it is in use; so it gets the empty
+// one below it.
 func (b *Backend) planMapped(chain []Content, writable bool, labels map[string]string, m *idmap.Map) []mount.Mount {
+	empty := filepath.Join(b.root, emptyName)
 	mounts := b.plan(chain, writable, labels)
 	switch {
 	case len(chain) == 0:
 		return mounts
 	case len(chain) == 1 && !writable:
-		mounts = b.overlay.readOnly([]string{b.path(chain[0].ID, fsName), filepath.Join(b.root, emptyName)})
+		mounts = b.overlay.readOnly([]string{b.path(chain[0].ID, fsName), empty})
+	case len(chain) == 2 && writable:
+		last := mounts[0].Options
+		last[len(last)-1] += ":" + empty
 	}
 	for i := range mounts {
 		mounts[i].Options = append(m.Options(), mounts[i].Options...)

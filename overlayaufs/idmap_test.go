@@ -46,7 +46,10 @@ func TestPlanMapped(t *testing.T) {
 			Type: "overlay", Source: "overlay", Options: with("index=off", "lowerdir=/r/7/fs:/r/empty"),
 		}},
 		{"child", tChain(12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: with(
-			"index=off", "volatile", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs",
+			"index=off", "volatile", "workdir=/r/12/work", "upperdir=/r/12/fs", "lowerdir=/r/7/fs:/r/empty",
+		)}},
+		{"grandchild", tChain(3, 12, 7), true, mount.Mount{Type: "overlay", Source: "overlay", Options: with(
+			"index=off", "volatile", "workdir=/r/3/work", "upperdir=/r/3/fs", "lowerdir=/r/12/fs:/r/7/fs",
 		)}},
 		{"view of a child", tChain(12, 7), false, mount.Mount{
 			Type: "overlay", Source: "overlay", Options: with("index=off", "lowerdir=/r/12/fs:/r/7/fs"),
@@ -232,16 +235,17 @@ func TestMappedBase(t *testing.T) {
 	}
 }
 
-// TestMappedManyLayers mounts a long chain with a map, and with an option more, as containerd adds that of SELinux.
+// TestMappedManyLayers mounts a long chain with a map, and with an option more, as containerd adds that of SELinux. It is not so long
+// that containerd's mount code would enter the temporary mount on a thread of its own (mountAt), which the runtime keeps, and the mount with
+// it, if it is the first one of the process.
 func TestMappedManyLayers(t *testing.T) {
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union")})
-	tTakeFirstThread(t)
 	var chain []Content
-	for id := uint64(9_000_000); len(chain) < 200; id++ {
+	for id := uint64(9_000_000); len(chain) < 60; id++ {
 		tMustMake(t, b, id, chain, nil)
 		chain = slices.Insert(chain, 0, Content{ID: id})
 	}
-	tWriteAs(t, b.path(chain[199].ID, fsName, "bottom"), 1000, 1000)
+	tWriteAs(t, b.path(chain[59].ID, fsName, "bottom"), 1000, 1000)
 	tMustMake(t, b, 1, chain, tMaps)
 	mounts, err := b.Mounts(t.Context(), append(tChain(1), chain...), true, tMaps)
 	if err != nil {
@@ -256,27 +260,6 @@ func TestMappedManyLayers(t *testing.T) {
 	}); err != nil {
 		t.Error(err)
 	}
-}
-
-// tTakeFirstThread keeps goroutines that end their thread from the first one of the process until the test ends: the runtime parks it
-// instead. containerd's mount code enters a mount that it wants to unmount then, on such a thread (mountAt): with that one it cannot.
-func tTakeFirstThread(t *testing.T) {
-	t.Helper()
-	release := make(chan struct{})
-	t.Cleanup(func() { close(release) })
-	for range 256 {
-		first := make(chan bool)
-		go func() {
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
-			first <- unix.Gettid() == os.Getpid()
-			<-release
-		}()
-		if <-first {
-			return
-		}
-	}
-	t.Fatal("the first thread of the process is never free")
 }
 
 func TestMapRefused(t *testing.T) {
@@ -350,4 +333,33 @@ func TestProbeIDMap(t *testing.T) {
 			t.Errorf("Mounts where the kernel cannot: %v", err)
 		}
 	})
+}
+
+// TestSELinuxOption adds to each mount what containerd's client adds for SELinux (handleMounts in client/container.go), and
+// asks containerd's code what it takes the mount for.
+func TestSELinuxOption(t *testing.T) {
+	const label = `context="system_u:object_r:container_file_t:s0:c1,c2"`
+	b := &Backend{root: "/r", overlay: overlay{options: []string{"index=off"}}, volatile: true}
+	m, err := idmap.FromLabels(tMaps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, writable := range []bool{true, false} {
+		for _, chain := range [][]Content{tChain(7), tChain(12, 7)} {
+			for _, mounts := range [][]mount.Mount{b.plan(chain, writable, nil), b.planMapped(chain, writable, nil, m)} {
+				last := &mounts[len(mounts)-1]
+				plain := slices.Clone(last.Options)
+				last.Options = append(last.Options, label)
+				if last.ReadOnly() == writable {
+					t.Errorf("%v is taken for read-only: %v", last, !writable)
+				}
+				want := slices.DeleteFunc(plain, func(o string) bool { return o == "volatile" })
+				for _, got := range mount.RemoveVolatileOption(mounts) {
+					if !slices.Equal(got.Options, append(want, label)) {
+						t.Errorf("without volatile: %q, want %q and the label", got.Options, want)
+					}
+				}
+			}
+		}
+	}
 }

@@ -4,9 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestMain keeps all that the tests make in one directory, and fails if they leave a mount, a loop device or a file
@@ -15,7 +20,39 @@ func TestMain(m *testing.M) {
 	if root, ok := os.LookupEnv(childRoot); ok {
 		os.Exit(child(root))
 	}
+	if os.Getuid() == 0 {
+		if os.Getenv(ownMounts) == "" {
+			os.Exit(withOwnMounts())
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(run(m))
+}
+
+// ownMounts is set in the environment of a test process that has mounts of its own.
+const ownMounts = "LAMINA_TEST_OWN_MOUNTS"
+
+// withOwnMounts runs the tests in a process with a mount namespace of its own. A namespace that any other process of this
+// machine makes would get a copy of the tests' mounts, and an image that is mounted there cannot be mounted again after a
+// power cut.
+func withOwnMounts() int {
+	runtime.LockOSThread() // of whose end the kernel tells the process
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), ownMounts+"=yes")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 func run(m *testing.M) int {

@@ -72,7 +72,7 @@ func testLife(t *testing.T, cfg Config) {
 		}
 		tUnmount(t, dir)
 	}
-	if _, err := b.Freeze(ctx, tChain(3)); err != nil {
+	if _, err := b.Freeze(ctx, tChain(3, 2, 1)); err != nil {
 		t.Fatal(err)
 	}
 	for want, chain := range map[string][]uint64{

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -192,7 +193,8 @@ func isOurs(name string) bool {
 	if _, ok := parseLink(name); ok {
 		return true
 	}
-	return slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, xinoName, "lost+found"}, name)
+	return strings.HasPrefix(name, trialPrefix) ||
+		slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, xinoName, "lost+found"}, name)
 }
 
 // writeDurably makes the file name in dir hold data. After a power cut it holds either all of data or what it held

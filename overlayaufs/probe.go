@@ -103,26 +103,33 @@ func (p *prober) options(ctx context.Context, cfg Config) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	index := feature{key: "index", value: cfg.Index, on: [][]string{{"index=on"}}, check: (*trial).hasIndex}
-	if options, err = p.choose(ctx, options, index); err != nil {
-		return nil, err
-	}
-	metacopy := feature{
-		key: "metacopy", value: cfg.Metacopy, check: (*trial).hasMetacopy,
-		on: [][]string{{"metacopy=on"}, {"metacopy=on", "redirect_dir=on"}}, // some kernels want it named
-	}
-	if options, err = p.choose(ctx, options, metacopy); err != nil {
-		return nil, err
+	for _, f := range []feature{indexFeature(cfg.Index), metacopyFeature(cfg.Metacopy)} {
+		if options, err = p.choose(ctx, options, f); err != nil {
+			return nil, err
+		}
 	}
 	if cfg.Volatile == on {
-		volatile := feature{
-			key: "volatile", value: on, on: [][]string{{"volatile"}}, check: (*trial).hasVolatile,
-		}
-		if _, err := p.choose(ctx, options, volatile); err != nil {
+		if _, err := p.choose(ctx, options, volatileFeature()); err != nil {
 			return nil, err
 		}
 	}
 	return options, nil
+}
+
+func indexFeature(value string) feature {
+	return feature{key: "index", value: value, on: [][]string{{"index=on"}}, check: (*trial).hasIndex}
+}
+
+func metacopyFeature(value string) feature {
+	return feature{
+		key: "metacopy", value: value, check: (*trial).hasMetacopy,
+		on: [][]string{{"metacopy=on"}, {"metacopy=on", "redirect_dir=on"}}, // some kernels want it named
+	}
+}
+
+// volatileFeature is on: where it is off, no option is given.
+func volatileFeature() feature {
+	return feature{key: "volatile", value: on, on: [][]string{{"volatile"}}, check: (*trial).hasVolatile}
 }
 
 // userXattr finds out whether overlayfs works, and whether it needs to keep its marks in user attributes: it must

@@ -42,7 +42,7 @@ func (b *Backend) Usage(ctx context.Context, chain []Content) (snapshots.Usage, 
 func (b *Backend) walked(ctx context.Context, id uint64) (*snapshots.Usage, error) {
 	c := &counter{aufs: b.aufs != nil}
 	err := b.onRoot("usage", func(fd int) error {
-		return walkTree(ctx, fd, fmt.Sprintf("%d/%s", id, fsName), c)
+		return walkTree(ctx, fd, dirName(id), c)
 	})
 	return &c.usage, err
 }

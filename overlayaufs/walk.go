@@ -52,8 +52,11 @@ type frame struct {
 // walkTree walks the directory name, which may be a path, in the directory top. It returns an error with errno ENOENT or
 // ENOTDIR if there is none.
 func walkTree(ctx context.Context, top int, name string, v visitor) error {
-	w := &walk{visitor: v, top: top, buf: make([]byte, 64<<10)}
-	return w.run(ctx, name)
+	return newWalk(top, v).run(ctx, name)
+}
+
+func newWalk(top int, v visitor) *walk {
+	return &walk{visitor: v, top: top, buf: make([]byte, 64<<10)}
 }
 
 // run is walkTree for a visitor that looks at the walk.
@@ -161,6 +164,15 @@ func (w *walk) pop() error {
 	return w.wrap("remove", name, w.leave(w.last(), name))
 }
 
+// path returns the names of the directories that the walk is in, the top one included.
+func (w *walk) path() []string {
+	names := make([]string, len(w.stack))
+	for i, f := range w.stack {
+		names[i] = f.name
+	}
+	return names
+}
+
 // cut drops the frames from depth on.
 func (w *walk) cut(depth int) {
 	for i := range w.stack[depth:] {
@@ -225,10 +237,7 @@ func (w *walk) wrap(op, name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var names []string
-	for _, f := range w.stack {
-		names = append(names, f.name)
-	}
+	names := w.path()
 	if name != "" {
 		names = append(names, name)
 	}

@@ -102,6 +102,13 @@ type Templater interface {
 	MakeTemplate(ctx context.Context, id uint64, name string) (size uint64, err error)
 }
 
+// A Labeler is a Backend that tells more of a content than the store knows.
+type Labeler interface {
+	// Labels returns the labels to show with the snapshot whose content is c, or nil. They are never stored: what a client sets of that name
+	// is dropped, and no filter of Walk sees them. It is called for one snapshot after the other, and touches no disk.
+	Labels(c Content) map[string]string
+}
+
 // A Resizer is a Backend whose contents have limits that may change while they are in use.
 type Resizer interface {
 	// Resize gives content c, that of an active snapshot, the limits that its new labels ask for, on top of the chain below

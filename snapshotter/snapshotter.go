@@ -39,7 +39,7 @@ func (s *Snapshotter) Stat(_ context.Context, key string) (snapshots.Info, error
 	if err != nil {
 		return snapshots.Info{}, fail("stat", key, err)
 	}
-	return sn.Info(), nil
+	return s.set.info(sn), nil
 }
 
 // Walk calls fn with the snapshots that match any of the filters, as of one moment. fn may call the snapshotter.
@@ -51,7 +51,7 @@ func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters .
 	defer leave()
 	var fnErr error
 	err = s.set.store.Walk(ctx, s.name, func(sn metadata.Snapshot) error {
-		fnErr = fn(ctx, sn.Info())
+		fnErr = fn(ctx, s.set.info(sn))
 		return fnErr
 	}, filters...)
 	if fnErr != nil {

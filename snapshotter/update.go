@@ -20,11 +20,12 @@ func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpath
 		return snapshots.Info{}, fail("update", info.Name, err)
 	}
 	defer leave()
+	info.Labels = s.set.given(s.name, info)
 	sn, err := s.update(ctx, info, fieldpaths)
 	if err != nil {
 		return snapshots.Info{}, fail("update", info.Name, err)
 	}
-	return sn.Info(), nil
+	return s.set.info(sn), nil
 }
 
 func (s *Snapshotter) update(ctx context.Context, info snapshots.Info, fieldpaths []string) (metadata.Snapshot, error) {

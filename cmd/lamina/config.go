@@ -36,6 +36,8 @@ func newConfigContainerd() *cli.Command {
 		Name:  "containerd",
 		Usage: "print what containerd's configuration needs to use this daemon",
 		Description: "Import the output from containerd's config.toml, or paste it there without its version line.\n\n" +
+			"What this host is capable of is found by trying it, which needs root; nothing is left behind, and the root that the\n" +
+			"configuration names need not exist yet. What is missing is said in a comment.\n\n" +
 			exitCodes,
 		Flags: []cli.Flag{
 			&cli.IntFlag{
@@ -44,7 +46,7 @@ func newConfigContainerd() *cli.Command {
 				Value: 3,
 			},
 		},
-		Action: func(_ context.Context, c *cli.Command) error {
+		Action: func(ctx context.Context, c *cli.Command) error {
 			version := c.Int("version")
 			if version != 2 && version != 3 {
 				return fmt.Errorf("%w: --version %d is neither 2 nor 3", errUsage, version)
@@ -53,7 +55,7 @@ func newConfigContainerd() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return writeContainerd(c.Root().Writer, s, version)
+			return writeContainerd(ctx, c.Root().Writer, s, version)
 		},
 	}
 }
@@ -95,21 +97,34 @@ const (
 	// howOldReads: containerd 1.6 decodes into a struct of type and address, and passes over what the struct lacks.
 	howOldReads = `# containerd 1.6 reads type and address and passes over the other keys.
 `
+	// howOldLacks: containerd 1.7 reads capabilities, but its mount code does not know the options uidmap= and gidmap=.
+	howOldLacks = `# Capabilities are left out: for id maps and parallel unpacking containerd 2 is needed, and version 3 of this file.
+`
 )
 
-func writeContainerd(w io.Writer, s settings, version int) error {
+func writeContainerd(ctx context.Context, w io.Writer, s settings, version int) error {
 	config := containerdConfig{Version: version, ProxyPlugins: make(map[string]proxyPlugin)}
-	for name := range s.Snapshotters {
+	var missing []string
+	for _, name := range slices.Sorted(maps.Keys(s.Snapshotters)) {
+		has, lacks := s.Capabilities(ctx, name)
+		if version == 2 {
+			has = nil
+		}
+		for _, err := range lacks {
+			missing = append(missing, fmt.Sprintf("# %s has no %s\n", name, oneLine(err)))
+		}
 		config.ProxyPlugins[name] = proxyPlugin{
 			Type:         "snapshot",
 			Address:      s.Address,
-			Capabilities: s.Capabilities(name),
+			Capabilities: has,
 			Exports:      map[string]string{"root": s.ContentRoot(name)},
 		}
 	}
 	head := howToUse
 	if version == 2 {
-		head += howOldReads
+		head += howOldReads + howOldLacks
+	} else {
+		head += strings.Join(missing, "")
 	}
 	if _, err := io.WriteString(w, head); err != nil {
 		return err
@@ -117,19 +132,23 @@ func writeContainerd(w io.Writer, s settings, version int) error {
 	if err := writeTOML(w, config); err != nil || version == 2 {
 		return err
 	}
-	return writeUnpackConfig(w, s)
+	return writeUnpackConfig(w, config)
 }
+
+// oneLine returns the text of an error, which may be several joined, as it can stand in a comment.
+func oneLine(err error) string { return strings.ReplaceAll(fmt.Sprint(err), "\n", "; ") }
 
 // writeUnpackConfig prints what containerd's transfer service needs, as a comment: unpack_config is a list, of which
 // containerd would take the last that it reads and drop the others.
-func writeUnpackConfig(w io.Writer, s settings) error {
+func writeUnpackConfig(w io.Writer, config containerdConfig) error {
 	var b strings.Builder
 	b.WriteString(howToPull)
-	names := slices.Sorted(maps.Keys(s.Snapshotters))
-	for _, name := range names {
+	sideBySide := false
+	for _, name := range slices.Sorted(maps.Keys(config.ProxyPlugins)) {
+		sideBySide = sideBySide || slices.Contains(config.ProxyPlugins[name].Capabilities, snapshots.RebaseCap)
 		fmt.Fprintf(&b, "# [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n#   platform = \"linux\"\n#   snapshotter = %q\n", name)
 	}
-	if slices.ContainsFunc(names, func(name string) bool { return slices.Contains(s.Capabilities(name), snapshots.RebaseCap) }) {
+	if sideBySide {
 		b.WriteString(howToUnpack)
 	}
 	_, err := io.WriteString(w, b.String())

@@ -78,7 +78,7 @@ func newRoot(stdout, stderr io.Writer) *cli.Command {
 		Name:            "lamina",
 		Usage:           "a snapshotter for containerd",
 		Description:     exitCodes,
-		Commands:        []*cli.Command{newServe(), newConfig(), newPool(), newDoctor(), newMigrate(), newVersion()},
+		Commands:        []*cli.Command{newServe(), newConfig(), newPool(), newDoctor(), newMigrate(), newFeatures(), newVersion()},
 		HideHelpCommand: true,
 		Writer:          stdout,
 		ErrWriter:       stderr,

@@ -1,6 +1,7 @@
 package holders
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,7 +26,7 @@ const (
 // branchesOf returns the directories that an aufs with these options is made of, as this process calls them. They stand in the
 // options themselves where the module keeps them out of /sys (its parameter brs). A union that has just been unmounted has
 // none. That they cannot be told is an error: whoever asks is about to delete something.
-func branchesOf(sys, options string) ([]string, error) {
+func branchesOf(ctx context.Context, sys, options string) ([]string, error) {
 	var dirs []string
 	id := ""
 	for option := range strings.SplitSeq(options, ",") {
@@ -51,7 +52,7 @@ func branchesOf(sys, options string) ([]string, error) {
 		return nil, fmt.Errorf("which directories an aufs is made of: %w", err)
 	}
 	for _, file := range files {
-		text, err := readBranch(file)
+		text, err := readBranch(ctx, file)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -78,13 +79,17 @@ func branchFiles(dir string) ([]string, error) {
 	return files, nil
 }
 
-func readBranch(file string) (text string, err error) {
+func readBranch(ctx context.Context, file string) (text string, err error) {
 	for range branchTries {
 		data, err := os.ReadFile(file)
 		if !errors.Is(err, unix.EBUSY) {
 			return string(data), err
 		}
-		time.Sleep(branchPause)
+		select {
+		case <-time.After(branchPause):
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
 	}
 	return "", &os.PathError{Op: "read", Path: file, Err: unix.EBUSY}
 }

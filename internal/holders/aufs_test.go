@@ -26,7 +26,7 @@ func TestBranches(t *testing.T) {
 		"in the options": {"rw,si=77,xino=/x,br:/l/union/3/fs=rw:/l/union/2/fs=rr+wh", "[/l/union/3/fs /l/union/2/fs]"},
 		"just unmounted": {"rw,si=77,xino=/x", "[]"},
 	} {
-		got, err := branchesOf(sys, test.options)
+		got, err := branchesOf(t.Context(), sys, test.options)
 		require.NoError(t, err, name)
 		d := Directory{paths: []string{"/l/union"}}
 		require.Equal(t, test.want, fmt.Sprint(got), name)
@@ -37,10 +37,30 @@ func TestBranches(t *testing.T) {
 		}
 	}
 	// Where nothing tells, nothing must be taken for unused.
-	_, err := branchesOf(filepath.Join(sys, "missing"), "rw,si=77")
+	_, err := branchesOf(t.Context(), filepath.Join(sys, "missing"), "rw,si=77")
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.NoError(t, os.RemoveAll(filepath.Join(si, "br0")))
 	require.NoError(t, os.Mkdir(filepath.Join(si, "br0"), 0o755))
-	_, err = branchesOf(sys, "rw,si=f3d2a1b0c4e5")
+	_, err = branchesOf(t.Context(), sys, "rw,si=f3d2a1b0c4e5")
 	require.Error(t, err)
+}
+
+// Each aufs is asked for its branches once, however many namespaces show it, and what cannot be told is no mount without any.
+func TestFinderAsksForBranches(t *testing.T) {
+	asked := 0
+	f := finder{branches: map[string][]string{}, ask: func(options string) ([]string, error) {
+		asked++
+		if options == "si=2" {
+			return nil, fs.ErrPermission
+		}
+		return []string{"/l/union/1/fs"}, nil
+	}}
+	f.wanted = func(m *Mount) bool { return len(m.Branches) == 1 }
+	require.True(t, f.isWanted(&Mount{FSType: "aufs", Options: "si=1"}))
+	require.True(t, f.isWanted(&Mount{FSType: "aufs", Options: "si=1"}))
+	require.False(t, f.isWanted(&Mount{FSType: "overlay", Options: "si=1"}))
+	require.Equal(t, 1, asked)
+	require.NoError(t, f.branchErr)
+	require.False(t, f.isWanted(&Mount{FSType: "aufs", Options: "si=2"}))
+	require.ErrorIs(t, f.branchErr, fs.ErrPermission)
 }

@@ -86,6 +86,9 @@ func mountID(dir string) (int, error) {
 // containerd mounts an overlay of many layers from within their common directory, with relative names in lowerdir=, and the
 // kernel does not keep what they were relative to. Such a name counts, unless the writable layer, whose name is never
 // relative, lies elsewhere. So a view of some other snapshotter's may be taken for ours, and never the other way round.
+//
+// So it is with lower directories that have a map of ids: containerd mounts their common directory in a temporary place, from
+// which it mounts the overlay, and which is gone then.
 func (d Directory) Uses(m *Mount) (uses []string) { return d.uses(m, false) }
 
 // UsesSurely returns the same without what may be another directory's: relative names count only if the writable layer lies
@@ -132,8 +135,8 @@ func (d Directory) layers(options string, surely bool) (uses []string) {
 			for layer := range strings.SplitSeq(unescape([]byte(value)), ":") {
 				if rel, ok := d.rel(layer); ok {
 					uses = append(uses, rel)
-				} else if layer != "" && !filepath.IsAbs(layer) {
-					relative = append(relative, filepath.Clean(layer))
+				} else if rel, ok := unplaced(layer); ok {
+					relative = append(relative, rel)
 				}
 			}
 		}
@@ -142,6 +145,20 @@ func (d Directory) layers(options string, surely bool) (uses []string) {
 		uses = append(uses, relative...)
 	}
 	return uses
+}
+
+// unplaced returns what a lower directory is called within its common directory, if that is not told: a relative name, or one in
+// containerd's place for mounts with a map (doPrepareIDMappedOverlay in core/mount/mount_linux.go).
+func unplaced(layer string) (rel string, ok bool) {
+	if !filepath.IsAbs(layer) {
+		return filepath.Clean(layer), layer != ""
+	}
+	_, rel, ok = strings.Cut(layer, "/ovl-idmapped") // and a number
+	if !ok {
+		return "", false
+	}
+	_, rel, ok = strings.Cut(rel, "/")
+	return filepath.Clean(rel), ok
 }
 
 func (d Directory) rel(path string) (string, bool) {

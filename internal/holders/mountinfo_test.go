@@ -81,7 +81,12 @@ func TestUses(t *testing.T) {
 			[]string{"3/fs", "3/work", "2/fs", "1/fs"},
 		},
 		"relative names below another's": {Mount{FSType: "overlay", Options: "rw,lowerdir=2/fs:1/fs,upperdir=/c/3/fs,workdir=/c/3/work"}, nil},
-		"layers one by one":              {Mount{FSType: "overlay", Options: "ro,lowerdir+=/data/l/union/2/fs,datadir+=/data/l/union/1/fs"}, []string{"2/fs", "1/fs"}},
+		"layers with a map": {
+			Mount{FSType: "overlay", Options: "rw,lowerdir=/tmp/ovl-idmapped123/2/fs:/tmp/ovl-idmapped123/1/fs,upperdir=/data/l/union/3/fs,workdir=/data/l/union/3/work"},
+			[]string{"3/fs", "3/work", "2/fs", "1/fs"},
+		},
+		"layers with a map, another's": {Mount{FSType: "overlay", Options: "rw,lowerdir=/tmp/ovl-idmapped123/2/fs:/tmp/ovl-idmapped123/1/fs,upperdir=/c/3/fs"}, nil},
+		"layers one by one":            {Mount{FSType: "overlay", Options: "ro,lowerdir+=/data/l/union/2/fs,datadir+=/data/l/union/1/fs"}, []string{"2/fs", "1/fs"}},
 	} {
 		require.Equal(t, test.uses, d.Uses(&test.mount), name)
 		if name == "view of relative names" { // whose they are cannot be told

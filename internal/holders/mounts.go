@@ -32,6 +32,7 @@ type view struct {
 // through our own process, unless all processes in it have changed their roots. wanted must not keep its argument.
 func FindMounts(ctx context.Context, wanted func(*Mount) bool) (Mounts, error) {
 	f := finder{wanted: wanted, seen: map[view]bool{}, partial: map[view][]Mount{}, branches: map[string][]string{}}
+	f.ask = func(options string) ([]string, error) { return branchesOf(ctx, sysAufs, options) }
 	err := f.visit(os.Getpid())
 	if err == nil {
 		err = processes(ctx, f.visit)
@@ -51,7 +52,8 @@ type finder struct {
 	seen    map[view]bool
 	partial map[view][]Mount // of processes that have changed their roots
 
-	branches  map[string][]string // of each aufs, by its options: every namespace shows it again
+	ask       func(options string) ([]string, error) // for the branches of an aufs
+	branches  map[string][]string                    // what was answered: every namespace shows the same again
 	branchErr error
 }
 
@@ -61,7 +63,7 @@ func (f *finder) isWanted(m *Mount) bool {
 		var known bool
 		if m.Branches, known = f.branches[m.Options]; !known {
 			var err error
-			if m.Branches, err = branchesOf(sysAufs, m.Options); err != nil && f.branchErr == nil {
+			if m.Branches, err = f.ask(m.Options); err != nil && f.branchErr == nil {
 				f.branchErr = err
 			}
 			f.branches[m.Options] = m.Branches

@@ -74,7 +74,7 @@ func TestFromLabelsRefuses(t *testing.T) {
 				continue
 			}
 			for _, part := range []string{"label " + label + " = ", fmt.Sprintf("%.200q", bad), says} {
-				if !strings.Contains(err.Error(), part) { //nolint:forbidigo // what a user reads
+				if !strings.Contains(err.Error(), part) {
 					t.Errorf("%s = %.40q: %v, which does not say %s", label, bad, err, part)
 				}
 			}

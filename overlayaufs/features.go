@@ -1,0 +1,168 @@
+package overlayaufs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/userns"
+	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/features"
+)
+
+// Probes returns what the drivers of this backend may be able to do, with the way to find out: by trying it on the file
+// system of cfg.Root, or of the directory in which the root will be made. A Backend may be open on the root meanwhile.
+func Probes(cfg Config) []features.Probe {
+	overlay := func(name, detail string, try func(context.Context, *prober) error) features.Probe {
+		return features.Probe{Driver: driverOverlay, Name: name, Try: func(ctx context.Context) (string, error) {
+			return detail, answer(explainOverlay(cfg.Root, tryBeside(ctx, cfg.Root, try)))
+		}}
+	}
+	has := func(f feature) func(context.Context, *prober) error {
+		return func(ctx context.Context, p *prober) error { return p.has(ctx, cfg, f) }
+	}
+	mounts := has(feature{})
+	return []features.Probe{
+		overlay("mount", "", mounts),
+		overlay("layers", fmt.Sprintf("%d below a writable one", maxLower), mounts),
+		{Driver: driverOverlay, Name: "id maps", Try: func(ctx context.Context) (string, error) {
+			return "idmapped mounts", answer(ProbeIDMap(ctx, cfg))
+		}},
+		overlay("parallel unpack", "", func(ctx context.Context, p *prober) error {
+			return cmp.Or(cfg.whyNoRebase(), mounts(ctx, p))
+		}),
+		overlay("userxattr", "", func(ctx context.Context, p *prober) error {
+			_, err := p.userXattr(ctx, on)
+			return err
+		}),
+		overlay("index", "", has(indexFeature(on))),
+		overlay("metacopy", "", has(metacopyFeature(on))),
+		overlay("volatile", "", has(volatileFeature())),
+		{Driver: driverAufs, Name: "mount", Try: func(ctx context.Context) (string, error) {
+			a, err := tryAufsBeside(ctx, cfg)
+			return strings.Join(a.common(), ","), err
+		}},
+		{Driver: driverAufs, Name: "layers", Try: func(ctx context.Context) (string, error) {
+			a, err := tryAufsBeside(ctx, cfg)
+			return fmt.Sprintf("%d below a writable one", a.branches-1), features.AsOf("mount", err)
+		}},
+	}
+}
+
+// whyNoRebase is CanRebase of overlayfs, in words.
+func (c Config) whyNoRebase() error {
+	c.Driver = driverOverlay
+	switch {
+	case c.CanRebase():
+		return nil
+	case userns.RunningInUserNS():
+		return errors.New("containerd cannot write deletions in a user namespace")
+	}
+	return fmt.Errorf("containerd writes deletions in trusted attributes, and union.userxattr = %q", c.UserXattr)
+}
+
+// tryAufsBeside returns how aufs mounts here, or the error of a Probe.
+func tryAufsBeside(ctx context.Context, cfg Config) (*aufs, error) {
+	found := &aufs{}
+	// What there is, not what is set of overlayfs; and nothing is made in the root.
+	err := tryBeside(ctx, cfg.Root, func(ctx context.Context, p *prober) error {
+		a, err := p.findAufs(ctx, Config{Root: p.dir, Aufs: cfg.Aufs})
+		if err == nil {
+			found = a
+		}
+		return err
+	})
+	switch {
+	case isMissing(err):
+		err = noAufs(unix.ENODEV) // without the place where it was tried
+	case err != nil && !isUntried(err):
+		err = explainAufs(cfg.Root, err)
+	}
+	return found, answer(err)
+}
+
+// has tries a feature upon what every mount has here, or that alone.
+func (p *prober) has(ctx context.Context, cfg Config, f feature) error {
+	options, err := p.userXattr(ctx, cfg.UserXattr)
+	if err == nil && f.key != "" {
+		_, err = p.choose(ctx, options, f)
+	}
+	return err
+}
+
+// answer says whether an error is a no.
+func answer(err error) error {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return features.Untried(err)
+	case isUntried(err):
+		return features.Untried(fmt.Errorf("it takes root, or the namespace of a rootless containerd: %w", err))
+	}
+	return err
+}
+
+// explainOverlay is explain for an error that somebody with more privileges would get too.
+func explainOverlay(root string, err error) error {
+	if err == nil || isUntried(err) {
+		return err
+	}
+	return explain(root, err)
+}
+
+// isUntried reports whether somebody with more privileges might have succeeded. In a user namespace nobody has more.
+func isUntried(err error) bool {
+	return errors.Is(err, fs.ErrPermission) && !userns.RunningInUserNS()
+}
+
+// Directories in which something is tried beside a Backend have names that begin with trialPrefix. One that is left is
+// that of a process that was killed, and is removed after trialAge by the next.
+const (
+	trialPrefix = probeName + "-"
+	trialAge    = time.Hour
+)
+
+// tryBeside calls try with a prober on the file system that root lies on, or will. Nothing of it is left.
+func tryBeside(ctx context.Context, root string, try func(context.Context, *prober) error) (err error) {
+	top, err := features.Existing(root)
+	if err != nil {
+		return err
+	}
+	if err := removeOldTrials(ctx, top); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(top, trialPrefix)
+	if err != nil {
+		return err
+	}
+	p := &prober{dir: dir}
+	// Even if ctx has ended.
+	defer func() { err = errors.Join(err, p.remove(context.WithoutCancel(ctx))) }()
+	if err := checkDType(dir); err != nil {
+		return err
+	}
+	if isoErr := isolated(func() { err = try(ctx, p) }); isoErr != nil {
+		return isoErr
+	}
+	return err
+}
+
+func removeOldTrials(ctx context.Context, top string) error {
+	entries, err := os.ReadDir(top)
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), trialPrefix) {
+			continue
+		}
+		if info, gone := e.Info(); gone == nil && time.Since(info.ModTime()) > trialAge {
+			p := prober{dir: filepath.Join(top, e.Name())}
+			err = errors.Join(err, p.remove(ctx))
+		}
+	}
+	return err
+}

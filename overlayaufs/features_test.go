@@ -1,0 +1,131 @@
+package overlayaufs
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/features"
+)
+
+// tFeatures tries everything, and returns the answers by driver and name.
+func tFeatures(t *testing.T, cfg Config) map[string]features.Feature {
+	t.Helper()
+	found := map[string]features.Feature{}
+	for _, f := range features.Run(t.Context(), Probes(cfg)) {
+		key := f.Driver + " " + f.Name
+		if _, twice := found[key]; twice {
+			t.Errorf("%s is there twice", key)
+		}
+		found[key] = f
+	}
+	return found
+}
+
+func TestFeatures(t *testing.T) {
+	tRoot(t)
+	top := t.TempDir()
+	old, young := filepath.Join(top, trialPrefix+"old"), filepath.Join(top, trialPrefix+"young")
+	for _, dir := range []string{old, young} {
+		tWrite(t, filepath.Join(dir, "1/file"), "")
+	}
+	past := time.Now().Add(-2 * trialAge)
+	if err := os.Chtimes(old, past, past); err != nil {
+		t.Fatal(err)
+	}
+	found := tFeatures(t, Config{Root: filepath.Join(top, "to/be/made")})
+	for _, key := range []string{
+		"overlay mount", "overlay layers", "overlay parallel unpack", "overlay userxattr", "overlay index", "overlay metacopy", "overlay volatile",
+	} {
+		if f, there := found[key]; !there || f.Err != nil {
+			t.Errorf("%s: %v, %v", key, there, f.Err)
+		}
+	}
+	entries, err := os.ReadDir(top)
+	if err != nil || len(entries) != 1 || entries[0].Name() != filepath.Base(young) {
+		t.Errorf("the directory has %v, want that of a trial under way: %v", entries, err)
+	}
+}
+
+// What is said of aufs is what a start with that driver would meet.
+func TestFeaturesOfAufs(t *testing.T) {
+	tRoot(t)
+	root := filepath.Join(t.TempDir(), "union")
+	f := tFeatures(t, Config{Root: root})["aufs mount"]
+	b, err := Open(t.Context(), Config{Root: root, Driver: driverAufs})
+	if err == nil {
+		tClose(t, b)
+	}
+	if (f.Err == nil) != (err == nil) || errors.Is(f.Err, unix.ENODEV) != errors.Is(err, unix.ENODEV) {
+		t.Errorf("the probe says %v, a start %v", f.Err, err)
+	}
+}
+
+// The probes may run beside a backend, and its place stays as it is, also if they are killed.
+func TestFeaturesBesideBackend(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "union")
+	b := tBackend(t, Config{Root: root})
+	tMake(t, b, 1, nil, "file", "1")
+	before, err := os.ReadDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := tFeatures(t, Config{Root: root})["overlay mount"]; f.Err != nil {
+		t.Error(f.Err)
+	}
+	if after, err := os.ReadDir(root); err != nil || len(after) != len(before) {
+		t.Errorf("the place has %v, had %v: %v", after, before, err)
+	}
+	tWrite(t, filepath.Join(root, trialPrefix+"killed", "file"), "")
+	if s, err := Look(t.Context(), root); err != nil || len(s.Foreign) > 0 {
+		t.Errorf("what a killed probe leaves: %+v, %v", s, err)
+	}
+	if _, _, err := b.Owner(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFeaturesRefused(t *testing.T) {
+	tRoot(t)
+	file := filepath.Join(t.TempDir(), "file")
+	tWrite(t, file, "")
+	for key, f := range tFeatures(t, Config{Root: filepath.Join(file, "union")}) {
+		if f.Err == nil || errors.Is(f.Err, features.ErrUntried) {
+			t.Errorf("%s below a file: %v", key, f.Err)
+		}
+	}
+	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union")})
+	tMake(t, b, 1, nil)
+	if _, err := b.Make(t.Context(), Content{ID: 2}, tChain(1), nil); err != nil {
+		t.Fatal(err)
+	}
+	mounts, err := b.Mounts(t.Context(), tChain(2, 1), true, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := tFeatures(t, Config{Root: tMount(t, mounts)})
+	if f := found["overlay mount"]; f.Err == nil || !strings.Contains(f.Err.Error(), "choose a root on") {
+		t.Errorf("on an overlay: %v", f.Err)
+	}
+	if err := tFeatures(t, Config{Root: t.TempDir(), UserXattr: on})["overlay parallel unpack"].Err; err == nil {
+		t.Error("parallel unpack with userxattr is said to work")
+	}
+}
+
+// An error that more privileges would help against is no answer.
+func TestFeaturesWithoutPrivileges(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.EPERM, unix.EACCES} {
+		err := answer(explainOverlay("/r", &os.PathError{Op: opMount, Path: "/r", Err: errno}))
+		if !errors.Is(err, features.ErrUntried) || !errors.Is(err, errno) {
+			t.Errorf("%v: %v", errno, err)
+		}
+	}
+	if err := answer(unix.EINVAL); errors.Is(err, features.ErrUntried) || err == nil {
+		t.Errorf("EINVAL: %v", err)
+	}
+}
