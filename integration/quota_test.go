@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/doctor"
 	"github.com/lamina-snapshotter/lamina/integration/guest"
 	"github.com/lamina-snapshotter/lamina/overlayaufs"
 	"github.com/lamina-snapshotter/lamina/snapshotter"
@@ -305,6 +306,43 @@ func TestQuotaProjects(t *testing.T) {
 		usage, err := l.Usage(t.Context(), []snapshotter.Content{{ID: 3, Project: first}})
 		require.NoError(t, err)
 		require.EqualValues(t, 1, usage.Inodes, "nobody else was put into the project")
+	})
+}
+
+// TestQuotaUpdate limits a container by a label that is changed while it runs, and takes its directory out of its project.
+func TestQuotaUpdate(t *testing.T) {
+	forEachQuota(t, func(t *testing.T, d disk, mnt string) {
+		root := filepath.Join(mnt, "lamina")
+		c := union.config(root)
+		c.Union.Quota = "strict"
+		withHost(t, c, func(h *host) {
+			h.layer("base", "", []byte("base"))
+			dir, unmount := mustMount(t, h.prepare("active", "base", limits(4<<20, 0)))
+			defer unmount()
+			require.ErrorIs(t, fillMiB(filepath.Join(dir, "large"), 8), d.full)
+			_, err := h.Update(t.Context(), snapshots.Info{Name: "active", Labels: limits(32<<20, 0)})
+			require.NoError(t, err)
+			require.NoError(t, fillMiB(filepath.Join(dir, "large"), 8))
+			_, err = h.Update(t.Context(), snapshots.Info{
+				Name: "active", Labels: map[string]string{overlayaufs.LabelMaxInodes: "none"},
+			}, "labels."+overlayaufs.LabelMaxInodes)
+			require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+			require.NoError(t, fillMiB(filepath.Join(dir, "large"), 20), "the limit is what it was")
+		})
+		doctored(t, union, root)
+
+		fs := filepath.Join(root, "union", "2", "fs")
+		_, err := command(background, nil, "chattr", "-p", "5", fs)
+		require.NoError(t, err)
+		var found []doctor.Finding
+		require.NoError(t, lamina.Examine(background, c, func(f doctor.Finding) { found = append(found, f) }))
+		require.Equal(t, []doctor.Code{doctor.ContentProject}, codes(found))
+		require.Equal(t, "active", found[0].Key)
+		withHost(t, c, func(h *host) {
+			usage, err := h.Usage(t.Context(), "active")
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, usage.Size, int64(20<<20), "it is walked")
+		})
 	})
 }
 
