@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,7 +8,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/core/snapshots/testsuite"
 	"github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/assert"
@@ -21,7 +19,6 @@ import (
 	"github.com/lamina-snapshotter/lamina/integration/guest"
 	"github.com/lamina-snapshotter/lamina/overlayaufs"
 	"github.com/lamina-snapshotter/lamina/snapshotter"
-	"github.com/lamina-snapshotter/lamina/snapshotter/backendtest"
 )
 
 // A disk is a file system on a block device.
@@ -382,36 +379,4 @@ func TestQuotaMissing(t *testing.T) {
 			require.NoError(t, fillMiB(filepath.Join(dir, "large"), 2))
 		})
 	}
-}
-
-// TestQuotaBackend holds the union backend to the text of snapshotter.Backend, and TestQuotaConformance to containerd's suite.
-func TestQuotaBackend(t *testing.T) {
-	forEachQuota(t, func(t *testing.T, _ disk, mnt string) {
-		backendtest.Run(t, func(t *testing.T, root string) snapshotter.Backend {
-			t.Helper()
-			b, err := overlayaufs.Open(t.Context(), overlayaufs.Config{Root: filepath.Join(mnt, filepath.Base(filepath.Dir(root)), "union"), Quota: "on"})
-			require.NoError(t, err)
-			return b
-		})
-	})
-}
-
-func TestQuotaConformance(t *testing.T) {
-	forEachQuota(t, func(t *testing.T, _ disk, mnt string) {
-		open := func(ctx context.Context, root string) (snapshots.Snapshotter, func() error, error) {
-			c := union.config(filepath.Join(mnt, filepath.Base(filepath.Dir(root)), "lamina"))
-			c.Union.Quota = "on"
-			h, err := lamina.Open(ctx, c)
-			if err != nil {
-				return nil, nil, err
-			}
-			sn, err := h.Snapshotter(lamina.DefaultName)
-			return sn, func() error {
-				err := h.Close()
-				union.check(t, c.Root)
-				return err
-			}, err
-		}
-		testsuite.SnapshotterSuite(t, union.suiteName(), open)
-	})
 }
