@@ -18,6 +18,7 @@ import (
 // TestQuotaBackend holds the union backend to the text of snapshotter.Backend, where it has project quotas.
 func TestQuotaBackend(t *testing.T) {
 	forEachQuota(t, func(t *testing.T, _ disk, mnt string) {
+		t.Helper()
 		backendtest.Run(t, func(t *testing.T, root string) snapshotter.Backend {
 			t.Helper()
 			b, err := overlayaufs.Open(t.Context(), overlayaufs.Config{Root: filepath.Join(mnt, filepath.Base(filepath.Dir(root)), "union"), Quota: "on"})
@@ -30,6 +31,7 @@ func TestQuotaBackend(t *testing.T) {
 // TestQuotaConformance runs containerd's own suite there.
 func TestQuotaConformance(t *testing.T) {
 	forEachQuota(t, func(t *testing.T, _ disk, mnt string) {
+		t.Helper()
 		open := func(ctx context.Context, root string) (snapshots.Snapshotter, func() error, error) {
 			c := union.config(filepath.Join(mnt, filepath.Base(filepath.Dir(root)), "lamina"))
 			c.Union.Quota = "on"

@@ -156,6 +156,7 @@ func fillMiB(path string, mebibytes int) error {
 // with the commit.
 func TestQuotaLimits(t *testing.T) {
 	forEachQuota(t, func(t *testing.T, d disk, mnt string) {
+		t.Helper()
 		l := openLayers(t, filepath.Join(mnt, "union"), overlayaufs.Config{Quota: "on", MaxSize: 4 << 20})
 		base := l.base()
 		chain := l.layer(2, base, limits(8<<20, 20))
@@ -211,6 +212,7 @@ func TestQuotaLimits(t *testing.T) {
 // what is counted with a walk.
 func TestQuotaOverlay(t *testing.T) {
 	forEachQuota(t, func(t *testing.T, _ disk, mnt string) {
+		t.Helper()
 		l := openLayers(t, filepath.Join(mnt, "union"), overlayaufs.Config{})
 		base := l.base()
 		l.requireUsage(base)
@@ -260,6 +262,7 @@ func TestQuotaOverlay(t *testing.T) {
 // TestQuotaProjects deletes contents, with and without a record, and finds their projects empty and without limits.
 func TestQuotaProjects(t *testing.T) {
 	forEachQuota(t, func(t *testing.T, _ disk, mnt string) {
+		t.Helper()
 		root := filepath.Join(mnt, "lamina")
 		l := openLayers(t, filepath.Join(mnt, "union"), overlayaufs.Config{})
 		first, last := l.Projects()
@@ -309,6 +312,7 @@ func TestQuotaProjects(t *testing.T) {
 // TestQuotaUpdate limits a container by a label that is changed while it runs, and takes its directory out of its project.
 func TestQuotaUpdate(t *testing.T) {
 	forEachQuota(t, func(t *testing.T, d disk, mnt string) {
+		t.Helper()
 		root := filepath.Join(mnt, "lamina")
 		c := union.config(root)
 		c.Union.Quota = "strict"

@@ -3,6 +3,7 @@ package snapshotter_test
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -28,12 +29,7 @@ type counted struct {
 func (c *counted) Projects() (first, last uint32) { return 100, 105 }
 
 func (c *counted) ProjectTaken(project uint32) (bool, error) {
-	for _, p := range c.foreign {
-		if p == project {
-			return true, nil
-		}
-	}
-	return false, nil
+	return slices.Contains(c.foreign, project), nil
 }
 
 func (c *counted) Make(ctx context.Context, content snapshotter.Content, chain []snapshotter.Content, labels map[string]string) (uint64, error) {
