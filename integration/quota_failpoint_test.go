@@ -25,8 +25,7 @@ func TestQuotaFailpoints(t *testing.T) {
 	m.start()
 	m.h.layer("base", "", []byte("base"))
 	resize := crashStep{
-		name: "resize", before: func(m matrix) { m.write("new", "base") }, finish: func(matrix) {},
-		run: func(ctx context.Context) error {
+		name: "resize", finish: func(matrix) {}, run: func(ctx context.Context) error {
 			_, err := m.h.Update(ctx, snapshots.Info{Name: "new", Labels: limits(32<<20, 100)})
 			return err
 		},
@@ -36,6 +35,7 @@ func TestQuotaFailpoints(t *testing.T) {
 		return !slices.Contains([]string{"prepare on a layer", "commit", "remove an active snapshot"}, s.name)
 	}), resize)
 	require.Len(t, steps, 4)
+	steps[3].before = steps[1].before // an active snapshot that is to be committed
 	for _, s := range steps {
 		m.step(t, s)
 	}

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,7 +8,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/core/snapshots/testsuite"
 	"github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/assert"
@@ -17,10 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/doctor"
 	"github.com/lamina-snapshotter/lamina/integration/guest"
 	"github.com/lamina-snapshotter/lamina/overlayaufs"
 	"github.com/lamina-snapshotter/lamina/snapshotter"
-	"github.com/lamina-snapshotter/lamina/snapshotter/backendtest"
 )
 
 // A disk is a file system on a block device.
@@ -158,6 +156,7 @@ func fillMiB(path string, mebibytes int) error {
 // with the commit.
 func TestQuotaLimits(t *testing.T) {
 	forEachQuota(t, func(t *testing.T, d disk, mnt string) {
+		t.Helper()
 		l := openLayers(t, filepath.Join(mnt, "union"), overlayaufs.Config{Quota: "on", MaxSize: 4 << 20})
 		base := l.base()
 		chain := l.layer(2, base, limits(8<<20, 20))
@@ -213,6 +212,7 @@ func TestQuotaLimits(t *testing.T) {
 // what is counted with a walk.
 func TestQuotaOverlay(t *testing.T) {
 	forEachQuota(t, func(t *testing.T, _ disk, mnt string) {
+		t.Helper()
 		l := openLayers(t, filepath.Join(mnt, "union"), overlayaufs.Config{})
 		base := l.base()
 		l.requireUsage(base)
@@ -262,6 +262,7 @@ func TestQuotaOverlay(t *testing.T) {
 // TestQuotaProjects deletes contents, with and without a record, and finds their projects empty and without limits.
 func TestQuotaProjects(t *testing.T) {
 	forEachQuota(t, func(t *testing.T, _ disk, mnt string) {
+		t.Helper()
 		root := filepath.Join(mnt, "lamina")
 		l := openLayers(t, filepath.Join(mnt, "union"), overlayaufs.Config{})
 		first, last := l.Projects()
@@ -308,6 +309,44 @@ func TestQuotaProjects(t *testing.T) {
 	})
 }
 
+// TestQuotaUpdate limits a container by a label that is changed while it runs, and takes its directory out of its project.
+func TestQuotaUpdate(t *testing.T) {
+	forEachQuota(t, func(t *testing.T, d disk, mnt string) {
+		t.Helper()
+		root := filepath.Join(mnt, "lamina")
+		c := union.config(root)
+		c.Union.Quota = "strict"
+		withHost(t, c, func(h *host) {
+			h.layer("base", "", []byte("base"))
+			dir, unmount := mustMount(t, h.prepare("active", "base", limits(4<<20, 0)))
+			defer unmount()
+			require.ErrorIs(t, fillMiB(filepath.Join(dir, "large"), 8), d.full)
+			_, err := h.Update(t.Context(), snapshots.Info{Name: "active", Labels: limits(32<<20, 0)})
+			require.NoError(t, err)
+			require.NoError(t, fillMiB(filepath.Join(dir, "large"), 8))
+			_, err = h.Update(t.Context(), snapshots.Info{
+				Name: "active", Labels: map[string]string{overlayaufs.LabelMaxInodes: "none"},
+			}, "labels."+overlayaufs.LabelMaxInodes)
+			require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+			require.NoError(t, fillMiB(filepath.Join(dir, "large"), 20), "the limit is what it was")
+		})
+		doctored(t, union, root)
+
+		fs := filepath.Join(root, "union", "2", "fs")
+		_, err := command(background, nil, "chattr", "-p", "5", fs)
+		require.NoError(t, err)
+		var found []doctor.Finding
+		require.NoError(t, lamina.Examine(background, c, func(f doctor.Finding) { found = append(found, f) }))
+		require.Equal(t, []doctor.Code{doctor.ContentProject}, codes(found))
+		require.Equal(t, "active", found[0].Key)
+		withHost(t, c, func(h *host) {
+			usage, err := h.Usage(t.Context(), "active")
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, usage.Size, int64(20<<20), "it is walked")
+		})
+	})
+}
+
 // TestQuotaMissing asks for limits where there are none.
 func TestQuotaMissing(t *testing.T) {
 	guest.Require(t)
@@ -344,36 +383,4 @@ func TestQuotaMissing(t *testing.T) {
 			require.NoError(t, fillMiB(filepath.Join(dir, "large"), 2))
 		})
 	}
-}
-
-// TestQuotaBackend holds the union backend to the text of snapshotter.Backend, and TestQuotaConformance to containerd's suite.
-func TestQuotaBackend(t *testing.T) {
-	forEachQuota(t, func(t *testing.T, _ disk, mnt string) {
-		backendtest.Run(t, func(t *testing.T, root string) snapshotter.Backend {
-			t.Helper()
-			b, err := overlayaufs.Open(t.Context(), overlayaufs.Config{Root: filepath.Join(mnt, filepath.Base(filepath.Dir(root)), "union"), Quota: "on"})
-			require.NoError(t, err)
-			return b
-		})
-	})
-}
-
-func TestQuotaConformance(t *testing.T) {
-	forEachQuota(t, func(t *testing.T, _ disk, mnt string) {
-		open := func(ctx context.Context, root string) (snapshots.Snapshotter, func() error, error) {
-			c := union.config(filepath.Join(mnt, filepath.Base(filepath.Dir(root)), "lamina"))
-			c.Union.Quota = "on"
-			h, err := lamina.Open(ctx, c)
-			if err != nil {
-				return nil, nil, err
-			}
-			sn, err := h.Snapshotter(lamina.DefaultName)
-			return sn, func() error {
-				err := h.Close()
-				union.check(t, c.Root)
-				return err
-			}, err
-		}
-		testsuite.SnapshotterSuite(t, union.suiteName(), open)
-	})
 }

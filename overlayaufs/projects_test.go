@@ -25,8 +25,11 @@ func TestLimitsOfLabels(t *testing.T) {
 		"rounded up": {map[string]string{snapshots.LabelSnapshotMaxSize: "4097"}, quota.Limits{Bytes: 4608}, false},
 		"inodes":     {map[string]string{LabelMaxInodes: "7"}, quota.Limits{Bytes: 1 << 30, Inodes: 7}, false},
 		"unpacked":   {map[string]string{snapshots.LabelSnapshotRef: "sha256:a"}, quota.Limits{}, false},
-		"unpacked and bounded": {map[string]string{snapshots.LabelSnapshotRef: "sha256:a", snapshots.LabelSnapshotMaxSize: "512"},
-			quota.Limits{Bytes: 512}, false},
+		"unpacked and bounded": {
+			map[string]string{snapshots.LabelSnapshotRef: "sha256:a", snapshots.LabelSnapshotMaxSize: "512"},
+			quota.Limits{Bytes: 512},
+			false,
+		},
 		"zero":     {map[string]string{snapshots.LabelSnapshotMaxSize: "0"}, quota.Limits{}, true},
 		"negative": {map[string]string{LabelMaxInodes: "-1"}, quota.Limits{}, true},
 		"unit":     {map[string]string{snapshots.LabelSnapshotMaxSize: "10GiB"}, quota.Limits{}, true},

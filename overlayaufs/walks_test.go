@@ -106,7 +106,11 @@ func TestWalksObeyContexts(t *testing.T) {
 	if err := <-first; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	<-under.Done()
+	select {
+	case <-under.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("a walk goes on that nobody waits for")
+	}
 	next := <-w.begun
 	cancelSecond()
 	if err := <-second; !errors.Is(err, context.Canceled) {

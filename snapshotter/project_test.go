@@ -3,6 +3,7 @@ package snapshotter_test
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -28,12 +29,7 @@ type counted struct {
 func (c *counted) Projects() (first, last uint32) { return 100, 105 }
 
 func (c *counted) ProjectTaken(project uint32) (bool, error) {
-	for _, p := range c.foreign {
-		if p == project {
-			return true, nil
-		}
-	}
-	return false, nil
+	return slices.Contains(c.foreign, project), nil
 }
 
 func (c *counted) Make(ctx context.Context, content snapshotter.Content, chain []snapshotter.Content, labels map[string]string) (uint64, error) {
@@ -80,16 +76,16 @@ func TestProjects(t *testing.T) {
 	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 	_, err = sn.View(ctx, "view", "")
 	require.NoError(t, err)
-	require.Equal(t, map[uint64]uint32{1: 100, 2: 103, 3: 104}, c.made)
+	_, err = sn.Prepare(ctx, "c", "")
+	require.NoError(t, err)
+	require.Equal(t, map[uint64]uint32{1: 100, 2: 103, 3: 104, 5: 104}, c.made)
 	require.Equal(t, []uint32{104}, c.deleted, "what was refused")
 
 	require.NoError(t, set.Close())
 	c.Dirs = backendtest.NewDirs(filepath.Join(root, "dirs"))
 	_, sn = openCounted(t, root, c)
-	for _, key := range []string{"c", "d"} {
-		_, err = sn.Prepare(ctx, key, "")
-		require.NoError(t, err)
-	}
+	_, err = sn.Prepare(ctx, "d", "")
+	require.NoError(t, err)
 	_, err = sn.Prepare(ctx, "none is left", "")
 	require.ErrorIs(t, err, errdefs.ErrResourceExhausted)
 	require.NoError(t, sn.Remove(ctx, "b"))

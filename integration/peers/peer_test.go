@@ -85,9 +85,9 @@ func makeLoop(b *testing.B, dir, name, size string) string {
 }
 
 // run returns what a command prints, without the white space around.
-func run(b testing.TB, name string, args ...string) string {
-	b.Helper()
+func run(tb testing.TB, name string, args ...string) string {
+	tb.Helper()
 	out, err := exec.CommandContext(context.Background(), name, args...).CombinedOutput()
-	require.NoError(b, err, "%s %s: %s", name, args, out)
+	require.NoError(tb, err, "%s %s: %s", name, args, out)
 	return strings.TrimSpace(string(out))
 }
