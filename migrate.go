@@ -14,7 +14,7 @@ import (
 // Migrate translates the layers of the union backend from one form to the other, as [overlayaufs.Migrate] does, in a root
 // that no process has open; else it is metadata.ErrLocked. The layers of m are set by it.
 func Migrate(ctx context.Context, c Config, m overlayaufs.Migration) (out overlayaufs.Outcome, err error) {
-	if err := c.Validate(); err != nil {
+	if err := errors.Join(c.Validate(), m.Validate()); err != nil {
 		return out, err
 	}
 	path := filepath.Join(c.Root, "lamina.db")

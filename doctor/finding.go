@@ -16,10 +16,11 @@ const (
 	StoreDamaged      Code = "store-damaged"
 	StoreInconsistent Code = "store-inconsistent"
 
-	PlaceForeign Code = "place-foreign"
-	PlaceNewer   Code = "place-newer"
-	PlaceEmpty   Code = "place-empty"
-	PlaceStray   Code = "place-stray"
+	PlaceForeign   Code = "place-foreign"
+	PlaceNewer     Code = "place-newer"
+	PlaceEmpty     Code = "place-empty"
+	PlaceStray     Code = "place-stray"
+	PlaceUnsettled Code = "place-unsettled"
 
 	ContentMissing  Code = "content-missing"
 	ContentLost     Code = "content-lost"
@@ -130,6 +131,9 @@ var remedies = map[Code]remedy{
 	PlaceNewer: {
 		"the store was put back from an older copy, and lamina would refuse to start",
 		"put back both from the same copy", ByHand,
+	},
+	PlaceUnsettled: {
+		"some layers are in neither form, so lamina would refuse to start", "run that command again, which goes on", ByHand,
 	},
 	PlaceEmpty: {
 		"its file system is probably not mounted, and lamina would refuse to start", "mount it, or put it back", ByHand,

@@ -20,6 +20,9 @@ func (e *examination) union(ctx context.Context) error {
 	if !e.place(e.UnionRoot, survey.UUID, survey.Start, len(survey.Contents) == 0, len(e.first.directories)) {
 		return nil
 	}
+	if survey.Unsettled != nil {
+		e.found(finding(PlaceUnsettled, e.UnionRoot, "%v", survey.Unsettled))
+	}
 	for _, name := range survey.Foreign {
 		e.found(finding(PlaceStray, filepath.Join(e.UnionRoot, name), "it is no content"))
 	}

@@ -38,7 +38,7 @@ func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage
 	if err := b.checkUnmapped(chain[0].ID); err != nil {
 		return nil, err
 	}
-	if err := b.freezeAufs(ctx, chain); err != nil {
+	if err := errors.Join(b.freezeAufs(ctx, chain), b.freezeUserXattr(ctx, chain[0].ID)); err != nil {
 		return nil, fmt.Errorf("freeze %s: %w", b.path(chain[0].ID), space.Explain(err, b.root))
 	}
 	if b.flusher == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -14,11 +15,12 @@ import (
 type inspection struct {
 	*walk
 	manner
-	below *stack // as in a translation
+	ctx   context.Context //nolint:containedctx // as in a translation
+	below *stack
 
 	fixed   []bool // of each directory that the walk is in: chattr keeps it from being changed
 	list    []byte
-	failed  error // of dir and refuse, which cannot return one
+	failed  error // of dir, which cannot return one
 	counts  Counts
 	refused []error
 }
@@ -31,25 +33,16 @@ func inspect(ctx context.Context, top int, name string, how manner, below *stack
 	if there, err := isThere(top, name); !there {
 		return Counts{}, nil, err
 	}
-	i := &inspection{manner: how, below: below, list: make([]byte, maxAttrList)}
-	i.walk = &walk{visitor: i, top: top, buf: make([]byte, 64<<10)}
+	i := &inspection{ctx: ctx, manner: how, below: below, list: make([]byte, maxAttrList)}
+	i.walk = newWalk(top, i)
 	err = i.run(ctx, name)
 	return i.counts, i.refused, err
 }
 
 // refuse notes why an entry of the directory that the walk is in cannot be translated, or, if name is "", the directory itself.
-// What a whiteout hides goes, whatever it is.
 func (i *inspection) refuse(name string, why error) {
-	if i.from == formAufs && name != "" && !strings.HasPrefix(name, whPrefix) {
-		hidden, err := isHidden(i.last(), name)
-		i.failed = errors.Join(i.failed, err)
-		if hidden {
-			return
-		}
-	}
 	if len(i.refused) < maxRefused {
-		where := pathOf(append(i.stack[1:len(i.stack):len(i.stack)], frame{name: name}))
-		i.refused = append(i.refused, fmt.Errorf("%q: %w", "/"+strings.TrimSuffix(where, "/"), why))
+		i.refused = append(i.refused, fmt.Errorf("%q: %w", path.Join("/", i.path(), name), why))
 	}
 }
 
@@ -76,16 +69,31 @@ func (i *inspection) own(fd int) error {
 // look goes into the layers below, too.
 func (i *inspection) look(fd int) error {
 	opaque, err := isOpaque(fd, i.attrs)
-	if err != nil {
+	if err == nil {
+		err = i.below.enter(i.path, opaque)
+	}
+	if err != nil || i.from == formAufs {
 		return err
 	}
-	shows, err := i.below.enter(func() string { return pathOf(i.stack[1:]) }, opaque)
-	if shows && i.from == formOverlay {
+	hidden := i.below.hidden()
+	if len(hidden) == 0 {
+		return nil
+	}
+	if !opaque {
 		i.counts.Opaque++
-		i.touch()
+	}
+	i.touch()
+	names, err := i.below.names(i.ctx, hidden, i.path(), fd)
+	i.counts.Added += len(names)
+	for _, name := range names {
+		if len(whPrefix)+len(name) > nameMax {
+			i.refuse("", errTooLong)
+		}
 	}
 	return err
 }
+
+func (i *inspection) path() string { return strings.Join(i.walk.path()[1:], "/") }
 
 // touch notes that the directory that the walk is in would be changed. It is refused once.
 func (i *inspection) touch() {
@@ -124,7 +132,7 @@ func (i *inspection) attributes(name string, list []byte, dir bool, get func(str
 	return p.opaque || len(p.drop) > 0
 }
 
-func (i *inspection) entry(fd int, name string, typ uint8) (descend bool, err error) {
+func (i *inspection) entry(fd int, name string, _ uint8) (descend bool, err error) {
 	if i.failed != nil {
 		return false, i.failed
 	}
@@ -134,11 +142,14 @@ func (i *inspection) entry(fd int, name string, typ uint8) (descend bool, err er
 		return false, err
 	}
 	if m := i.mark(name, &st); m != unmarked {
-		return false, i.count(fd, m, name)
+		i.count(m)
+		if m == whiteout && i.from == formAufs {
+			return false, i.lookBeside(fd, name)
+		}
+		return false, nil
 	}
 	if uint32(st.Mode)&unix.S_IFMT == unix.S_IFDIR {
-		hidden, err := isHidden(fd, name)
-		return i.from == formOverlay || !hidden, err
+		return true, nil
 	}
 	i.counts.Entries++
 	list, err := listAttrs(fd, name, i.list)
@@ -156,7 +167,7 @@ func (i *inspection) mark(name string, st *unix.Statx_t) (m mark) {
 	typ, rdev := uint32(st.Mode)&unix.S_IFMT, unix.Mkdev(st.Rdev_major, st.Rdev_minor)
 	if i.from == formOverlay {
 		m, err = overlayMark(name, typ, rdev)
-	} else if m, _, err = aufsMark(name, typ); m == unmarked && err == nil && isWhiteout(typ, rdev) {
+	} else if m, err = aufsMark(name, typ); m == unmarked && err == nil && isWhiteout(typ, rdev) {
 		err = errors.New("a device 0:0 would be a whiteout of overlayfs")
 	}
 	if err == nil && m != unmarked && isFixed(st) {
@@ -171,29 +182,30 @@ func (i *inspection) mark(name string, st *unix.Statx_t) (m mark) {
 	return m
 }
 
-func (i *inspection) count(fd int, m mark, name string) error {
+// lookBeside refuses a whiteout of aufs's beside what it is of.
+func (i *inspection) lookBeside(fd int, name string) error {
+	both, err := isThere(fd, strings.TrimPrefix(name, whPrefix))
+	if both {
+		i.refuse(name, errors.New("what it deletes is beside it, which is an error to aufs; remove one of the two"))
+	}
+	return err
+}
+
+func (i *inspection) count(m mark) {
 	i.counts.Entries++
 	switch m {
 	case whiteout:
-		if i.from == formAufs && i.below.alone() {
-			i.counts.Void++
-		} else {
+		if i.from == formOverlay || !i.below.alone() {
 			i.counts.Whiteouts++
+			break
 		}
-		if i.from == formAufs {
-			hides, err := hides(fd, strings.TrimPrefix(name, whPrefix))
-			if hides {
-				i.counts.Hidden++
-			}
-			return err
-		}
+		i.counts.Void++
 	case opaque:
 		i.counts.Opaque++
 	case private:
 		i.counts.Own++
 	case unmarked:
 	}
-	return nil
 }
 
 func (i *inspection) mountPoint() error { return unix.EBUSY }

@@ -14,12 +14,11 @@ import (
 //
 //	aufs                                        overlay
 //	.wh.NAME, a regular file                    NAME, a character device 0:0
-//	.wh.NAME beside a NAME, which it hides      NAME, a character device 0:0; what was hidden goes
 //	.wh.NAME in a directory that is united      nothing: ls would show the name of the device, as overlayfs
 //	  with none below                             hides those of united directories alone
 //	.wh..wh..opq, a regular file                overlay.opaque=y on the directory that it is in
-//	a directory above a file above a            the same, which overlayfs does not unite, and aufs does: in the form
-//	  directory, opaque                           of aufs it is made opaque
+//	whiteouts of each name that it has not,     overlay.opaque=y on a directory; or one upon a file upon a
+//	  and a layer has below                       directory: see stack
 //	.wh..wh.plnk, .orph, .aufs, others          nothing: they go
 //	nothing                                     overlay.origin, .impure, .uuid, which go
 //
@@ -33,6 +32,7 @@ import (
 //	aufs: .wh..wh..dr.*, .wh..wh.hino           a directory that was renamed (the option dirren)
 //	aufs: .wh. alone, .wh.. and .wh...          nothing that aufs makes
 //	aufs: a whiteout that is no regular file    EIO in aufs
+//	aufs: .wh.NAME beside a NAME                EIO in aufs, as after a power cut: NAME was just made, or just removed
 //	aufs: a device 0:0, an overlay.* attribute  it would become a mark
 //	overlay: a name that begins with .wh.       it would become a mark
 //	overlay: a whiteout of more than 251 bytes  .wh.NAME would be longer than a name can be
@@ -61,29 +61,31 @@ const (
 	private       // aufs's own file or directory
 )
 
-var errDirren = errors.New("aufs has renamed a directory without copying it (dirren), which the form of overlay cannot say")
+var (
+	errDirren  = errors.New("aufs has renamed a directory without copying it (dirren), which the form of overlay cannot say")
+	errTooLong = errors.New("a deletion of a name of more than 251 bytes would have one of more than 255 in the form of aufs")
+)
 
-// aufsMark returns what an entry means in the form of aufs, and the name that a whiteout is of. Its type is one of unix.S_IF*.
-func aufsMark(name string, typ uint32) (m mark, of string, err error) {
+// aufsMark returns what an entry means in the form of aufs. Its type is one of unix.S_IF*.
+func aufsMark(name string, typ uint32) (mark, error) {
 	rest, marked := strings.CutPrefix(name, whPrefix)
+	m := whiteout
 	switch {
 	case !marked:
-		return unmarked, "", nil
+		return unmarked, nil
 	case name == dirrenInodes, strings.HasPrefix(name, dirrenPrefix):
-		return unmarked, "", errDirren
+		return unmarked, errDirren
 	case name == opaqueName:
 		m = opaque
 	case strings.HasPrefix(name, aufsOwnPrefix):
-		return private, "", nil
+		return private, nil
 	case rest == "" || rest == "." || rest == "..":
-		return unmarked, "", errors.New("aufs has no such whiteout")
-	default:
-		m, of = whiteout, rest
+		return unmarked, errors.New("aufs has no such whiteout")
 	}
 	if typ != unix.S_IFREG {
-		return unmarked, "", errors.New("it has the name of a whiteout, and is no regular file")
+		return unmarked, errors.New("it has the name of a whiteout, and is no regular file")
 	}
-	return m, of, nil
+	return m, nil
 }
 
 // overlayMark returns what an entry means in the form of overlayfs, by its name and, of a device, its number.
@@ -92,7 +94,7 @@ func overlayMark(name string, typ uint32, rdev uint64) (mark, error) {
 	case strings.HasPrefix(name, whPrefix):
 		return unmarked, fmt.Errorf("the form of aufs cannot say a name that begins with %s", whPrefix)
 	case device && len(whPrefix)+len(name) > nameMax:
-		return unmarked, fmt.Errorf("it is deleted, and %s with its name behind is longer than %d bytes", whPrefix, nameMax)
+		return unmarked, errTooLong
 	case device:
 		return whiteout, nil
 	}

@@ -105,6 +105,12 @@ func Migrate(ctx context.Context, cfg Config, m Migration) (Outcome, error) {
 	return out, space.Explain(errors.Join(err, b.Close()), b.root)
 }
 
+// Validate returns ErrForm if the words of a migration name none.
+func (m Migration) Validate() error {
+	_, err := m.manner()
+	return err
+}
+
 // manner returns the forms that a migration is between.
 func (m Migration) manner() (how manner, err error) {
 	how.from, err = parseForm(m.From)
@@ -163,7 +169,7 @@ func (g *migration) run(ctx context.Context) (counts Counts, err error) {
 		}
 		next := g.owner
 		next.Migrating, next.UserXattr = g.to.String(), g.attrs == userPrefix
-		if err := g.writeOwner(ctx, next); err != nil {
+		if err := g.record(ctx, next); err != nil {
 			return counts, err
 		}
 		failpoint.Hit("migrate.begun")
@@ -257,53 +263,23 @@ func (g *migration) each(looking bool, fn func(fd int, l Layer, name string) (Co
 // finish records the new form once all layers are on the disk. Until then the file says that they are being migrated, which is
 // true of layers of which a power cut takes the last changes.
 func (g *migration) finish(ctx context.Context) error {
-	if err := g.dropOpaque(ctx); err != nil {
-		return err
-	}
 	if err := g.syncfs(); err != nil {
 		return err
 	}
 	failpoint.Hit("migrate.synced")
 	next := owner{UUID: g.owner.UUID, Start: g.owner.Start, Form: g.to}
 	next.UserXattr = g.to == formOverlay && g.attrs == userPrefix
-	return g.writeOwner(ctx, next)
+	return g.record(ctx, next)
 }
 
-// dropOpaque makes layers of aufs such as Freeze leaves, when all are translated: those below are then read in their new form.
-func (g *migration) dropOpaque(ctx context.Context) error {
-	if g.to != formAufs {
-		return nil
-	}
-	return g.onRoot("migrate", func(fd int) error {
-		for _, l := range g.Layers {
-			chain := slices.Concat([]Content{{ID: l.ID}}, l.Below)
-			if err := dropOpaque(ctx, fd, chain); unlessMissing(err) != nil { // a power cut takes an active layer
-				return fmt.Errorf("layer %s (%s): %w", g.path(l.ID), l.Name, err)
-			}
-		}
-		return nil
-	})
-}
-
-// writeOwner replaces the owner file. At return it is durable.
-func (g *migration) writeOwner(ctx context.Context, next owner) error {
+// record replaces the owner file. At return it is durable.
+func (g *migration) record(ctx context.Context, next owner) error {
 	data, err := json.Marshal(next)
-	if err != nil {
-		return err
-	}
-	data = append(data, '\n')
-	err = writeDurably(g.root, ownerNewName, ownerName, data)
-	if errors.Is(err, unix.ENOSPC) && g.giveUpReserve(ctx) {
-		err = writeDurably(g.root, ownerNewName, ownerName, data)
+	if err == nil {
+		err = g.writeOwner(ctx, data)
 	}
 	if err == nil {
 		g.owner = next
 	}
-	return err
-}
-
-// CheckMigration returns what is wrong with the words of a migration.
-func CheckMigration(from, to string) error {
-	_, err := Migration{From: from, To: to}.manner()
 	return err
 }

@@ -110,15 +110,21 @@ func (b *Backend) Claim(ctx context.Context, uuid string, start uint64) error {
 	if err := os.Chmod(empty, 0o755); err != nil { // regardless of the umask
 		return err
 	}
-	err = writeDurably(b.root, ownerNewName, ownerName, append(data, '\n'))
-	if errors.Is(err, unix.ENOSPC) && b.giveUpReserve(ctx) {
-		err = writeDurably(b.root, ownerNewName, ownerName, append(data, '\n'))
-	}
-	if err != nil {
+	if err := b.writeOwner(ctx, data); err != nil {
 		return space.Explain(err, b.root)
 	}
 	b.takeReserve(ctx)
 	return syncDir(filepath.Dir(b.root)) // Open may have made the root
+}
+
+// writeOwner replaces the owner file. At return it is durable.
+func (b *Backend) writeOwner(ctx context.Context, data []byte) error {
+	data = append(data, '\n')
+	err := writeDurably(b.root, ownerNewName, ownerName, data)
+	if errors.Is(err, unix.ENOSPC) && b.giveUpReserve(ctx) {
+		err = writeDurably(b.root, ownerNewName, ownerName, data)
+	}
+	return err
 }
 
 // readOwner returns what the owner file in root says, or an empty owner of a place that is new.
@@ -190,11 +196,10 @@ func checkNew(root string) error {
 // isOurs reports whether a name in a root is one of those that are there beside the contents and the owner file. The root of
 // a file system of its own may have lost+found.
 func isOurs(name string) bool {
-	if _, ok := parseLink(name); ok {
+	if _, ok := parseLink(name); ok || strings.HasPrefix(name, trialPrefix) {
 		return true
 	}
-	return strings.HasPrefix(name, trialPrefix) ||
-		slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, xinoName, "lost+found"}, name)
+	return slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, xinoName, "lost+found"}, name)
 }
 
 // writeDurably makes the file name in dir hold data. After a power cut it holds either all of data or what it held

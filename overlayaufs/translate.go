@@ -20,9 +20,11 @@ import (
 //   - the old form, with or without the new one: the new one is made, if it is missing, and the old one removed;
 //   - the new form alone: nothing.
 //
+// An opaque directory has many marks in the form of aufs, and its attribute goes when all are there and those of the
+// directories in it, which come first in the walk.
+//
 // That the new form is a mark, and not a file that looks like one, was found out before the first change to any layer: a layer that
-// has such a file cannot be translated. What .wh.NAME hides is removed while .wh.NAME is still there, so that half of it
-// is as hidden as all of it. Names, attributes and the times of a directory are changed in the order in which ext4, xfs and btrfs
+// has such a file cannot be translated. Names, attributes and the times of a directory are changed in the order in which ext4, xfs and btrfs
 // have them on the disk, and no mark has data: a power cut leaves what a kill at some moment before would have left.
 type translation struct {
 	*walk
@@ -48,6 +50,7 @@ type level struct {
 	marks    []string // entries in the old form, whiteouts and aufs's own
 	opaque   bool     // it is, in the old form
 	alone    bool     // overlayfs unites it with none below
+	add      []string // names of which whiteouts are missing in the form of aufs
 	noted    bool     // its time is noted: a translation was cut short in it
 	drop     []string // attributes of the directory
 }
@@ -58,7 +61,7 @@ type Counts struct {
 	Whiteouts  int
 	Void       int // whiteouts of aufs's form where there is nothing below, which go
 	Opaque     int // directories
-	Hidden     int // files and trees beside a whiteout of their name, which go
+	Added      int // whiteouts that aufs needs in their place
 	Own        int // files and directories of aufs's own, which go
 	Attributes int // of overlayfs, which go
 }
@@ -68,7 +71,7 @@ func (c *Counts) add(o Counts) {
 	c.Whiteouts += o.Whiteouts
 	c.Void += o.Void
 	c.Opaque += o.Opaque
-	c.Hidden += o.Hidden
+	c.Added += o.Added
 	c.Own += o.Own
 	c.Attributes += o.Attributes
 }
@@ -80,7 +83,7 @@ func translate(ctx context.Context, top int, name string, how manner, below *sta
 		return Counts{}, err
 	}
 	t := &translation{ctx: ctx, manner: how, below: below, list: make([]byte, maxAttrList)}
-	t.walk = &walk{visitor: t, top: top, buf: make([]byte, 64<<10)}
+	t.walk = newWalk(top, t)
 	err := t.run(ctx, name)
 	return t.counts, err
 }
@@ -118,28 +121,22 @@ func (t *translation) dir(st *unix.Stat_t) {
 // enter goes into the directory in the layers below, too.
 func (t *translation) enter(fd int, l *level) error {
 	opaque, err := isOpaque(fd, t.attrs)
+	if err == nil {
+		err = t.below.enter(t.path, opaque)
+	}
 	if err != nil {
 		return err
 	}
-	shows, err := t.below.enter(t.path, opaque)
-	if err != nil {
-		return err
-	}
-	l.opaque = l.opaque || shows && t.from == formOverlay
 	l.alone = t.below.alone()
-	return nil
+	if hidden := t.below.hidden(); t.from == formOverlay && len(hidden) > 0 {
+		l.opaque = true
+		l.add, err = t.below.names(t.ctx, hidden, t.path(), fd)
+	}
+	return err
 }
 
 // path is where in the layer the walk is.
-func (t *translation) path() string { return pathOf(t.stack[1:]) }
-
-func pathOf(frames []frame) string {
-	names := make([]string, len(frames))
-	for i, f := range frames {
-		names[i] = f.name
-	}
-	return strings.Join(names, "/")
-}
+func (t *translation) path() string { return strings.Join(t.walk.path()[1:], "/") }
 
 func (t *translation) entry(fd int, name string, typ uint8) (descend bool, err error) {
 	if t.failed != nil {
@@ -155,14 +152,14 @@ func (t *translation) entry(fd int, name string, typ uint8) (descend bool, err e
 		t.counts.Entries++
 	}
 	if t.from == formAufs {
-		return t.fromAufs(fd, name, &st)
+		return t.fromAufs(name, &st)
 	}
 	return t.fromOverlay(fd, name, &st)
 }
 
-func (t *translation) fromAufs(fd int, name string, st *unix.Stat_t) (descend bool, err error) {
+func (t *translation) fromAufs(name string, st *unix.Stat_t) (descend bool, err error) {
 	l := &t.levels[len(t.levels)-1]
-	m, of, err := aufsMark(name, st.Mode&unix.S_IFMT)
+	m, err := aufsMark(name, st.Mode&unix.S_IFMT)
 	switch {
 	case err != nil:
 		return false, err
@@ -171,29 +168,9 @@ func (t *translation) fromAufs(fd int, name string, st *unix.Stat_t) (descend bo
 		return false, nil
 	case m != unmarked:
 		l.marks = append(l.marks, name)
-		if m != whiteout {
-			return false, nil
-		}
-		hides, err := hides(fd, of)
-		if hides {
-			t.counts.Hidden++
-		}
-		return false, err
-	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
 		return false, nil
 	}
-	hidden, err := isHidden(fd, name)
-	return !hidden, err
-}
-
-// hides reports whether a whiteout of a name hides something in its own directory, which is not the same mark in overlayfs's form.
-func hides(fd int, name string) (bool, error) {
-	var st unix.Stat_t
-	err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
-	return err == nil && !isWhiteout(st.Mode&unix.S_IFMT, st.Rdev), err
+	return st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
 }
 
 // isHidden reports whether a directory has a whiteout of the name in aufs's form.
@@ -285,15 +262,8 @@ func (t *translation) toOverlay(fd int, l level) error {
 			t.counts.Own++
 			continue
 		}
-		if err := t.exchange(
-			func() error { return t.makeWhiteout(fd, strings.TrimPrefix(name, whPrefix), l.alone) },
-			func() error { return unlink(fd, name) }); err != nil {
+		if err := t.toWhiteout(fd, name, l.alone); err != nil {
 			return fmt.Errorf("translate %q: %w", name, err)
-		}
-		if l.alone {
-			t.counts.Void++
-		} else {
-			t.counts.Whiteouts++
 		}
 	}
 	if !l.opaque {
@@ -305,24 +275,31 @@ func (t *translation) toOverlay(fd int, l level) error {
 		func() error { return unlink(fd, opaqueName) })
 }
 
-// makeWhiteout makes a device 0:0 in the place of what aufs hid, unless there is nothing below to be deleted.
-func (t *translation) makeWhiteout(fd int, name string, void bool) error {
-	var st unix.Stat_t
-	err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if err == nil && isWhiteout(st.Mode&unix.S_IFMT, st.Rdev) {
-		return nil
+// toWhiteout writes a whiteout of aufs's as overlayfs does, if there is something below to be deleted.
+func (t *translation) toWhiteout(fd int, name string, void bool) error {
+	removeOld := func() error { return unlink(fd, name) }
+	if void {
+		t.counts.Void++
+		return removeOld()
 	}
-	if err == nil {
-		err = removeTree(t.ctx, fd, name)
-		failpoint.Hit("migrate.hidden-removed")
-	}
-	if err != nil && !errors.Is(err, unix.ENOENT) {
+	t.counts.Whiteouts++
+	return t.exchange(func() error { return makeWhiteout(fd, strings.TrimPrefix(name, whPrefix)) }, removeOld)
+}
+
+// makeWhiteout makes a device 0:0, unless it is there.
+func makeWhiteout(fd int, name string) error {
+	err := unix.Mknodat(fd, name, unix.S_IFCHR, 0)
+	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	if void {
+	var st unix.Stat_t
+	if statErr := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); statErr != nil {
+		return statErr
+	}
+	if isWhiteout(st.Mode&unix.S_IFMT, st.Rdev) {
 		return nil
 	}
-	return unix.Mknodat(fd, name, unix.S_IFCHR, 0)
+	return err
 }
 
 // toAufs writes the marks of a directory as aufs does.
@@ -335,19 +312,26 @@ func (t *translation) toAufs(fd int, l level) error {
 		}
 		t.counts.Whiteouts++
 	}
-	for _, attr := range l.drop {
+	for _, name := range l.add {
+		if err := makeMark(fd, whPrefix+name); err != nil {
+			return err
+		}
+		failpoint.Hit("migrate.whiteout-added")
+		t.counts.Added++
+	}
+	drop := l.drop
+	if l.opaque {
+		drop = append(drop, t.attrs+opaqueMark)
+		t.counts.Opaque++
+	}
+	for _, attr := range drop {
 		if err := removeAttr(fd, attr); err != nil {
 			return err
 		}
-		t.counts.Attributes++
+		failpoint.Hit("migrate.directory-attribute-removed")
 	}
-	if !l.opaque {
-		return nil
-	}
-	t.counts.Opaque++
-	return t.exchange(
-		func() error { return makeMark(fd, opaqueName) },
-		func() error { return removeAttr(fd, t.attrs+opaqueMark) })
+	t.counts.Attributes += len(l.drop)
+	return nil
 }
 
 // exchange makes the new form of a mark and then removes the old one.

@@ -70,44 +70,21 @@ func tDelete(t *testing.T, f form, dir, path string) {
 }
 
 // aufsView is what aufs shows of these directories, the topmost first, by the rules of its au_lkup_dentry: a file as
-// name=content, a directory as name/. odd says that a directory was united with one below something that is none.
+// name=content, a directory as name/. odd says that a directory shows what one would not expect: it was united with one below
+// something else, or with one below an opaque one.
 func aufsView(t *testing.T, branches []string) (seen []string, odd bool) {
 	t.Helper()
 	names := map[string]bool{}
 	for _, b := range branches {
-		entries, err := os.ReadDir(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range entries {
-			if !strings.HasPrefix(e.Name(), whPrefix) {
-				names[e.Name()] = true
+		for _, name := range tNames(t, b) {
+			if !strings.HasPrefix(name, whPrefix) {
+				names[name] = true
 			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		var typ fs.FileMode
-		var found []string
-		other := false
-		for _, b := range branches {
-			if _, err := os.Lstat(filepath.Join(b, whPrefix+name)); err == nil {
-				break
-			}
-			path := filepath.Join(b, name)
-			info, err := os.Lstat(path)
-			if err != nil {
-				continue
-			}
-			if len(found) > 0 && info.Mode().Type() != typ {
-				other = true
-				continue
-			}
-			odd = odd || other
-			typ, found = info.Mode().Type(), append(found, path)
-			if _, err := os.Lstat(filepath.Join(path, opaqueName)); err == nil || typ != fs.ModeDir {
-				break
-			}
-		}
+		typ, found, oddHere := aufsLookup(branches, name)
+		odd = odd || oddHere
 		switch {
 		case len(found) == 0:
 		case typ == fs.ModeDir:
@@ -124,6 +101,50 @@ func aufsView(t *testing.T, branches []string) (seen []string, odd bool) {
 	return seen, odd
 }
 
+// aufsLookup returns what aufs finds of a name in a directory of these branches.
+func aufsLookup(branches []string, name string) (typ fs.FileMode, found []string, odd bool) {
+	opaqueAt, other := 0, false // how many of found there are down to the lowest opaque one; something else was passed over
+	for _, b := range branches {
+		if _, err := os.Lstat(filepath.Join(b, whPrefix+name)); err == nil {
+			break
+		}
+		path := filepath.Join(b, name)
+		info, err := os.Lstat(path)
+		if err != nil {
+			continue
+		}
+		if len(found) > 0 && info.Mode().Type() != typ {
+			other = true
+			continue
+		}
+		odd = odd || other
+		typ, found = info.Mode().Type(), append(found, path)
+		if typ != fs.ModeDir {
+			break
+		}
+		if _, err := os.Lstat(filepath.Join(path, opaqueName)); err == nil {
+			odd = odd || opaqueAt > 0
+			opaqueAt = len(found)
+		}
+	}
+	if opaqueAt > 0 {
+		found = found[:opaqueAt]
+	}
+	return typ, found, odd
+}
+
+func tNames(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
 func tContent(t *testing.T, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -134,10 +155,14 @@ func tContent(t *testing.T, path string) string {
 }
 
 // overlayView is what overlayfs of this kernel shows of these directories, with a name without a file as name?.
-func overlayView(t *testing.T, branches []string) (seen []string) {
+func overlayView(t *testing.T, branches []string) []string {
+	t.Helper()
+	return mountedView(t, mount.Mount{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + strings.Join(branches, ":")}})
+}
+
+func mountedView(t *testing.T, m mount.Mount) (seen []string) {
 	t.Helper()
 	dir := t.TempDir()
-	m := mount.Mount{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + strings.Join(branches, ":")}}
 	if err := m.Mount(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +195,20 @@ func view(t *testing.T, f form, branches []string) (seen []string) {
 	}
 	seen, _ = aufsView(t, branches)
 	slices.Sort(seen)
+	if hasAufs(t) {
+		wantRules(t, branches, seen)
+	}
 	return seen
+}
+
+// wantRules checks that aufs itself shows what aufsView says, where the kernel has it.
+func wantRules(t *testing.T, branches, rules []string) {
+	t.Helper()
+	br := "br:" + strings.Join(branches, "=rr+wh:") + "=rr+wh"
+	m := mount.Mount{Type: driverAufs, Source: driverAufs, Options: []string{"ro", "noxino", br}}
+	if got := mountedView(t, m); !slices.Equal(got, rules) {
+		t.Errorf("aufs shows\n%v, and by the rules\n%v", got, rules)
+	}
 }
 
 // A tree is a place with layers, the topmost first, and not more: what Migrate does with them is done without it.
@@ -279,14 +317,14 @@ func TestTranslateKinds(t *testing.T) {
 	}
 }
 
-// What aufs hides and what is its own goes; overlayfs shows the rest.
-func TestTranslateDropsWhatAufsHides(t *testing.T) {
+// What is aufs's own goes; overlayfs shows the rest.
+func TestTranslateDropsAufsOwn(t *testing.T) {
 	x := tTreeOf(t, formAufs,
-		"-file file=hidden -dir dir/a/b/c=hidden dir/d=hidden dir/.wh.e= !kept kept/new=2",
+		"-file -dir !kept kept/new=2",
 		"file=1 dir/a=1 kept/old=1 .wh..wh.plnk/12.34=1 .wh..wh.orph/0001=1 sub/.wh..wh.gone.0a1b/x/y=1 sub/z=1")
 	want := view(t, formAufs, x.branches())
 	got := x.translate(formAufs, formOverlay)
-	if got.Hidden != 2 || got.Own != 4 || got.Whiteouts != 2 || got.Opaque != 1 {
+	if got.Own != 4 || got.Whiteouts != 2 || got.Opaque != 1 {
 		t.Errorf("%+v", got)
 	}
 	if got := view(t, formOverlay, x.branches()); !slices.Equal(got, want) || !slices.Equal(got, []string{"kept/", "kept/new=2", "sub/", "sub/z=1"}) {
@@ -294,14 +332,30 @@ func TestTranslateDropsWhatAufsHides(t *testing.T) {
 	}
 }
 
+// aufs shows of a directory that was replaced twice what was there before the second time, unless each name is deleted.
+func TestTranslateReplacedTwice(t *testing.T) {
+	x := tTreeOf(t, formOverlay, "!d d/kept/new=3 d/both=3", "!d d/kept/old=2 d/both=2 d/gone=2 d/tree/x=2", "d/kept/older=1 d/oldest=1")
+	want := view(t, formOverlay, x.branches())
+	if got := x.translate(formOverlay, formAufs); got.Added != 7 || got.Opaque != 4 {
+		t.Errorf("%+v", got)
+	}
+	if got := view(t, formAufs, x.branches()); !slices.Equal(got, want) {
+		t.Errorf("shows\n%v, and did\n%v", got, want)
+	}
+	x.translate(formAufs, formOverlay)
+	if got := view(t, formOverlay, x.branches()); !slices.Equal(got, want) {
+		t.Errorf("and back, shows\n%v, and did\n%v", got, want)
+	}
+}
+
 // overlayfs shows the names of whiteouts in a directory that it unites with none.
 func TestTranslateVoidWhiteouts(t *testing.T) {
 	x := tTreeOf(t, formAufs,
-		"!d -d/a d/h=hidden -d/h !d/e new/b=3 -new/x f/c=3 -f/x g/c=3 -g/x",
+		"!d -d/a !d/e new/b=3 -new/x f/c=3 -f/x g/c=3 -g/x",
 		"d/a=1 f=1 -g -base",
 		"g/x=1 e/x=1")
 	want := view(t, formAufs, x.branches())
-	if got := x.translate(formAufs, formOverlay); got.Void != 5 || got.Whiteouts != 2 || got.Hidden != 1 {
+	if got := x.translate(formAufs, formOverlay); got.Void != 4 || got.Whiteouts != 2 {
 		t.Errorf("%+v", got)
 	}
 	if got := view(t, formOverlay, x.branches()); !slices.Equal(got, want) {
@@ -320,15 +374,19 @@ func TestTranslateDirectoryAcrossFile(t *testing.T) {
 	if got := view(t, formAufs, x.branches()); !slices.Equal(got, want) {
 		t.Errorf("shows\n%v, and did\n%v", got, want)
 	}
-	for path, marked := range map[string]bool{"d": true, "e": false, "f": false, "f/g": true, "k": false} {
-		if _, err := os.Lstat(filepath.Join(x.branches()[0], path, opaqueName)); (err == nil) != marked {
-			t.Errorf("%s: %v", path, err)
+	var marks []string
+	for _, word := range strings.Fields(tTree(t, x.branches()[0])) {
+		if strings.Contains(word, whPrefix) {
+			marks = append(marks, word)
 		}
+	}
+	if want := []string{"d/.wh.old=", "f/g/.wh.old="}; !slices.Equal(marks, want) {
+		t.Errorf("marks %v", marks)
 	}
 }
 
 // randomLayers returns layers of few names, so that they often meet.
-func randomLayers(next func(n int) int, f form) (layers []string) {
+func randomLayers(next func(n int) int) (layers []string) {
 	paths := []string{"a", "b", "a/a", "a/b", "b/a", "a/a/a", "a/a/b", "a/b/a", "b/a/b"}
 	for i := range 4 {
 		kinds := map[string]byte{}
@@ -338,7 +396,7 @@ func randomLayers(next func(n int) int, f form) (layers []string) {
 			if k := kinds[parent]; parent != "." && k != '/' && k != '!' {
 				continue
 			}
-			kinds[p] = "..=/!-h"[next(7)]
+			kinds[p] = "..=/!-"[next(6)]
 			switch kinds[p] {
 			case '=':
 				words = append(words, fmt.Sprintf("%s=%d", p, i))
@@ -348,10 +406,6 @@ func randomLayers(next func(n int) int, f form) (layers []string) {
 				words = append(words, "!"+p)
 			case '-':
 				words = append(words, "-"+p)
-			case 'h': // hidden in the same layer
-				if f == formAufs {
-					words = append(words, "-"+p, fmt.Sprintf("%s/x=%d", p, i))
-				}
 			}
 		}
 		layers = append(layers, strings.Join(words, " "))
@@ -362,17 +416,29 @@ func randomLayers(next func(n int) int, f form) (layers []string) {
 // translateRandom translates layers and compares what is to be seen, and says whether that could be compared.
 func translateRandom(t *testing.T, from, to form, next func(n int) int) bool {
 	t.Helper()
-	x := tTreeOf(t, from, randomLayers(next, from)...)
+	x := tTreeOf(t, from, randomLayers(next)...)
 	if from == formAufs {
 		if _, odd := aufsView(t, x.branches()); odd {
 			return false // what aufs shows then, no other union file system does
 		}
 	}
 	before := tLayers(t, x)
-	want := slices.DeleteFunc(view(t, from, x.branches()), func(seen string) bool { return strings.HasSuffix(seen, "?") })
+	// A container to come, that replaces a directory: its mark must be alone.
+	replaced := map[form][]string{}
+	for _, f := range []form{from, to} {
+		dir := t.TempDir()
+		tLayer(t, f, dir, "!a a/new=9")
+		replaced[f] = append([]string{dir}, x.branches()...)
+	}
+	wantReplaced, isGhost := view(t, from, replaced[from]), func(seen string) bool { return strings.HasSuffix(seen, "?") }
+	wantReplaced = slices.DeleteFunc(wantReplaced, isGhost)
+	want := slices.DeleteFunc(view(t, from, x.branches()), isGhost)
 	x.translate(from, to)
 	if got := view(t, to, x.branches()); !slices.Equal(got, want) {
 		t.Fatalf("from %s: shows\n%v, and did\n%v; the layers were\n%s", from, got, want, before)
+	}
+	if got := view(t, to, replaced[to]); to == formAufs && !slices.Equal(got, wantReplaced) {
+		t.Fatalf("from %s: a container upon it shows\n%v, and did\n%v; the layers were\n%s", from, got, wantReplaced, before)
 	}
 	again := tLayers(t, x)
 	how := manner{from: from, to: to, attrs: trustedPrefix}

@@ -78,8 +78,11 @@ func outcome(m overlayaufs.Migration, done overlayaufs.Outcome) string {
 
 func countsText(c overlayaufs.Counts) string {
 	text := fmt.Sprintf("%d files and directories, %d deletions, %d opaque directories", c.Entries, c.Whiteouts, c.Opaque)
-	if c.Hidden > 0 {
-		text += fmt.Sprintf(", %d that aufs hid and that go", c.Hidden)
+	if c.Added > 0 {
+		text += fmt.Sprintf(", %d deletions that aufs needs beside opaque directories", c.Added)
+	}
+	if c.Void > 0 {
+		text += fmt.Sprintf(", %d deletions of nothing that go", c.Void)
 	}
 	if c.Own > 0 {
 		text += fmt.Sprintf(", %d of aufs's own that go", c.Own)
