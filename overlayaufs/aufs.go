@@ -28,10 +28,10 @@ const (
 //
 // A layer below is "rr", as it never changes once it is committed, and "+wh", so that its whiteouts count.
 //
-// Without pseudo-links (noplink) hard links are broken when one of them is copied up, at once and for good, as overlayfs
-// does without an index. With them the names stay together as long as the union is mounted, and what was read under
-// one would be another file's after a restart of the container, unless "auplink flush" was run before the union was
-// unmounted; and that is not ours to do.
+// Pseudo-links stay on, as the module has them: without them (noplink) aufs fails with EIO and ENOENT to write to, to rename or
+// to link a name whose hard link was copied up (tried with aufs 6.1). They end with the mount. A name that nobody has
+// opened by then is the unchanged file again, as it would always be in overlayfs without an index. "auplink flush" before the
+// unmount prevents that; but containerd unmounts, and knows nothing of it.
 type aufs struct {
 	xino     string   // where the module makes the files of its inode numbers, for all unions
 	options  []string // those of every first mount, beside the ones that common adds
@@ -57,7 +57,7 @@ func readOnlyBranches(dirs []string) []string {
 
 // common returns the options of every first mount.
 func (a *aufs) common() []string {
-	return slices.Concat([]string{"xino=" + a.xino, "dio", "noplink"}, a.options)
+	return slices.Concat([]string{"xino=" + a.xino, "dio"}, a.options)
 }
 
 // mounts returns the mounts of branches. The flags stand in each of them, as a remount replaces those there were.

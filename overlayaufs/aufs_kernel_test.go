@@ -53,11 +53,26 @@ func TestAufsMissing(t *testing.T) {
 // TestAufsFileSystems is TestFileSystems with aufs. xfs and btrfs cannot have its inode numbers.
 func TestAufsFileSystems(t *testing.T) {
 	tHasAufs(t)
-	for _, cfg := range []Config{{}, {Aufs: AufsConfig{UDBA: "none", Create: "tdp", Xino: tTmpfs(t)}}} {
+	for _, cfg := range []Config{{}, {Aufs: AufsConfig{UDBA: "none", Create: "tdp", Xino: tAufsTmpfs(t)}}} {
 		cfg.Driver, cfg.Root = driverAufs, filepath.Join(t.TempDir(), "union")
 		testLife(t, cfg)
 	}
-	testLife(t, Config{Driver: driverAufs, Root: filepath.Join(tTmpfs(t), "union")})
+	testLife(t, Config{Driver: driverAufs, Root: filepath.Join(tAufsTmpfs(t), "union")})
+}
+
+// tAufsTmpfs is tTmpfs for what aufs has a hold on for an instant after it is unmounted.
+func tAufsTmpfs(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 func TestAufsRefusesSettings(t *testing.T) {
@@ -167,7 +182,8 @@ func TestAufsReplacedDirectory(t *testing.T) {
 	}
 }
 
-// A hard link is broken when one of its names is copied up: for good, and not when the container is started again.
+// The names of a file below stay together when one of them is written to, and all can be worked with. Those that were
+// opened are one file when the container is started again, too.
 func TestAufsHardLinks(t *testing.T) {
 	tHasAufs(t)
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union"), Driver: driverAufs})
@@ -175,8 +191,9 @@ func TestAufsHardLinks(t *testing.T) {
 	if err := os.Link(b.path(1, fsName, "a"), b.path(1, fsName, "b")); err != nil {
 		t.Fatal(err)
 	}
-	tMake(t, b, 2, tChain(1), "a", "2")
-	var seen []string
+	if _, err := b.Make(t.Context(), Content{ID: 2}, tChain(1), nil); err != nil {
+		t.Fatal(err)
+	}
 	for round := range 2 {
 		mounts, err := b.Mounts(t.Context(), tChain(2, 1), true, nil)
 		if err != nil {
@@ -184,17 +201,18 @@ func TestAufsHardLinks(t *testing.T) {
 		}
 		dir := tMount(t, mounts)
 		if round == 0 {
-			err = errors.Join(os.Link(filepath.Join(dir, "b"), filepath.Join(dir, "c")),
-				os.WriteFile(filepath.Join(dir, "c"), []byte("3"), 0o600))
+			tWrite(t, filepath.Join(dir, "a"), "2")
+			b := filepath.Join(dir, "b")
+			err := errors.Join(os.Link(b, filepath.Join(dir, "c")), os.Chmod(b, 0o600), os.WriteFile(b, []byte("3"), 0o600),
+				os.Rename(b, filepath.Join(dir, "d")))
+			if err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err != nil {
-			t.Fatal(err)
+		if got := tTree(t, dir); got != "a=3 c=3 d=3" {
+			t.Errorf("mounted %d times before: %q", round, got)
 		}
-		seen = append(seen, tTree(t, dir))
 		tUnmount(t, dir)
-	}
-	if seen[0] != seen[1] || seen[0] != "a=2 b=3 c=3" {
-		t.Errorf("%q, and mounted again %q", seen[0], seen[1])
 	}
 }
 

@@ -38,20 +38,20 @@ func TestAufsPlan(t *testing.T) {
 			{Type: "bind", Source: "/r/7/fs", Options: []string{"rw", "rbind"}},
 		}},
 		{"child", plain, tChain(12, 7), true, []mount.Mount{{Type: "aufs", Source: "aufs", Options: []string{
-			"xino=/r/.xino", "dio", "noplink", "br:/r/12/fs=rw:/r/7/fs=rr+wh",
+			"xino=/r/.xino", "dio", "br:/r/12/fs=rw:/r/7/fs=rr+wh",
 		}}}},
 		{"options", tuned, tChain(12, 7), true, []mount.Mount{{Type: "aufs", Source: "aufs", Options: []string{
-			"xino=/r/.xino", "dio", "noplink", "udba=none", "dirperm1", "br:/r/12/fs=rw:/r/7/fs=rr+wh",
+			"xino=/r/.xino", "dio", "udba=none", "dirperm1", "br:/r/12/fs=rw:/r/7/fs=rr+wh",
 		}}}},
 		{"view of a child", plain, tChain(12, 7), false, []mount.Mount{{Type: "aufs", Source: "aufs", Options: []string{
-			"ro", "xino=/r/.xino", "dio", "noplink", "br:/r/12/fs=rr+wh:/r/7/fs=rr+wh",
+			"ro", "xino=/r/.xino", "dio", "br:/r/12/fs=rr+wh:/r/7/fs=rr+wh",
 		}}}},
 		{"as many as one mount names", three, tChain(9, 8, 7), true, []mount.Mount{{Type: "aufs", Source: "aufs", Options: []string{
-			"xino=/r/.xino", "dio", "noplink", "br:/r/9/fs=rw:/r/8/fs=rr+wh:/r/7/fs=rr+wh",
+			"xino=/r/.xino", "dio", "br:/r/9/fs=rw:/r/8/fs=rr+wh:/r/7/fs=rr+wh",
 		}}}},
 		{"more", three, tChain(9, 8, 7, 6, 5, 4, 3), true, []mount.Mount{
 			{Type: "aufs", Source: "aufs", Options: []string{
-				"xino=/r/.xino", "dio", "noplink", "br:/r/9/fs=rw:/r/8/fs=rr+wh:/r/7/fs=rr+wh",
+				"xino=/r/.xino", "dio", "br:/r/9/fs=rw:/r/8/fs=rr+wh:/r/7/fs=rr+wh",
 			}},
 			{Type: "aufs", Source: "aufs", Options: []string{
 				"remount", "append:/r/6/fs=rr+wh", "append:/r/5/fs=rr+wh", "append:/r/4/fs=rr+wh",
@@ -60,7 +60,7 @@ func TestAufsPlan(t *testing.T) {
 		}},
 		{"view of more", three, tChain(9, 8, 7, 6), false, []mount.Mount{
 			{Type: "aufs", Source: "aufs", Options: []string{
-				"ro", "xino=/r/.xino", "dio", "noplink", "br:/r/9/fs=rr+wh:/r/8/fs=rr+wh:/r/7/fs=rr+wh",
+				"ro", "xino=/r/.xino", "dio", "br:/r/9/fs=rr+wh:/r/8/fs=rr+wh:/r/7/fs=rr+wh",
 			}},
 			{Type: "aufs", Source: "aufs", Options: []string{"ro", "remount", "append:/r/6/fs=rr+wh"}},
 		}},
@@ -125,7 +125,7 @@ func TestAufsThroughContainerd(t *testing.T) {
 			t.Errorf("writable %v: containerd takes it for the contrary: %v", writable, last)
 		}
 		for i, want := range []string{
-			fmt.Sprintf("flags: %d, data: \"xino=/r/.xino,dio,noplink,dirperm1,br:", flags),
+			fmt.Sprintf("flags: %d, data: \"xino=/r/.xino,dio,dirperm1,br:", flags),
 			fmt.Sprintf("flags: %d, data: \"append:%s=rr+wh\"", flags|unix.MS_REMOUNT, b.path(1, fsName)),
 		} {
 			err := mounts[i].Mount(t.TempDir())

@@ -60,8 +60,8 @@ func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage
 
 // freezeAufs makes a lower layer of what was a writable branch of aufs. It has no opaque directories, and nothing of what
 // aufs keeps for itself: nobody mounts it writable any more, and trees that were removed while something in them was open are
-// in nobody's sight and take room for ever. No pseudo-link is lost, as there are none with noplink. Whiteouts are hard links
-// to one of the files, and stay.
+// in nobody's sight and take room for ever. So do pseudo-links to what was removed; they mean nothing to another mount.
+// Whiteouts are hard links to one of the files, and stay.
 //
 // A crash in the middle leaves an active layer with the same content, for which aufs makes again what is missing.
 func (b *Backend) freezeAufs(ctx context.Context, chain []Content) error {

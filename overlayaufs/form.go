@@ -49,5 +49,5 @@ const (
 )
 
 // aufsOwn are what aufs makes in the root of a writable branch for itself: the file that whiteouts are hard links to,
-// what is removed while it is open, and pseudo-links, of which unions of ours have none.
+// what is removed while it is open, and pseudo-links: files that were copied up, of which other names are below.
 var aufsOwn = []string{".wh..wh.aufs", ".wh..wh.orph", ".wh..wh.plnk"}

@@ -24,7 +24,7 @@ import (
 //
 // Of what aufs keeps for itself nothing is lost. .wh..wh.plnk has a further name for each file of the layer that was copied
 // up and has hard links below (pseudo-links, fs/aufs/plink.c). aufs knows them for as long as it is mounted, and at the next
-// mount the links below are what they were, as in overlayfs; unions of ours have none (noplink). .wh..wh.orph has files that
+// mount the links below are what they were, as in overlayfs. .wh..wh.orph has files that
 // were open when they were removed, .wh..wh.NAME.0a1b is a directory that is being removed, .wh..wh.aufs what whiteouts are links to.
 //
 // What cannot be said in the other form is refused, before anything is changed:

@@ -22,7 +22,7 @@ func TestBranches(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(si, name), []byte(text), 0o600))
 	}
 	for name, test := range map[string]struct{ options, want string }{
-		"in sysfs":       {"rw,si=f3d2a1b0c4e5,xino=/l/union/.xino,noplink,dio", "[/l/union/3/fs /l/union/2/fs /l/a=b c/1/fs]"},
+		"in sysfs":       {"rw,si=f3d2a1b0c4e5,xino=/l/union/.xino,dio", "[/l/union/3/fs /l/union/2/fs /l/a=b c/1/fs]"},
 		"in the options": {"rw,si=77,xino=/x,br:/l/union/3/fs=rw:/l/union/2/fs=rr+wh", "[/l/union/3/fs /l/union/2/fs]"},
 		"just unmounted": {"rw,si=77,xino=/x", "[]"},
 	} {
