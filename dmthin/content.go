@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/idmap"
@@ -40,6 +41,11 @@ func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels m
 		return 0, err
 	}
 	size = max(want, chain[0].Size)
+	if text, ok := labels[snapshots.LabelSnapshotMaxSize]; ok && want < size {
+		// The label is a hint (core/snapshots/snapshotter.go of containerd), and the image cannot have less.
+		log.G(ctx).WithField("volume", volume).Warnf("label %s = %q: the volume is as large as its parent, %d bytes",
+			snapshots.LabelSnapshotMaxSize, text, size)
+	}
 	b.forget(c.ID)
 	if err := b.pool.Snapshot(ctx, volume, origin); err != nil {
 		return 0, err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -49,6 +51,19 @@ func openRoot(fs filesystem, device string, options []string) (*os.File, error) 
 
 // openMount mounts as openRoot does and returns the mount, whose attributes can be changed as long as it is open.
 func openMount(fs filesystem, device string, options []string) (*os.File, error) {
+	mount, err := newMount(fs, device, options)
+	if !errors.Is(err, unix.EINVAL) {
+		return mount, err
+	}
+	contexts, contextsErr := mountedContexts(device)
+	if contextsErr != nil || len(contexts) == 0 {
+		return nil, errors.Join(err, contextsErr)
+	}
+	return newMount(fs, device, slices.Concat(options, contexts))
+}
+
+// newMount mounts with these options and no others.
+func newMount(fs filesystem, device string, options []string) (*os.File, error) {
 	fd, err := unix.Fsopen(fs.String(), unix.FSOPEN_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.ENODEV):
@@ -73,7 +88,13 @@ func configure(fd int, device string, options []string) (mount int, err error) {
 		return 0, err
 	}
 	for _, option := range options {
-		if err := unix.FsconfigSetFlag(fd, option); err != nil {
+		key, value, ok := strings.Cut(option, "=")
+		if ok {
+			err = unix.FsconfigSetString(fd, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(fd, key)
+		}
+		if err != nil {
 			return 0, fmt.Errorf("option %s: %w", option, err)
 		}
 	}

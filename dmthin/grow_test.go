@@ -101,6 +101,8 @@ func TestPoolGrowsAndFills(t *testing.T) {
 	require.True(t, errdefs.IsResourceExhausted(err), err)
 	require.ErrorContains(t, err, "100 % of 2GiB are in use")
 	require.ErrorContains(t, err, "thin.max_size, 2GiB: raise that")
+	_, err = b.NewSize(ctx, second, nil, sizeLabel(2*second.Size))
+	require.True(t, errdefs.IsResourceExhausted(err), "growing takes room too: %v", err)
 
 	require.NoError(t, b.Release(ctx, 2))
 	require.NoError(t, b.Delete(ctx, first))

@@ -175,7 +175,11 @@ func TestResizeSurvivesPowerCut(t *testing.T) {
 			}
 			b.cutPower(t, 2, 3)
 			unmount()
-			dir, unmount = b.mount(t, Content{ID: 3, Size: c.Size}, true)
+			device, err := b.pool.Activate(t.Context(), 3, c.Size, false) // Mounts would mount it itself before
+			require.NoError(t, err)
+			fs, err := fsByName(kind)
+			require.NoError(t, err)
+			dir, unmount = mounted(t, device, fs, false)
 			require.Len(t, readFile(t, filepath.Join(dir, "49", "file")), 1<<16)
 			unmount()
 		})

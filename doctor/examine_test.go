@@ -304,3 +304,22 @@ func TestUnhung(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
 }
+
+// A volume that becomes larger while it is looked at is no finding, nor is one that was to and did not.
+func TestVolumeGrowsMeanwhile(t *testing.T) {
+	s := newSubject(t)
+	sn := s.add("v", "", snapshots.KindActive, metadata.Volume)
+	for size, want := range map[uint64][]Code{2 << 30: nil, 3 << 30: {FilesystemSize}} {
+		require.NoError(t, s.Store.SetSize(t.Context(), sn.ID, 1<<30))
+		var found []Finding
+		e := &examination{Subject: s.Subject, found: func(f Finding) { found = append(found, f) }}
+		require.NoError(t, e.store(t.Context()))
+		require.NoError(t, s.Store.SetSize(t.Context(), sn.ID, 2<<30))
+		survey := &dmthin.Survey{Volumes: []dmthin.SurveyedVolume{{ID: sn.Placement.Device, FS: "ext4", FSSize: size}}}
+		require.NoError(t, e.volumes(t.Context(), survey, e.first))
+		require.Equal(t, want, codesOf(found))
+	}
+	for size, want := range map[uint64]Code{1 << 29: "", 1 << 30: "", 2 << 30: DeviceTable} {
+		require.Equal(t, want, wrong(dmthin.SurveyedDevice{Role: dmthin.VolumeDevice, Size: size}, sn.Link(), true))
+	}
+}

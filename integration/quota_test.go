@@ -203,6 +203,7 @@ func TestQuotaLimits(t *testing.T) {
 
 		_, err = l.Freeze(t.Context(), chain)
 		require.NoError(t, err)
+		require.NoError(t, fillMiB(filepath.Join(l.root, "2", "fs", "frozen"), 10), "what is committed has no limit")
 		dir, _ = l.mounted(chain, map[string]string{snapshots.LabelSnapshotRef: "sha256:abc"})
 		require.NoError(t, fillMiB(filepath.Join(dir, "unbounded"), 10), "what is unpacked has no limit by default")
 	})

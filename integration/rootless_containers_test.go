@@ -43,6 +43,9 @@ func TestRootlessContainers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if strings.Contains(out, "'remap-ids'") || strings.Contains(out, "'rebase'") {
+		t.Errorf("containerd is told that there is what a user namespace has not:\n%s", out)
+	}
 	n.write(imports, out)
 	n.start(containerd2, mustHave(t, containerd2.dir, "containerd"), imports)
 	n.runRootless(3)

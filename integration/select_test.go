@@ -61,7 +61,7 @@ func runTests(m *testing.M) (code int, err error) {
 // alone are the tests that take long, the longest first. Each has a guest of its own, and two guests run at once, as each
 // uses one processor only. All other tests for thin share one.
 var alone = []string{
-	"TestThinFailpoints", "TestThinConformance", "TestThinLife", "TestThinKilledDaemon", "TestThinPowerCut",
+	"TestThinFailpoints", "TestThinConformance", "TestThinLife", "TestThinKilledDaemon", "TestThinPowerCut", "TestQuotaConformance",
 }
 
 const guestsAtOnce = 2

@@ -134,10 +134,10 @@ func TestUnpackKilled(t *testing.T) {
 	}
 }
 
-// deepLayers is how many layers an image can have: a container is one more, and
-// containerd makes a read-only mount of all of them to look for users and groups,
-// of which overlayfs stacks 500.
-const deepLayers = 499
+// deepLayers is how many layers overlayfs stacks below a container. Where
+// containerd mounts all of them read-only, to compare a container with its image
+// or, before 2.4, to look for its user, it can be one less.
+const deepLayers = 500
 
 // TestDeepImage runs a container of an image of so many layers.
 func TestDeepImage(t *testing.T) {

@@ -53,7 +53,7 @@ func TestAufsMissing(t *testing.T) {
 // TestAufsFileSystems is TestFileSystems with aufs. xfs and btrfs cannot have its inode numbers.
 func TestAufsFileSystems(t *testing.T) {
 	tHasAufs(t)
-	for _, cfg := range []Config{{}, {Aufs: AufsConfig{UDBA: "none", Create: "tdp", Xino: t.TempDir()}}} {
+	for _, cfg := range []Config{{}, {Aufs: AufsConfig{UDBA: "none", Create: "tdp", Xino: tTmpfs(t)}}} {
 		cfg.Driver, cfg.Root = driverAufs, filepath.Join(t.TempDir(), "union")
 		testLife(t, cfg)
 	}
@@ -277,5 +277,60 @@ func TestAufsMountsAtOnce(t *testing.T) {
 	group.Wait()
 	if _, err := os.Lstat(filepath.Join(b.root, xinoName)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the file of inode numbers is left: %v", err)
+	}
+}
+
+// Layers that aufs has written show the same under overlayfs once they are migrated, and under aufs when they come back.
+func TestAufsMigrated(t *testing.T) {
+	tHasAufs(t)
+	cfg := Config{Root: filepath.Join(t.TempDir(), "union"), Driver: driverAufs}
+	b := tBackend(t, cfg)
+	tMake(t, b, 1, nil, "d/file", "1", "d/s/deep", "1", "gone", "1", "kept", "1")
+	chain := tChain(1)
+	layers := []Layer{{ID: 1}}
+	for id := uint64(2); id < 5; id++ {
+		if _, err := b.Make(t.Context(), Content{ID: id}, chain, nil); err != nil {
+			t.Fatal(err)
+		}
+		layers = append(layers, Layer{ID: id, Below: chain})
+		chain = slices.Insert(slices.Clone(chain), 0, Content{ID: id})
+		mounts, err := b.Mounts(t.Context(), chain, true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := tMount(t, mounts)
+		if err := errors.Join(os.RemoveAll(filepath.Join(dir, "d")), os.RemoveAll(filepath.Join(dir, "gone"))); err != nil {
+			t.Fatal(err)
+		}
+		tWrite(t, filepath.Join(dir, fmt.Sprintf("d/file-%d", id)), "x")
+		tWrite(t, filepath.Join(dir, "d/s/deep"), fmt.Sprint(id))
+		tUnmount(t, dir)
+		if id == 4 { // is active
+			break
+		}
+		if _, err := b.Freeze(t.Context(), chain); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tClose(t, b)
+	for _, m := range []Migration{there, back} {
+		m.Layers = slices.Clone(layers)
+		if _, err := Migrate(t.Context(), cfg, m); err != nil {
+			t.Fatal(err)
+		}
+		b := tBackend(t, Config{Root: cfg.Root})
+		if b.Driver() != m.To {
+			t.Errorf("opened with %s", b.Driver())
+		}
+		mounts, err := b.Mounts(t.Context(), chain, true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := tMount(t, mounts)
+		if got := tTree(t, dir); got != "d/file-4=x d/s/deep=4 kept=1" {
+			t.Errorf("%s: %s", m.To, got)
+		}
+		tUnmount(t, dir)
+		tClose(t, b)
 	}
 }

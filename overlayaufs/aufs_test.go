@@ -239,7 +239,6 @@ func TestAufsSettings(t *testing.T) {
 // What aufs keeps for itself is not of the layer: it is not counted, and gone when the layer is committed.
 func TestAufsKeepsItsOwn(t *testing.T) {
 	b := tUnprobed(t, Config{})
-	b.aufs = tAufs().aufs
 	ctx := t.Context()
 	if _, err := b.Make(ctx, Content{ID: 1}, nil, nil); err != nil {
 		t.Fatal(err)
@@ -252,6 +251,7 @@ func TestAufsKeepsItsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.aufs = tAufs().aufs
 	tWrite(t, filepath.Join(fs, ".wh..wh.aufs"), "")
 	tWrite(t, filepath.Join(fs, ".wh..wh.orph/deep/er/f"), strings.Repeat("x", 1<<16))
 	tWrite(t, filepath.Join(fs, ".wh..wh.plnk/11.12"), strings.Repeat("x", 1<<16))

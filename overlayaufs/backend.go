@@ -22,11 +22,12 @@ import (
 const (
 	emptyName = "empty" // an empty tree, to be mounted as such
 
-	fsName   = "fs"     // what the layer holds
-	newName  = "fs.new" // fs, while it is being made
-	workName = "work"   // overlayfs's own
-	bootName = "boot"   // see claimBoot
-	idsName  = "ids"    // see markIDs
+	fsName      = "fs"       // what the layer holds
+	newName     = "fs.new"   // fs, while it is being made
+	workName    = "work"     // overlayfs's own
+	bootName    = "boot"     // see claimBoot
+	bootNewName = "boot.new" // boot, while it is being made
+	idsName     = "ids"      // see markIDs
 )
 
 // Content is a content as the snapshotter knows it: its number, a size, which a directory does not have, and a project id,

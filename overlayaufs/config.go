@@ -49,9 +49,9 @@ type Config struct {
 	// written with it cannot go back.
 	Metacopy string `toml:"metacopy"`
 
-	// Volatile is "auto", "on" or "off": whether the writable layers of containers ignore fsync. Auto is off. With on, a
-	// container that was running when the power went cannot be started again.
-	Volatile string `toml:"volatile"`
+	// Volatile is "auto", "on" or "off", in TOML also true or false: whether the writable layers of containers ignore fsync;
+	// those into which an image is unpacked never do. Auto is off. With on, a container that was running when the power went cannot be started again.
+	Volatile Switch `toml:"volatile"`
 
 	// UpperdirLabel has each snapshot shown with the label containerd.io/snapshot/overlay.upperdir, the directory of what it
 	// has of its own, as containerd's overlay snapshotter has it under that key. It is for programs on the host that read layers.
@@ -103,6 +103,20 @@ type AufsConfig struct {
 	Xino string `toml:"xino"`
 }
 
+// A Switch is "auto", "on" or "off".
+type Switch string
+
+// UnmarshalText takes a text as it is, and what TOML has for on and off.
+func (s *Switch) UnmarshalText(text []byte) error {
+	switch *s = Switch(text); *s {
+	case "true":
+		*s = on
+	case "false":
+		*s = off
+	}
+	return nil
+}
+
 // A setting is one key of the config with its value and the values it may have, the default first.
 type setting struct {
 	key, value string
@@ -116,7 +130,7 @@ func (c Config) settings() []setting {
 		{"index", c.Index, []string{auto, on, off}},
 		{"userxattr", c.UserXattr, []string{auto, on, off}},
 		{"metacopy", c.Metacopy, []string{auto, on, off}},
-		{"volatile", c.Volatile, []string{auto, on, off}},
+		{"volatile", string(c.Volatile), []string{auto, on, off}},
 		{"quota", c.Quota, []string{auto, on, quotaStrict, off}},
 		{"aufs.udba", c.Aufs.UDBA, []string{auto, "none", "reval", "notify"}},
 		{"aufs.create", c.Aufs.Create, []string{auto, "tdp", "rr", "mfs", "pmfs"}},

@@ -28,7 +28,7 @@ func (c Config) checkAufs() error {
 		{key: "index", value: c.Index},
 		{key: "userxattr", value: c.UserXattr},
 		{key: "metacopy", value: c.Metacopy},
-		{key: "volatile", value: c.Volatile},
+		{key: "volatile", value: string(c.Volatile)},
 	} {
 		if s.value == on {
 			errs = append(errs, fmt.Errorf("union.%s = %q: aufs has no such option; set it to %q, or union.driver to %q",

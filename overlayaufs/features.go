@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,11 +16,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/features"
+	"github.com/lamina-snapshotter/lamina/overlayaufs/internal/quota"
 )
 
 // Probes returns what the drivers of this backend may be able to do, with the way to find out: by trying it on the file
 // system of cfg.Root, or of the directory in which the root will be made. A Backend may be open on the root meanwhile.
 func Probes(cfg Config) []features.Probe {
+	return slices.Concat(overlayProbes(cfg), aufsProbes(cfg))
+}
+
+func overlayProbes(cfg Config) []features.Probe {
 	overlay := func(name, detail string, try func(context.Context, *prober) error) features.Probe {
 		return features.Probe{Driver: driverOverlay, Name: name, Try: func(ctx context.Context) (string, error) {
 			return detail, answer(explainOverlay(cfg.Root, tryBeside(ctx, cfg.Root, try)))
@@ -29,8 +35,14 @@ func Probes(cfg Config) []features.Probe {
 		return func(ctx context.Context, p *prober) error { return p.has(ctx, cfg, f) }
 	}
 	mounts := has(feature{})
-	return []features.Probe{
-		overlay("mount", "", mounts),
+	return slices.Concat([]features.Probe{
+		{Driver: driverOverlay, Name: "mount", Try: func(ctx context.Context) (where string, err error) {
+			err = tryBeside(ctx, cfg.Root, func(ctx context.Context, p *prober) error {
+				where = "on " + fsType(p.dir)
+				return mounts(ctx, p)
+			})
+			return where, answer(explainOverlay(cfg.Root, err))
+		}},
 		overlay("layers", fmt.Sprintf("%d below a writable one", maxLower), mounts),
 		{Driver: driverOverlay, Name: "id maps", Try: func(ctx context.Context) (string, error) {
 			return "idmapped mounts", answer(ProbeIDMap(ctx, cfg))
@@ -38,6 +50,7 @@ func Probes(cfg Config) []features.Probe {
 		overlay("parallel unpack", "", func(ctx context.Context, p *prober) error {
 			return cmp.Or(cfg.whyNoRebase(), mounts(ctx, p))
 		}),
+	}, quotaProbes(driverOverlay, cfg, nil), []features.Probe{
 		overlay("userxattr", "", func(ctx context.Context, p *prober) error {
 			_, err := p.userXattr(ctx, on)
 			return err
@@ -45,15 +58,61 @@ func Probes(cfg Config) []features.Probe {
 		overlay("index", "", has(indexFeature(on))),
 		overlay("metacopy", "", has(metacopyFeature(on))),
 		overlay("volatile", "", has(volatileFeature())),
+	})
+}
+
+func aufsProbes(cfg Config) []features.Probe {
+	mounts := func(ctx context.Context) error {
+		_, err := tryAufsBeside(ctx, cfg)
+		return features.AsOf("mount", err)
+	}
+	return slices.Concat([]features.Probe{
 		{Driver: driverAufs, Name: "mount", Try: func(ctx context.Context) (string, error) {
 			a, err := tryAufsBeside(ctx, cfg)
-			return strings.Join(a.common(), ","), err
+			return strings.Join(a.options, ","), err
 		}},
 		{Driver: driverAufs, Name: "layers", Try: func(ctx context.Context) (string, error) {
 			a, err := tryAufsBeside(ctx, cfg)
 			return fmt.Sprintf("%d below a writable one", a.branches-1), features.AsOf("mount", err)
 		}},
+	}, quotaProbes(driverAufs, cfg, mounts))
+}
+
+// quotaProbes are of what project quotas give a driver, if it is there at all.
+func quotaProbes(driver string, cfg Config, there func(context.Context) error) []features.Probe {
+	probe := func(name string, has func(quota.State) bool) features.Probe {
+		return features.Probe{Driver: driver, Name: name, Try: func(ctx context.Context) (string, error) {
+			if there != nil {
+				if err := there(ctx); err != nil {
+					return "", err
+				}
+			}
+			return "project quotas", answer(cfg.tryQuota(has))
+		}}
 	}
+	enforced := func(s quota.State) bool { return s.Enforced }
+	return []features.Probe{
+		probe("size limit", enforced),
+		probe("inode limit", enforced),
+		probe("usage in constant time", func(s quota.State) bool { return s.Counted }),
+	}
+}
+
+// tryQuota asks the file system what it does for projects.
+func (c Config) tryQuota(has func(quota.State) bool) error {
+	dir, err := features.Existing(c.Root)
+	if err != nil {
+		return err
+	}
+	var state quota.State
+	err = onDir(dir, func(fd int) (err error) {
+		_, state, err = quota.Find(fd)
+		return err
+	})
+	if isUntried(err) || err == nil && has(state) {
+		return err
+	}
+	return errors.New(missingQuota(c.Root, fsType(dir), state, err))
 }
 
 // whyNoRebase is CanRebase of overlayfs, in words.
@@ -65,12 +124,16 @@ func (c Config) whyNoRebase() error {
 	case userns.RunningInUserNS():
 		return errors.New("containerd cannot write deletions in a user namespace")
 	}
-	return fmt.Errorf("containerd writes deletions in trusted attributes, and union.userxattr = %q", c.UserXattr)
+	return fmt.Errorf("containerd writes deletions for overlayfs with trusted attributes alone, and union.userxattr is on, "+
+		"or the layers in %s are written otherwise", c.Root)
 }
 
 // tryAufsBeside returns how aufs mounts here, or the error of a Probe.
 func tryAufsBeside(ctx context.Context, cfg Config) (*aufs, error) {
 	found := &aufs{}
+	if _, err := os.Lstat(runDir); errors.Is(err, fs.ErrNotExist) {
+		defer os.Remove(runDir) //nolint:errcheck // it may not have been made, or others may use it
+	}
 	// What there is, not what is set of overlayfs; and nothing is made in the root.
 	err := tryBeside(ctx, cfg.Root, func(ctx context.Context, p *prober) error {
 		a, err := p.findAufs(ctx, Config{Root: p.dir, Aufs: cfg.Aufs})

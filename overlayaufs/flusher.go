@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/space"
 	"github.com/lamina-snapshotter/lamina/overlayaufs/internal/quota"
@@ -37,7 +38,7 @@ func (b *Backend) Freeze(ctx context.Context, chain []Content) (*snapshots.Usage
 	if err := b.checkUnmapped(chain[0].ID); err != nil {
 		return nil, err
 	}
-	if err := b.freezeAufs(ctx, chain); err != nil {
+	if err := errors.Join(b.freezeAufs(ctx, chain), b.freezeUserXattr(ctx, chain[0].ID)); err != nil {
 		return nil, fmt.Errorf("freeze %s: %w", b.path(chain[0].ID), space.Explain(err, b.root))
 	}
 	if b.flusher == nil {
@@ -71,13 +72,23 @@ func (b *Backend) freezeAufs(ctx context.Context, chain []Content) error {
 		if err := dropOpaque(ctx, root, chain); err != nil {
 			return err
 		}
-		for _, name := range aufsOwn {
-			if err := removeTree(ctx, root, dirName(chain[0].ID)+"/"+name); err != nil {
-				return err
-			}
+		dir, err := openDir(root, dirName(chain[0].ID))
+		if err != nil {
+			return err
 		}
-		return nil
+		defer unix.Close(dir) //nolint:errcheck // what is changed in it is synced with the whole file system
+		return keepingTimes(dir, func() error { return removeAufsOwn(ctx, dir) })
 	})
+}
+
+// removeAufsOwn removes what aufs keeps for itself in the root directory of a layer.
+func removeAufsOwn(ctx context.Context, dir int) error {
+	for _, name := range aufsOwn {
+		if err := removeTree(ctx, dir, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A flusher lets concurrent callers share a sync. No caller is served by one that began before it asked, as that one

@@ -28,8 +28,9 @@ func ProbeIDMap(ctx context.Context, cfg Config) error {
 	if err := cfg.checkRoot(); err != nil {
 		return err
 	}
-	if cfg.Driver == formAufs.String() {
-		return errors.New("aufs has no mounts that map ids")
+	was, err := readOwner(cfg.Root)
+	if cfg.Driver == formAufs.String() || err == nil && was.Form == formAufs {
+		return errAufsMaps
 	}
 	dir, err := existing(cfg.Root)
 	if err != nil {
@@ -49,6 +50,8 @@ func ProbeIDMap(ctx context.Context, cfg Config) error {
 	}
 	return nil
 }
+
+var errAufsMaps = errors.New("aufs has no mounts that map ids")
 
 // existing returns path, or the nearest directory above it that there is.
 func existing(path string) (string, error) {
@@ -112,7 +115,11 @@ func (b *Backend) checkIDMap(ctx context.Context) error {
 	if b.mapsIDs.Load() {
 		return nil
 	}
-	if err := ProbeIDMap(ctx, b.config); err != nil {
+	err := errAufsMaps
+	if b.aufs == nil {
+		err = ProbeIDMap(ctx, b.config)
+	}
+	if err != nil {
 		return fmt.Errorf("the snapshot is to have other ids (see the capability remap-ids): %w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	b.mapsIDs.Store(true)

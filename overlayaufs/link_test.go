@@ -47,7 +47,7 @@ func tStack(t *testing.T, b *Backend, layers int) (chain []Content) {
 }
 
 // TestManyLayers mounts long chains through containerd, which has one page for the options: as a container, as its read-only
-// copy in which containerd looks for users, and as a view.
+// copy that containerd makes to compare it with its image, and as a view.
 func TestManyLayers(t *testing.T) {
 	b := tBackend(t, Config{Root: tLongRoot(t, 100)})
 	all := tStack(t, b, maxLower+1)

@@ -98,6 +98,11 @@ func TestMigrate(t *testing.T) {
 	if got := view(t, formAufs, tBranches(root)); !slices.Equal(got, want) {
 		t.Errorf("back again, shows\n%v, and did\n%v", got, want)
 	}
+	for _, dir := range tBranches(root) { // aufs would mistake them, see dropOpaque
+		if tree := tTree(t, dir); strings.Contains(tree, opaqueName) {
+			t.Errorf("a layer has opaque directories: %s", tree)
+		}
+	}
 	if o, err := readOwner(root); err != nil || (o != owner{UUID: "a-store", Start: 1, Form: formAufs}) {
 		t.Errorf("%+v, %v", o, err)
 	}

@@ -108,34 +108,50 @@ func TestMountsRestoresLostLayer(t *testing.T) {
 
 func TestVolatileKnowsTheBoot(t *testing.T) {
 	b := tUnprobed(t, Config{Volatile: on})
-	ctx, boot := t.Context(), "boot-1"
+	ctx, boot := t.Context(), ""
 	b.bootID = func() (string, error) { return boot, nil }
-	for _, id := range []uint64{1, 2} {
-		if _, err := b.Make(ctx, Content{ID: id}, nil, nil); err != nil {
-			t.Fatal(err)
-		}
+	mounts := func() error {
+		_, err := b.Mounts(ctx, tChain(1, 2), true, nil)
+		return err
 	}
 	guard := b.path(1, workName, guardPath)
-	for range 2 {
-		if _, err := b.Mounts(ctx, tChain(1, 2), true, nil); err != nil {
-			t.Fatal(err)
+	for _, tc := range []struct {
+		does string // calls of Mounts, "c", and mounts, "m"
+		torn bool
+	}{{"", false}, {"c", false}, {"cc", false}, {"cm", true}, {"cmc", true}, {"cmcc", true}, {"cmcm", true}} {
+		boot = "boot-1"
+		for _, id := range []uint64{1, 2} {
+			if _, err := b.Make(ctx, Content{ID: id}, nil, nil); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if _, err := os.Lstat(guard); err == nil {
-			t.Error("the guard is still there")
+		b.volatile = true
+		for _, does := range tc.does {
+			if does == 'm' {
+				tWrite(t, filepath.Join(guard, "dirty"), "") // as the kernel does
+				continue
+			}
+			if err := mounts(); err != nil {
+				t.Errorf("%s: %v", tc.does, err)
+			}
+			if _, err := os.Lstat(guard); err == nil {
+				t.Errorf("%s: the guard is still there", tc.does)
+			}
 		}
-		tWrite(t, filepath.Join(guard, "dirty"), "")
-	}
-	boot = "boot-2"
-	for _, volatile := range []bool{true, false} { // the layer is torn however it is mounted now
-		b.volatile = volatile
-		if _, err := b.Mounts(ctx, tChain(1, 2), true, nil); err == nil || !strings.Contains(err.Error(), "volatile") {
-			t.Errorf("after a boot: %v", err)
+		boot = "boot-2"
+		if _, err := b.Freeze(ctx, tChain(1, 2)); (err != nil) != tc.torn {
+			t.Errorf("%s, freeze after a boot: %v", tc.does, err)
+		}
+		for _, b.volatile = range []bool{true, false} { // a layer is torn however it is mounted now
+			if err := mounts(); (err != nil) != tc.torn || err != nil && !strings.Contains(err.Error(), "volatile") {
+				t.Errorf("%s, after a boot: %v", tc.does, err)
+			}
 		}
 	}
 	if _, err := b.Make(ctx, Content{ID: 1}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Mounts(ctx, tChain(1, 2), true, nil); err != nil {
+	if err := mounts(); err != nil {
 		t.Errorf("made anew: %v", err)
 	}
 }

@@ -83,7 +83,9 @@ func (c *closer) closeAll(ctx context.Context, dir []string, below []Content) er
 			jobs = append(jobs, job{slices.Concat(last.dir, []string{name}), below})
 		}
 	}
-	return c.in(ctx, c.layer, dir, func(fd int) error { return unlessMissing(unix.Unlinkat(fd, opaqueName, 0)) })
+	return c.in(ctx, c.layer, dir, func(fd int) error {
+		return keepingTimes(fd, func() error { return unlessMissing(unix.Unlinkat(fd, opaqueName, 0)) })
+	})
 }
 
 // reached returns the layers in which aufs looks for a directory, were it not opaque: those above a whiteout of it or of
@@ -146,21 +148,36 @@ func (c *closer) whiteOut(ctx context.Context, dir, names []string) error {
 	}
 	return c.in(ctx, c.layer, c.mark[:len(c.mark)-1], func(marked int) error {
 		return c.in(ctx, c.layer, dir, func(fd int) error {
-			for _, name := range names {
-				err := unix.Linkat(marked, opaqueName, fd, whPrefix+name, 0)
-				if errors.Is(err, unix.EMLINK) {
-					err = unix.Mknodat(fd, whPrefix+name, unix.S_IFREG|0o444, 0)
-				}
-				switch {
-				case errors.Is(err, unix.EEXIST): // from a call that was cut short
-				case errors.Is(err, unix.ENAMETOOLONG): // aufs does not show a file of such a name
-				case err != nil:
-					return &os.PathError{Op: "make whiteout", Path: whPrefix + name, Err: err}
-				}
-			}
-			return nil
+			return keepingTimes(fd, func() error { return makeWhiteouts(marked, fd, names) })
 		})
 	})
+}
+
+// makeWhiteouts puts whiteouts of these names into the directory fd, as links to the mark of another.
+func makeWhiteouts(marked, fd int, names []string) error {
+	for _, name := range names {
+		err := unix.Linkat(marked, opaqueName, fd, whPrefix+name, 0)
+		if errors.Is(err, unix.EMLINK) {
+			err = unix.Mknodat(fd, whPrefix+name, unix.S_IFREG|0o444, 0)
+		}
+		switch {
+		case errors.Is(err, unix.EEXIST): // from a call that was cut short
+		case errors.Is(err, unix.ENAMETOOLONG): // aufs does not show a file of such a name
+		case err != nil:
+			return &os.PathError{Op: "make whiteout", Path: whPrefix + name, Err: err}
+		}
+	}
+	return nil
+}
+
+// keepingTimes calls fn, which changes the entries of the directory fd, and gives that its times back. A crash in between
+// leaves it the later ones.
+func keepingTimes(fd int, fn func() error) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	return errors.Join(fn(), unix.UtimesNanoAt(fd, ".", []unix.Timespec{st.Atim, st.Mtim}, 0))
 }
 
 // list returns the entries of a directory of a layer with their types, none if there is no such directory.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestDropOpaque makes random layers as aufs writes them, and looks that a lookup as in the kernel's, which has only the
@@ -165,6 +166,40 @@ func (s *sight) lookUp(dir, name string, branches []int) {
 func (s *sight) has(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
+}
+
+// What a layer between has deleted needs no other whiteout, or a directory that each layer replaces would have ever more.
+func TestDropOpaqueKeepsWhiteoutsFew(t *testing.T) {
+	b := tUnprobed(t, Config{Sync: off})
+	b.aufs = tAufs().aufs
+	var chain []Content
+	for id := uint64(1); id <= 5; id++ {
+		if _, err := b.Make(t.Context(), Content{ID: id}, chain, nil); err != nil {
+			t.Fatal(err)
+		}
+		chain = slices.Insert(chain, 0, Content{ID: id})
+		tWrite(t, b.path(id, fsName, "d", fmt.Sprint(id)), "")
+		if id > 1 {
+			tWrite(t, b.path(id, fsName, "d", opaqueName), "")
+		}
+		tWrite(t, b.path(id, fsName, ".wh..wh.aufs"), "")
+		for _, name := range []string{"d", ""} {
+			if err := os.Chtimes(b.path(id, fsName, name), time.Time{}, time.Unix(1e9, 5)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := b.Freeze(t.Context(), chain); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"d", ""} {
+			if info, err := os.Stat(b.path(id, fsName, name)); err != nil || !info.ModTime().Equal(time.Unix(1e9, 5)) {
+				t.Errorf("the directory %q of layer %d is of %v, %v", name, id, info.ModTime(), err)
+			}
+		}
+	}
+	if got := tTree(t, b.path(5, fsName)); got != "d/.wh.4= d/5=" {
+		t.Errorf("the layer: %q", got)
+	}
 }
 
 // A layer may hold symbolic links to anywhere.

@@ -196,11 +196,10 @@ func checkNew(root string) error {
 // isOurs reports whether a name in a root is one of those that are there beside the contents and the owner file. The root of
 // a file system of its own may have lost+found.
 func isOurs(name string) bool {
-	if _, ok := parseLink(name); ok {
+	if _, ok := parseLink(name); ok || strings.HasPrefix(name, trialPrefix) {
 		return true
 	}
-	return strings.HasPrefix(name, trialPrefix) ||
-		slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, xinoName, "lost+found"}, name)
+	return slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, xinoName, "lost+found"}, name)
 }
 
 // writeDurably makes the file name in dir hold data. After a power cut it holds either all of data or what it held

@@ -169,3 +169,56 @@ func tSyncedFile(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 }
+
+// A container that ignores fsync becomes a layer that survives a power cut, also while it is mounted; until then what it synced
+// is lost.
+func TestFrozenVolatileSurvivesPowerCut(t *testing.T) {
+	dir, image := tDisk(t, "ext4", "mkfs.ext4", "-q")
+	cfg := Config{Root: filepath.Join(dir, "union"), Volatile: on}
+	b := tBackend(t, cfg)
+	ctx, content := t.Context(), strings.Repeat("lamina", 1<<17)
+	tMake(t, b, 1, nil, "base", "x")
+	var mounted []string
+	for _, id := range []uint64{2, 3} {
+		if _, err := b.Make(ctx, Content{ID: id}, tChain(1), nil); err != nil {
+			t.Fatal(err)
+		}
+		mounts, err := b.Mounts(ctx, tChain(id, 1), true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mounted = append(mounted, tMount(t, mounts))
+	}
+	if _, err := b.Freeze(ctx, tChain(1)); err != nil { // the directories
+		t.Fatal(err)
+	}
+	tWrite(t, filepath.Join(mounted[0], "frozen"), content)
+	if _, err := b.Freeze(ctx, tChain(2, 1)); err != nil {
+		t.Fatal(err)
+	}
+	tSyncedFile(t, filepath.Join(mounted[1], "synced"))
+	if err := cutPower(dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range mounted {
+		tUnmount(t, m)
+	}
+	tClose(t, b)
+	tUnmount(t, dir)
+
+	dir, err := tMountImage(t, "ext4", image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tUnmount(t, dir)
+	root := filepath.Join(dir, "union")
+	if got, err := os.ReadFile(filepath.Join(root, "2", fsName, "frozen")); err != nil || string(got) != content {
+		t.Errorf("what was frozen has %d bytes, %v", len(got), err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "3", fsName, "synced")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what a volatile mount syncs is there: that was no power cut, or no volatile mount: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "3", workName, guardPath)); err != nil {
+		t.Errorf("the kernel's sign: %v", err)
+	}
+}

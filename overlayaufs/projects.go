@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/overlayaufs/internal/quota"
 )
 
@@ -129,6 +130,7 @@ func (b *Backend) join(c Content, limits quota.Limits) error {
 	if err := onDir(b.path(c.ID), func(fd int) error { return quota.SetProject(fd, c.Project) }); err != nil {
 		return fmt.Errorf("put %s into project %d: %w", b.path(c.ID), c.Project, err)
 	}
+	failpoint.Hit("union.project-joined")
 	return b.bound(c.Project, limits)
 }
 
@@ -141,7 +143,11 @@ func (b *Backend) bound(project uint32, limits quota.Limits) error {
 	if err != nil || count.Limits == limits {
 		return err
 	}
-	return b.onRoot("quota", func(fd int) error { return b.projects.fs.SetLimits(fd, project, limits) })
+	err = b.onRoot("quota", func(fd int) error { return b.projects.fs.SetLimits(fd, project, limits) })
+	if err == nil {
+		failpoint.Hit("union.project-bounded")
+	}
+	return err
 }
 
 // settle has the file system count what is in a project as it is now.
@@ -183,6 +189,9 @@ func (b *Backend) projectOf(name string) (project uint32, err error) {
 }
 
 // Resize gives content c the limits that its new labels ask for. The size is 0, as a directory has none.
+//
+// At return they are kept, and not synced. A power cut may undo them, or keep them while the labels are not recorded: the next start
+// gives each active content the limits of its labels, by Mounts, before it serves.
 func (b *Backend) Resize(ctx context.Context, c Content, _ []Content, labels map[string]string) (size uint64, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, fmt.Errorf("resize %s: %w", b.path(c.ID), err)

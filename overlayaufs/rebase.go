@@ -20,9 +20,6 @@ import (
 // layer has a file in it and no entry for it.
 const baseMode = 0o755
 
-// opaqueAttr hides in overlayfs what is below a directory. containerd writes no other form of it.
-const opaqueAttr = "trusted.overlay.opaque"
-
 // Rebase makes content c, which was made as a base with these labels, the layer that it would be had it been made on the chain
 // below. If that is empty, c stays a base, and deletions that it may have, which delete nothing, go: a base that is unpacked
 // as such has none.
@@ -229,32 +226,4 @@ func ignore(err error, these ...unix.Errno) error {
 		}
 	}
 	return err
-}
-
-// A cleaner removes the deletions of a layer.
-type cleaner struct{}
-
-func (cleaner) dir(*unix.Stat_t)        {}
-func (cleaner) leave(int, string) error { return nil }
-func (cleaner) mountPoint() error       { return nil }
-
-func (cleaner) entry(fd int, name string, typ uint8) (descend bool, err error) {
-	switch typ {
-	case unix.DT_DIR:
-		err := unix.Lremovexattr(fmt.Sprintf("/proc/self/fd/%d/%s", fd, name), opaqueAttr)
-		return true, ignore(err, unix.ENODATA, unix.ENOTSUP)
-	case unix.DT_CHR:
-		var st, dir unix.Stat_t
-		err := errors.Join(unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW), unix.Fstat(fd, &dir))
-		if err != nil || st.Rdev != 0 {
-			return false, err
-		}
-		if err := unix.Unlinkat(fd, name, 0); err != nil {
-			return false, err
-		}
-		// Its directory keeps the time that the layer states.
-		self := fmt.Sprintf("/proc/self/fd/%d", fd)
-		return false, unix.UtimesNanoAt(unix.AT_FDCWD, self, []unix.Timespec{dir.Atim, dir.Mtim}, 0)
-	}
-	return false, nil
 }

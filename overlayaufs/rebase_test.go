@@ -236,3 +236,27 @@ func TestRebaseRefused(t *testing.T) {
 		t.Errorf("rebase: %v", err)
 	}
 }
+
+// TestOpaqueWithUserXattr has containerd's applier make a directory opaque where overlayfs looks for another attribute.
+func TestOpaqueWithUserXattr(t *testing.T) {
+	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union"), UserXattr: on})
+	ctx := t.Context()
+	tMake(t, b, 1, nil, "d/old", "1")
+	if _, err := b.Make(ctx, Content{ID: 2}, tChain(1), tOlder); err != nil {
+		t.Fatal(err)
+	}
+	tApply(t, b, 2, []string{b.path(1, fsName)}, tar.Header{Typeflag: tar.TypeReg, Name: "d/.wh..wh..opq", Mode: 0o644},
+		tar.Header{Typeflag: tar.TypeReg, Name: "d/new", Mode: 0o644})
+	for range 2 {
+		if _, err := b.Freeze(ctx, tChain(2, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mounts, err := b.Mounts(ctx, tChain(2, 1), false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := tTree(t, tMount(t, mounts)); got != "d/new=" {
+		t.Errorf("%q, want d/new alone", got)
+	}
+}

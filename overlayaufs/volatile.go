@@ -15,54 +15,109 @@ import (
 // machine went down in between.
 const guardPath = "work/incompat/volatile"
 
-// claimBoot allows a writable content that is mounted volatile to be mounted again in the same boot of the machine, when
-// the kernel still has all that was written to it; and refuses it in a later one, when some may be lost.
+// claimBoot allows a writable content that is mounted volatile to be mounted again in the same boot of the machine, and
+// refuses it in a later one.
+//
+// What the kernel leaves is the sign of a mount, not of a crash: it is there after each volatile mount, also of a container that
+// stopped in order. In the same boot nothing that was written is lost, as the kernel has it or has written it back, so the
+// sign is removed and the container can start again. In a later boot it may stand for a crash: it stays, whatever the settings
+// are by then, and goes with the layer alone. A machine that was shut down in order is not told apart from one that
+// crashed: overlayfs does not sync a volatile layer when it is unmounted either. Nor is a file system that failed told apart which
+// was mounted again in the same boot, with no daemon running that has the root open: there a container may start that has lost writes
+// for which fsync would have failed.
 //
 // The boot is recorded in a symbolic link, which is made at once with its target and needs no fsync: it is made before
 // the first mount, so what a power cut keeps of that mount's changes came later in the journal (ext4, xfs) or not
-// earlier in a transaction (btrfs). A machine that was shut down in order is not told apart from one that crashed:
-// overlayfs does not sync a volatile layer when it is unmounted either.
-//
-// The link decides, not the kernel's guard. So it does no harm to remove the guard of a mount that is still there.
+// earlier in a transaction (btrfs). The same holds for the kernel's sign, and for the word that takes its place in the link before it is removed.
+// Without sign and word nobody has mounted what Mounts was called for, as a start does with all active snapshots.
 func (b *Backend) claimBoot(ctx context.Context, id uint64, volatile bool) error {
-	link := b.path(id, bootName)
-	was, err := os.Readlink(link)
-	missing := errors.Is(err, os.ErrNotExist)
-	if err != nil && !missing {
+	m, err := b.readMark(id)
+	if err != nil || m.boot == "" && !volatile {
 		return err
-	}
-	if missing && !volatile {
-		return nil
 	}
 	now, err := b.bootID()
 	if err != nil {
 		return err
 	}
-	if missing {
+	link := b.path(id, bootName)
+	switch {
+	case m.boot != "" && m.boot != now:
+		if m.torn() {
+			return b.tornError(id)
+		}
+		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return b.claimBoot(ctx, id, volatile)
+	case m.boot == "":
 		if err := os.Symlink(now, link); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 		return nil
+	case !m.sign:
+		return nil
 	}
-	if was != now {
-		return b.tornError(id)
+	if !m.mounted {
+		if err := b.markMounted(id, now); err != nil {
+			return err
+		}
 	}
 	return b.onRoot("remove volatile guard", func(fd int) error {
 		return removeTree(ctx, fd, fmt.Sprintf("%d/%s/%s", id, workName, guardPath))
 	})
 }
 
-// checkBoot refuses a content that claimBoot would refuse to mount: it must not become a layer either.
-func (b *Backend) checkBoot(id uint64) error {
-	was, err := os.Readlink(b.path(id, bootName))
+// A bootMark is what tells whether a content was mounted volatile.
+type bootMark struct {
+	boot    string // in which it may have been; "" for none
+	mounted bool   // it was, and the kernel's sign of it was removed
+	sign    bool   // the kernel's, of a mount since
+}
+
+// torn reports whether what was written in another boot may be lost.
+func (m bootMark) torn() bool { return m.mounted || m.sign }
+
+// mountedWord follows the boot in the link once it is known that the content was mounted.
+const mountedWord = "mounted"
+
+func (b *Backend) readMark(id uint64) (m bootMark, err error) {
+	target, err := os.Readlink(b.path(id, bootName))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return m, nil
 	}
 	if err != nil {
+		return m, err
+	}
+	boot, word, _ := strings.Cut(target, " ")
+	m.boot, m.mounted = boot, word == mountedWord
+	_, err = os.Lstat(b.path(id, workName, guardPath))
+	m.sign = err == nil
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return m, err
+}
+
+// markMounted replaces the link. A crash leaves the one or the other, and perhaps a name that goes with the content.
+func (b *Backend) markMounted(id uint64, boot string) error {
+	link, temp := b.path(id, bootName), b.path(id, bootNewName)
+	if err := os.Symlink(boot+" "+mountedWord, temp); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if err := os.Rename(temp, link); err != nil && !errors.Is(err, os.ErrNotExist) { // another call has done it
+		return err
+	}
+	return nil
+}
+
+// checkBoot refuses a content that claimBoot would refuse to mount: it must not become a layer either.
+func (b *Backend) checkBoot(id uint64) error {
+	m, err := b.readMark(id)
+	if err != nil || !m.torn() {
 		return err
 	}
 	now, err := b.bootID()
-	if err == nil && was != now {
+	if err == nil && m.boot != now {
 		err = b.tornError(id)
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -86,12 +87,16 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	return mounts, nil
 }
 
+// applyOpts returns what opts say of a snapshot, without labels of no value: the store drops them, and backends are told what
+// it will record.
 func applyOpts(opts []snapshots.Opt) (info snapshots.Info, err error) {
 	for _, opt := range opts {
 		if err := opt(&info); err != nil {
 			return info, err
 		}
 	}
+	info.Labels = maps.Clone(info.Labels)
+	maps.DeleteFunc(info.Labels, func(_, value string) bool { return value == "" })
 	return info, nil
 }
 

@@ -21,10 +21,10 @@ func (s *Set) info(sn metadata.Snapshot) snapshots.Info {
 	return info
 }
 
-// labels returns what the backend of a snapshot adds to its labels. A view has no content.
+// labels returns what the backend of a snapshot adds to its labels. A view has no content, and so none.
 func (s *Set) labels(sn metadata.Snapshot) map[string]string {
 	l, ok := s.backends[sn.Placement.Medium].(Labeler)
-	if !ok || sn.Kind == snapshots.KindView {
+	if !ok {
 		return nil
 	}
 	return l.Labels(contentOf(sn.Link()))

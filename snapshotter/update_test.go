@@ -132,6 +132,25 @@ func TestUpdateRefused(t *testing.T) {
 	s.requireRecord(t, 300, map[string]string{sizeLabel: "300"})
 }
 
+// limited is a volumes whose contents have limits, and no size of their own.
+type limited struct{ *volumes }
+
+func (limited) Resize(_ context.Context, _ snapshotter.Content, _ []snapshotter.Content, labels map[string]string) (uint64, error) {
+	return strconv.ParseUint(labels[sizeLabel], 10, 64)
+}
+
+// The record keeps the size that a backend returns.
+func TestUpdateKeepsSize(t *testing.T) {
+	v := &volumes{usual: "usual"}
+	s := &sized{volumes: v, host: mustServeAs(t, t.TempDir(), v, limited{v})}
+	_, err := s.host.Prepare(t.Context(), "active", "")
+	require.NoError(t, err)
+	require.NoError(t, s.update(t, map[string]string{sizeLabel: "77"}))
+	s.requireRecord(t, 77, map[string]string{sizeLabel: "77"})
+	require.Error(t, s.update(t, map[string]string{sizeLabel: "x"}))
+	s.requireRecord(t, 77, map[string]string{sizeLabel: "77"})
+}
+
 // Labels of what is not active are recorded alone, and so are those of a backend without limits.
 func TestUpdateOfOthers(t *testing.T) {
 	s := mustOpenSized(t)
@@ -155,4 +174,12 @@ func TestUpdateOfOthers(t *testing.T) {
 	require.True(t, errdefs.IsNotFound(err))
 	_, err = plain.Update(t.Context(), snapshots.Info{Labels: labels})
 	require.True(t, errdefs.IsInvalidArgument(err))
+}
+
+// A label of no value is none, to the backend as to the store.
+func TestPrepareWithEmptyLabels(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	_, err := h.Prepare(t.Context(), "active", "", snapshots.WithLabels(map[string]string{"size": ""}))
+	require.NoError(t, err)
+	require.Equal(t, []string{"usual"}, h.volumes.made)
 }

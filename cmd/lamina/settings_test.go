@@ -26,6 +26,9 @@ func TestReadSettings(t *testing.T) {
 		{"address", `address = "/a"`, func(s *settings) { s.Address = "/a" }},
 		{"log", "[log]\nformat = \"json\"", func(s *settings) { s.Log.Format = "json" }},
 		{"union", "[union]\nsync = \"off\"", func(s *settings) { s.Union.Sync = "off" }},
+		{"volatile", "[union]\nvolatile = true", func(s *settings) { s.Union.Volatile = "on" }},
+		{"not volatile", "[union]\nvolatile = false", func(s *settings) { s.Union.Volatile = "off" }},
+		{"volatile in words", "[union]\nvolatile = \"on\"", func(s *settings) { s.Union.Volatile = "on" }},
 		{"thin", "[thin]\ndata_size = \"1TiB\"\nhost_share = 1\nfs = \"xfs\"", func(s *settings) {
 			s.Thin.DataSize, s.Thin.HostShare, s.Thin.FS = 1<<40, 1, "xfs"
 		}},

@@ -27,11 +27,17 @@ type Options struct {
 	// Udev starts systemd-udevd.
 	Udev bool
 
+	// SELinux starts it in the guest's kernel, without a policy.
+	SELinux bool
+
 	standstill time.Duration // stoodStill if zero
 
 	// Writable are directories of the host that the guest may write to.
 	Writable []string
 }
+
+// SELinuxArgument is in the command line of a kernel that [Options.SELinux] has started.
+const SELinuxArgument = "lsm=selinux"
 
 // ExtraDisk returns the name, in any guest, of the disk that is number n of
 // [Options.ExtraDisks]: /dev/guest/disk0 for the first. It is a symbolic link.

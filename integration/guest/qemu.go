@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -71,7 +72,7 @@ func qemuArguments(s *spec, initramfs string) []string {
 		// Page tables of five levels would cost time, and more so in TCG.
 		"-cpu", "max,la57=off",
 		"-m", fmt.Sprintf("%dM", s.Memory>>20),
-		"-kernel", s.Kernel.Image, "-initrd", initramfs, "-append", strings.Join(kernelArguments, " "),
+		"-kernel", s.Kernel.Image, "-initrd", initramfs, "-append", strings.Join(slices.Concat(kernelArguments, s.securityArguments()), " "),
 		"-chardev", "file,id=console,path=/proc/self/fd/1", "-serial", "chardev:console",
 		"-device", "virtio-serial-pci",
 	}

@@ -39,6 +39,7 @@ type spec struct {
 	Memory   int64
 	Disks    int // number of disks
 	Udev     bool
+	SELinux  bool
 	Merged   bool // standard error goes where standard output goes
 	Visible  []string
 	Writable []string // absolute
@@ -66,7 +67,7 @@ func newSpec(p Program, o Options) (*spec, error) {
 	s := &spec{
 		Path: p.Path, Args: append([]string{p.Path}, p.Args...), Env: env, Dir: dir,
 		Init: exe, Self: p.Path == exe,
-		Memory: o.Memory, Disks: 1 + len(o.ExtraDisks), Udev: o.Udev,
+		Memory: o.Memory, Disks: 1 + len(o.ExtraDisks), Udev: o.Udev, SELinux: o.SELinux,
 		Merged:  sameFile(p.Stdout, p.Stderr),
 		Visible: []string{moduleRoot(dir), filepath.Dir(p.Path)},
 		Timeout: o.Timeout,
@@ -138,4 +139,12 @@ func Reenter() {
 func setenv(env []string, key, value string) []string {
 	env = slices.DeleteFunc(slices.Clone(env), func(s string) bool { return strings.HasPrefix(s, key+"=") })
 	return append(env, key+"="+value)
+}
+
+// securityArguments are those of the kernel's command line that choose its security module, if it is to have one.
+func (s *spec) securityArguments() []string {
+	if !s.SELinux {
+		return nil
+	}
+	return []string{SELinuxArgument, "selinux=1"}
 }

@@ -78,6 +78,7 @@ func umlArguments(s *spec) []string {
 		"init=" + s.Init, stageVariable + "=" + stageBoot,
 		"quiet",
 	}
+	args = append(args, s.securityArguments()...)
 	for i := range s.Disks {
 		args = append(args, fmt.Sprintf("ubd%d=/proc/self/fd/%d", i, fdDisk+i))
 	}

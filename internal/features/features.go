@@ -36,6 +36,9 @@ func Run(ctx context.Context, probes []Probe) []Feature {
 				return
 			}
 			detail, err := p.Try(ctx)
+			if err != nil {
+				detail = "" // that of a yes
+			}
 			answers <- Feature{Detail: detail, Err: err}
 		}
 	}()

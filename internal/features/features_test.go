@@ -36,7 +36,7 @@ func TestRunToTheEnd(t *testing.T) {
 	no := errors.New("no")
 	got := Run(t.Context(), []Probe{
 		{"a", "can", func(context.Context) (string, error) { return "so", nil }},
-		{"a", "cannot", func(context.Context) (string, error) { return "", no }},
+		{"a", "cannot", func(context.Context) (string, error) { return "so", no }},
 	})
 	want := []Feature{{"a", "can", "so", nil}, {"a", "cannot", "", no}}
 	if len(got) != 2 || got[0] != want[0] || got[1] != want[1] {

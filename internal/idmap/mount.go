@@ -32,6 +32,9 @@ func NewTrial(ctx context.Context, user, group uint32, filesystem string) (*Tria
 	}
 	t := &Trial{user: user, group: group, hostUser: another(user), hostGroup: another(group), filesystem: filesystem}
 	ns, err := mount.GetUsernsFD(Range{user, t.hostUser, 1}.String(), Range{group, t.hostGroup, 1}.String())
+	if errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("to map ids needs root of the host: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make a user namespace: %w", err)
 	}

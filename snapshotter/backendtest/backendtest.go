@@ -23,7 +23,7 @@ const testUUID = "11111111-2222-3333-4444-555555555555"
 // Open returns the backend whose place is below root. The suite opens one place several times, one after the other.
 type Open func(t *testing.T, root string) snapshotter.Backend
 
-// Run holds the backend to the text of snapshotter.Backend. It mounts, so it needs root.
+// Run holds the backend to the text of snapshotter.Backend, and of the interfaces beside it that it has. It mounts, so it needs root.
 func Run(t *testing.T, open Open) {
 	t.Helper()
 	for name, test := range map[string]func(*testing.T, *fixture){
@@ -40,6 +40,8 @@ func Run(t *testing.T, open Open) {
 		"Reopen":          testReopen,
 		"Lost":            testLost,
 		"Release":         testRelease,
+		"Resize":          testResize,
+		"Shrink":          testShrink,
 		"Cancelled":       testCancelled,
 		"Concurrent":      testConcurrent,
 	} {
@@ -333,26 +335,6 @@ func testLost(t *testing.T, f *fixture) {
 	require.Equal(t, map[string]string{"a": "1"}, f.read(t, []uint64{2, 1}, true))
 	f.write(t, []uint64{2, 1}, "b", "2")
 	require.Equal(t, map[string]string{"a": "1", "b": "2"}, f.read(t, []uint64{2, 1}, true))
-}
-
-// What views need is ended with the last of them, at once or when it is unmounted, and started again by the next.
-func testRelease(t *testing.T, f *fixture) {
-	t.Helper()
-	f.release(t, 99) // no content
-	f.mustMake(t, 1)
-	f.write(t, []uint64{1}, "a", "1")
-	f.mustFreeze(t, 1)
-	for range 2 {
-		f.with(t, []uint64{1}, false, func(string) { f.release(t, 1) })
-		require.Equal(t, map[string]string{"a": "1"}, f.read(t, []uint64{1}, false))
-		f.release(t, 1)
-		f.release(t, 1)
-	}
-	f.mustMake(t, 2, 1)
-	require.Equal(t, map[string]string{"a": "1"}, f.read(t, []uint64{2, 1}, true))
-	require.NoError(t, f.Delete(t.Context(), f.content(2)))
-	require.NoError(t, f.Delete(t.Context(), f.content(1)))
-	require.Empty(t, f.list(t))
 }
 
 func testCancelled(t *testing.T, f *fixture) {

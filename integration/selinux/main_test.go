@@ -1,0 +1,10 @@
+package selinux
+
+import (
+	"os"
+	"testing"
+
+	"github.com/lamina-snapshotter/lamina/integration/guest"
+)
+
+func TestMain(m *testing.M) { os.Exit(guest.Main(m, guest.Options{SELinux: true})) }
