@@ -159,6 +159,8 @@ func TestMigrateFailpoints(t *testing.T) {
 			dirs, err := filepath.Glob(filepath.Join(root, "union", "*", "fs"))
 			require.NoError(t, err)
 			require.NoError(t, os.MkdirAll(filepath.Join(dirs[0], ".wh..wh.plnk", "1.2"), 0o700))
+			// It means nothing at the root of a layer, neither to aufs nor to overlayfs.
+			require.NoError(t, os.WriteFile(filepath.Join(dirs[0], ".wh..wh..opq"), nil, 0o400))
 		}
 	}
 	for _, name := range pointsInCode(t) {

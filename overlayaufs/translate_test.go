@@ -375,7 +375,7 @@ func TestTranslateDirectoryAcrossFile(t *testing.T) {
 		t.Errorf("shows\n%v, and did\n%v", got, want)
 	}
 	var marks []string
-	for _, word := range strings.Fields(tTree(t, x.branches()[0])) {
+	for word := range strings.FieldsSeq(tTree(t, x.branches()[0])) {
 		if strings.Contains(word, whPrefix) {
 			marks = append(marks, word)
 		}
