@@ -17,7 +17,8 @@ func (e unchangedError) Unwrap() error { return e.error }
 // mounted. What is that large already stays as it is. An unchangedError says that nothing has.
 //
 // A kill leaves a device or a file system that is larger, or not yet: the device goes on with either table, as the kernel
-// exchanges them in one request.
+// exchanges them in one request. A kill in the moment for which an xfs is frozen (flush) leaves the device suspended: whoever uses
+// it waits for the next start, which resumes it.
 func (p *Pool) enlarge(ctx context.Context, id uint32, size uint64) error {
 	return p.Use(ctx, id, size, false, func(device string) error {
 		large, err := isLarge(device, size)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -50,16 +51,20 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 	failpoint.Hit("commit.freeze")
 	usage, err := b.Freeze(ctx, chain)
 	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) { // what is lost is not to be made again here
+			err = errors.Join(err, s.asRecorded(ctx, sn))
+		}
 		return err
 	}
 	failpoint.Hit("commit.frozen")
 	err = s.set.store.Commit(ctx, s.name, name, key, metadata.CommitOptions{
 		Labels: info.Labels, Parent: info.Parent, Usage: usage,
 	})
-	if err == nil {
-		failpoint.Hit("commit.recorded")
+	if err != nil {
+		return errors.Join(err, s.asRecorded(ctx, sn))
 	}
-	return err
+	failpoint.Hit("commit.recorded")
+	return nil
 }
 
 // rebase prepares the content of a snapshot without a parent for the one that it gets, or for having none.

@@ -55,18 +55,26 @@ func numbers(contents []snapshotter.Content) (ids []uint64) {
 
 func openLayered(t *testing.T) (*snapshotter.Snapshotter, *layered) {
 	t.Helper()
+	l := &layered{refs: map[string]string{}}
+	sn, _ := openOn(t, func(d *backendtest.Dirs) snapshotter.Backend { l.Dirs = d; return l })
+	return sn, l
+}
+
+// openOn opens a snapshotter on what is made of a backend of directories.
+func openOn(t *testing.T, backend func(*backendtest.Dirs) snapshotter.Backend) (*snapshotter.Snapshotter, *metadata.Store) {
+	t.Helper()
 	root := t.TempDir()
 	store, err := metadata.Open(filepath.Join(root, "lamina.db"), metadata.Options{})
 	require.NoError(t, err)
-	l := &layered{Dirs: backendtest.NewDirs(filepath.Join(root, "dirs")), refs: map[string]string{}}
+	b := backend(backendtest.NewDirs(filepath.Join(root, "dirs")))
 	set, err := snapshotter.Open(t.Context(), snapshotter.Config{
-		Store: store, Backends: map[metadata.Medium]snapshotter.Backend{metadata.Directory: l},
+		Store: store, Backends: map[metadata.Medium]snapshotter.Backend{metadata.Directory: b},
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, set.Close()) })
 	sn, err := set.Snapshotter("lamina", metadata.Directory)
 	require.NoError(t, err)
-	return sn, l
+	return sn, store
 }
 
 // A content without a parent is prepared for the one that it gets, before it is frozen.

@@ -2,6 +2,7 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"maps"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -54,10 +55,28 @@ func (s *Snapshotter) update(ctx context.Context, info snapshots.Info, fieldpath
 	}
 	failpoint.Hit("update.resized")
 	sn, err := s.set.store.UpdateSized(ctx, s.name, info, size, fieldpaths...)
-	if err == nil {
-		failpoint.Hit("update.recorded")
+	if err != nil {
+		return sn, errors.Join(err, s.asRecorded(ctx, was))
 	}
-	return sn, err
+	failpoint.Hit("update.recorded")
+	return sn, nil
+}
+
+// asRecorded gives the content of an active snapshot, whose lock the caller has, the limits of its record, after an operation
+// that has changed them and failed. It does nothing if the snapshot is not active any more: then it has not failed.
+func (s *Snapshotter) asRecorded(ctx context.Context, sn metadata.Snapshot) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockWait)
+	defer cancel()
+	b, _, err := s.chainOf(sn.ID)
+	if _, ok := b.(Resizer); !ok || err != nil {
+		return err
+	}
+	now, chain, err := s.set.store.ChainOf(sn.ID)
+	if err != nil || now.Kind != snapshots.KindActive {
+		return err
+	}
+	_, err = s.mountsOf(ctx, now, chain)
+	return err
 }
 
 // resize gives the content of an active snapshot, whose lock the caller has, the limits that labels ask for, and returns the
@@ -74,12 +93,14 @@ func (s *Snapshotter) resize(ctx context.Context, sn metadata.Snapshot, labels m
 		return sn.Placement.Size, nil
 	}
 	c, below := chain[0], chain[1:]
+	told := sn
+	told.Labels = labels
 	if sizer, ok := b.(Sizer); ok {
-		if c.Size, err = s.announce(ctx, sizer, sn, c, labels); err != nil {
+		if c.Size, err = s.announce(ctx, sizer, sn, c, labelsFor(told)); err != nil {
 			return 0, err
 		}
 	}
-	size, err = r.Resize(ctx, c, below, labels)
+	size, err = r.Resize(ctx, c, below, labelsFor(told))
 	if err != nil && size == 0 && c.Size != sn.Placement.Size {
 		s.takeBack(ctx, sn)
 	}
@@ -89,7 +110,7 @@ func (s *Snapshotter) resize(ctx context.Context, sn metadata.Snapshot, labels m
 // announce records the size that a content is about to have, and returns it. A power cut afterwards leaves a record that says
 // more than the content has.
 func (s *Snapshotter) announce(ctx context.Context, b Sizer, sn metadata.Snapshot, c Content, labels map[string]string) (uint64, error) {
-	size, err := b.NewSize(ctx, c, sn.Labels, labels)
+	size, err := b.NewSize(ctx, c, labelsFor(sn), labels)
 	if err != nil || size <= c.Size {
 		return size, err
 	}

@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/lamina-snapshotter/lamina/snapshotter"
+	"github.com/lamina-snapshotter/lamina/snapshotter/backendtest"
 )
 
 const sizeLabel = snapshots.LabelSnapshotMaxSize
@@ -182,4 +185,64 @@ func TestPrepareWithEmptyLabels(t *testing.T) {
 	_, err := h.Prepare(t.Context(), "active", "", snapshots.WithLabels(map[string]string{"size": ""}))
 	require.NoError(t, err)
 	require.Equal(t, []string{"usual"}, h.volumes.made)
+}
+
+// unbounded is a backend that notes the labels by which its contents are limited.
+type unbounded struct {
+	*backendtest.Dirs
+	limits map[string]string
+}
+
+func (u *unbounded) Resize(_ context.Context, _ snapshotter.Content, _ []snapshotter.Content, labels map[string]string) (uint64, error) {
+	u.limits = labels
+	return 0, nil
+}
+
+func (u *unbounded) Mounts(
+	ctx context.Context, chain []snapshotter.Content, writable bool, labels map[string]string,
+) ([]mount.Mount, error) {
+	if writable {
+		u.limits = labels
+	}
+	return u.Dirs.Mounts(ctx, chain, writable, labels)
+}
+
+func (u *unbounded) Freeze(ctx context.Context, chain []snapshotter.Content) (*snapshots.Usage, error) {
+	u.limits = nil
+	return u.Dirs.Freeze(ctx, chain)
+}
+
+// An operation that fails when its backend has changed the limits of a content leaves it with those of its record.
+func TestLimitsAfterFailure(t *testing.T) {
+	u := &unbounded{}
+	sn, store := openOn(t, func(d *backendtest.Dirs) snapshotter.Backend { u.Dirs = d; return u })
+	ctx := t.Context()
+	limited := map[string]string{sizeLabel: "1000"}
+	_, err := sn.Prepare(ctx, "active", "", snapshots.WithLabels(limited))
+	require.NoError(t, err)
+
+	tooLong := map[string]string{"a": strings.Repeat("x", 5000)}
+	require.ErrorIs(t, sn.Commit(ctx, "layer", "active", snapshots.WithLabels(tooLong)), errdefs.ErrInvalidArgument)
+	require.Equal(t, limited, u.limits, "a commit that is refused")
+
+	ended, end := context.WithCancel(ctx)
+	end()
+	_, err = sn.Update(ended, snapshots.Info{Name: "active", Labels: map[string]string{sizeLabel: "2000"}})
+	require.Error(t, err)
+	require.Equal(t, limited, u.limits, "an update that cannot be recorded")
+	recorded, err := store.Get("lamina", "active")
+	require.NoError(t, err)
+	require.Equal(t, limited, recorded.Labels)
+}
+
+// What is told to be unpacked into is told so when its labels change, too.
+func TestResizeIsToldOfUnpack(t *testing.T) {
+	u := &unbounded{}
+	sn, _ := openOn(t, func(d *backendtest.Dirs) snapshotter.Backend { u.Dirs = d; return u })
+	const key = "default/7/extract-123-abcd sha256:aaaa"
+	_, err := sn.Prepare(t.Context(), key, "")
+	require.NoError(t, err)
+	_, err = sn.Update(t.Context(), snapshots.Info{Name: key, Labels: map[string]string{"a": "b"}})
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"a": "b", snapshots.LabelSnapshotRef: "sha256:aaaa"}, u.limits)
 }
