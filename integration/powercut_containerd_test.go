@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,8 @@ func (d *recordedDisk) recordContainerd(t *testing.T, config lamina.Config, b ba
 	h := history{states: []state{{}}, marks: []string{""}}
 	acknowledged := func() {
 		t.Helper()
-		h.states, h.marks = append(h.states, client.state()), append(h.marks, d.mark())
+		s, mark := d.markedState(client)
+		h.states, h.marks = append(h.states, s), append(h.marks, mark)
 	}
 	n.importImage(n.snapshotter, "small.tar")
 	acknowledged()
@@ -74,6 +76,20 @@ func (d *recordedDisk) recordContainerd(t *testing.T, config lamina.Config, b ba
 	d.stop()
 	t.Logf("recorded for %v", time.Since(start).Round(time.Millisecond))
 	return h
+}
+
+// markedState marks what a client sees. containerd removes in the background, so
+// it may be something else a moment later: then that is marked.
+func (d *recordedDisk) markedState(client *host) (s state, mark string) {
+	d.t.Helper()
+	for range 100 {
+		s, mark = client.state(), d.mark()
+		if reflect.DeepEqual(s, client.state()) {
+			return s, mark
+		}
+	}
+	d.t.Fatal("the snapshots change all the time")
+	return nil, ""
 }
 
 // state returns what a client sees now, but no trees.
