@@ -131,7 +131,7 @@ func (b *Backend) join(c Content, limits quota.Limits) error {
 		return fmt.Errorf("put %s into project %d: %w", b.path(c.ID), c.Project, err)
 	}
 	failpoint.Hit("union.project-joined")
-	return b.bound(c.Project, limits)
+	return b.bound(c.Project, withRoom(limits, quota.Count{})) // so that there is room to make it, and for its first mount
 }
 
 // bound gives a project these limits, unless it has them. It does nothing where there is no project, or no quotas now.
@@ -208,13 +208,14 @@ func (b *Backend) Resize(ctx context.Context, c Content, _ []Content, labels map
 
 // correctLimits gives a content that is to be mounted the limits of its labels. Labels that ask for what cannot be had are for Make
 // and Resize to refuse: a container that has been made can be started.
-func (b *Backend) correctLimits(c Content, labels map[string]string) error {
+func (b *Backend) correctLimits(chain []Content, labels map[string]string) error {
+	c := chain[0]
 	if c.Project == 0 || b.projects.missing != "" {
 		return nil
 	}
 	limits, err := b.limitsOf(labels)
 	if err == nil {
-		err = b.bound(c.Project, limits)
+		err = b.boundForMount(c, limits, len(chain) == 1)
 	}
 	if err != nil {
 		return fmt.Errorf("limits of %s: %w", b.path(c.ID), err)
