@@ -45,14 +45,23 @@ type projects struct {
 	said    sync.Once // that there are no limits
 }
 
-// findProjects finds out what the file system does with projects by asking it.
+// findProjects finds out what the file system does with projects, and refuses one that does not do what must be.
 func (b *Backend) findProjects(cfg Config) error {
+	b.askProjects(cfg)
+	if b.projects.missing != "" && cfg.Quota == on {
+		return fmt.Errorf(`union.quota = "on": %s: %w`, b.projects.missing, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// askProjects asks the file system what it does with projects.
+func (b *Backend) askProjects(cfg Config) {
 	p := &b.projects
 	p.first, p.maxSize = cmp.Or(cfg.ProjectBase, defaultProjectBase), uint64(cfg.MaxSize)
 	p.strict = cfg.Quota == quotaStrict
 	if cfg.Quota == off {
 		p.missing = `union.quota is "off"`
-		return nil
+		return
 	}
 	err := b.onRoot("quota", func(fd int) (err error) {
 		p.fs, p.State, err = quota.Find(fd)
@@ -62,10 +71,6 @@ func (b *Backend) findProjects(cfg Config) error {
 		p.State = quota.State{}
 	}
 	p.missing = missingQuota(b.root, fsType(b.root), p.State, err)
-	if p.missing != "" && cfg.Quota == on {
-		return fmt.Errorf(`union.quota = "on": %s: %w`, p.missing, errdefs.ErrFailedPrecondition)
-	}
-	return nil
 }
 
 // missingQuota says what a root lacks to bound layers, and how to have it; "" if it lacks nothing.
