@@ -89,3 +89,36 @@ func TestQuotaRoom(t *testing.T) {
 		require.NoError(t, fillMiB(filepath.Join(dir, "more"), 9))
 	})
 }
+
+// TestQuotaOff turns quotas off where there are contents with limits: these are lifted, and no project is left behind.
+func TestQuotaOff(t *testing.T) {
+	forEachQuota(t, func(t *testing.T, d disk, mnt string) {
+		t.Helper()
+		root, labels := filepath.Join(mnt, "union"), limits(1<<20, 0)
+		l := openLayers(t, root, overlayaufs.Config{Quota: "on"})
+		base := l.base()
+		chain, unknown := l.layer(2, base, labels), l.layer(3, base, labels)
+		dir, unmount := l.mounted(chain, labels)
+		require.ErrorIs(t, fillMiB(filepath.Join(dir, "large"), 9), d.full)
+		unmount()
+
+		l = openLayers(t, root, overlayaufs.Config{Quota: "off"})
+		require.Equal(t, `none: union.quota is "off"`, l.Quotas())
+		first, last := l.Projects()
+		require.Zero(t, first+last)
+		dir, unmount = l.mounted(chain, labels)
+		require.NoError(t, fillMiB(filepath.Join(dir, "large"), 9))
+		unmount()
+		_, err := l.Resize(t.Context(), chain[0], base, limits(1<<20, 1))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(root, "2", "fs", "more"), nil, 0o600))
+		l.requireUsage(chain)
+		require.NoError(t, l.Delete(t.Context(), chain[0]))
+		require.NoError(t, l.Delete(t.Context(), overlayaufs.Content{ID: 3}))
+		for _, c := range []overlayaufs.Content{chain[0], unknown[0]} {
+			taken, err := l.ProjectTaken(c.Project)
+			require.NoError(t, err)
+			require.False(t, taken, "%+v", c)
+		}
+	})
+}
