@@ -172,8 +172,11 @@ func (b *Backend) release(c Content) (project uint32, err error) {
 	p := &b.projects
 	if project = c.Project; project == 0 && p.Counted {
 		project, err = b.projectOf(strconv.FormatUint(c.ID, 10))
-		if project < p.first || project > p.last() || isGone(err) {
+		if isGone(err) || err == nil && (project < p.first || project > p.last()) {
 			return 0, nil
+		}
+		if errors.Is(err, unix.EXDEV) { // something is mounted on it
+			err = unix.EBUSY
 		}
 	}
 	if err != nil {
