@@ -63,7 +63,7 @@ func layers(store *metadata.Store) (all []overlayaufs.Layer, err error) {
 		if chainErr != nil {
 			return nil, chainErr
 		}
-		layer := overlayaufs.Layer{ID: link.Content(), Name: fmt.Sprintf("%s, %s", sn.Name, sn.Key)}
+		layer := overlayaufs.Layer{ID: link.Content(), Project: link.Placement.Project, Name: fmt.Sprintf("%s, %s", sn.Name, sn.Key)}
 		for _, below := range chain[1:] {
 			if below.Placement.Medium == metadata.Directory {
 				layer.Below = append(layer.Below, overlayaufs.Content{ID: below.Content()})

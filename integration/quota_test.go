@@ -197,7 +197,7 @@ func TestQuotaLimits(t *testing.T) {
 		require.NoError(t, fillMiB(filepath.Join(dir, "more"), 20))
 		_, err = l.Mounts(t.Context(), chain, true, nil)
 		require.NoError(t, err)
-		require.ErrorIs(t, fillMiB(filepath.Join(dir, "again"), 1), d.full, "without a label: that of the configuration")
+		require.ErrorIs(t, fillMiB(filepath.Join(dir, "again"), 2), d.full, "without a label: that of the configuration, and room")
 		unmount()
 
 		_, err = l.Freeze(t.Context(), chain)

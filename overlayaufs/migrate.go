@@ -14,6 +14,7 @@ import (
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/internal/space"
+	"github.com/lamina-snapshotter/lamina/overlayaufs/internal/quota"
 )
 
 var (
@@ -39,9 +40,10 @@ type Migration struct {
 
 // A Layer is a content that is to be migrated.
 type Layer struct {
-	ID    uint64
-	Below []Content // down to the base, the topmost first
-	Name  string    // for people
+	ID      uint64
+	Project uint32    // 0 for none
+	Below   []Content // down to the base, the topmost first
+	Name    string    // for people
 }
 
 // Progress is how far a migration is.
@@ -96,6 +98,7 @@ func Migrate(ctx context.Context, cfg Config, m Migration) (Outcome, error) {
 	if err != nil {
 		return out, err
 	}
+	b.askProjects(cfg)
 	b.unseen = "make sure that none of them mounts a layer"
 	g := &migration{Backend: b, Migration: m, manner: how, owner: was}
 	err = g.chooseAttrs(cfg.UserXattr)
@@ -224,8 +227,14 @@ func (g *migration) inspect(ctx context.Context) (counts Counts, err error) {
 }
 
 // translate translates all layers. Those that are translated already take a walk.
+//
+// The marks of a layer may take more inodes in the other form, and must not meet the limits of a container: xfs holds root to them.
+// So these are lifted before its first mark, whatever is cut short is translated without them, and the next start sets them again.
 func (g *migration) translate(ctx context.Context) (counts Counts, err error) {
 	err = g.each(false, func(fd int, l Layer, name string) (Counts, error) {
+		if err := g.bound(l.Project, quota.Limits{}); err != nil {
+			return counts, err
+		}
 		c, err := translate(ctx, fd, name, g.manner, g.below(fd, l))
 		counts.add(c)
 		if err == nil && g.to == formAufs {

@@ -20,7 +20,8 @@ import (
 //
 // If writable and the directory of chain[0] is missing, it is made again, empty, and so is its work directory alone: a
 // power cut loses them that comes before anything in them is synced. Limits that are not those of the labels are corrected: Resize
-// sets them before the labels are recorded, and Freeze lifts them before the content is recorded as committed.
+// sets them before the labels are recorded, and Freeze lifts them before the content is recorded as committed. They leave room
+// for the mount, as withRoom has it.
 func (b *Backend) Mounts(
 	ctx context.Context, chain []Content, writable bool, labels map[string]string,
 ) ([]mount.Mount, error) {
@@ -44,7 +45,7 @@ func (b *Backend) Mounts(
 		if err := b.restore(ctx, chain, labels); err != nil {
 			return nil, err
 		}
-		if err := b.correctLimits(chain[0], labels); err != nil {
+		if err := b.correctLimits(chain, labels); err != nil {
 			return nil, err
 		}
 		if err := b.claimBoot(ctx, chain[0].ID, b.isVolatile(chain, labels)); err != nil {

@@ -38,6 +38,7 @@ type projects struct {
 	quota.State
 	fs      quota.FileSystem
 	missing string // why limits cannot be had, and what would give them; "" if they can
+	off     bool   // new contents are in no project, and none is bounded; those that are in one stay there
 	first   uint32
 
 	strict  bool
@@ -45,15 +46,20 @@ type projects struct {
 	said    sync.Once // that there are no limits
 }
 
-// findProjects finds out what the file system does with projects by asking it.
+// findProjects finds out what the file system does with projects, and refuses one that does not do what must be.
 func (b *Backend) findProjects(cfg Config) error {
+	b.askProjects(cfg)
+	if b.projects.missing != "" && cfg.Quota == on {
+		return fmt.Errorf(`union.quota = "on": %s: %w`, b.projects.missing, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// askProjects asks the file system what it does with projects.
+func (b *Backend) askProjects(cfg Config) {
 	p := &b.projects
 	p.first, p.maxSize = cmp.Or(cfg.ProjectBase, defaultProjectBase), uint64(cfg.MaxSize)
-	p.strict = cfg.Quota == quotaStrict
-	if cfg.Quota == off {
-		p.missing = `union.quota is "off"`
-		return nil
-	}
+	p.strict, p.off = cfg.Quota == quotaStrict, cfg.Quota == off
 	err := b.onRoot("quota", func(fd int) (err error) {
 		p.fs, p.State, err = quota.Find(fd)
 		return err
@@ -62,10 +68,9 @@ func (b *Backend) findProjects(cfg Config) error {
 		p.State = quota.State{}
 	}
 	p.missing = missingQuota(b.root, fsType(b.root), p.State, err)
-	if p.missing != "" && cfg.Quota == on {
-		return fmt.Errorf(`union.quota = "on": %s: %w`, p.missing, errdefs.ErrFailedPrecondition)
+	if p.off {
+		p.missing = `union.quota is "off"`
 	}
-	return nil
 }
 
 // missingQuota says what a root lacks to bound layers, and how to have it; "" if it lacks nothing.
@@ -94,19 +99,22 @@ func (b *Backend) Quotas() string {
 	switch {
 	case b.projects.missing == "":
 		return "layers are counted and bounded"
-	case b.projects.Counted:
+	case b.projects.Counted && !b.projects.off:
 		return "layers are counted, and not bounded: " + b.projects.missing
 	}
 	return "none: " + b.projects.missing
 }
 
-// Projects returns the first and the last project id that contents may have; 0, 0 where the file system does not count them.
+// Projects returns the first and the last project id that new contents may have; 0, 0 where the file system does not count them, or
+// is not asked to.
 func (b *Backend) Projects() (first, last uint32) {
-	if !b.projects.Counted {
+	if !b.projects.Counted || b.projects.off {
 		return 0, 0
 	}
-	return b.projects.first, b.projects.first + projectRange - 1
+	return b.projects.first, b.projects.last()
 }
+
+func (p *projects) last() uint32 { return p.first + projectRange - 1 }
 
 // ProjectTaken reports whether something is in a project, or it has limits.
 func (b *Backend) ProjectTaken(project uint32) (bool, error) {
@@ -131,7 +139,7 @@ func (b *Backend) join(c Content, limits quota.Limits) error {
 		return fmt.Errorf("put %s into project %d: %w", b.path(c.ID), c.Project, err)
 	}
 	failpoint.Hit("union.project-joined")
-	return b.bound(c.Project, limits)
+	return b.bound(c.Project, withRoom(limits, quota.Count{})) // so that there is room to make it, and for its first mount
 }
 
 // bound gives a project these limits, unless it has them. It does nothing where there is no project, or no quotas now.
@@ -161,11 +169,14 @@ func (b *Backend) settle(project uint32) error {
 // release lifts the limits of a content's project, which it tells from the directory if the content has no record, and returns it.
 // Only a project of ours may be told so: the root itself may be in one of somebody else's.
 func (b *Backend) release(c Content) (project uint32, err error) {
-	first, last := b.Projects()
-	if project = c.Project; project == 0 && first != 0 {
+	p := &b.projects
+	if project = c.Project; project == 0 && p.Counted {
 		project, err = b.projectOf(strconv.FormatUint(c.ID, 10))
-		if project < first || project > last || isGone(err) {
+		if isGone(err) || err == nil && (project < p.first || project > p.last()) {
 			return 0, nil
+		}
+		if errors.Is(err, unix.EXDEV) { // something is mounted on it
+			err = unix.EBUSY
 		}
 	}
 	if err != nil {
@@ -208,13 +219,17 @@ func (b *Backend) Resize(ctx context.Context, c Content, _ []Content, labels map
 
 // correctLimits gives a content that is to be mounted the limits of its labels. Labels that ask for what cannot be had are for Make
 // and Resize to refuse: a container that has been made can be started.
-func (b *Backend) correctLimits(c Content, labels map[string]string) error {
-	if c.Project == 0 || b.projects.missing != "" {
+func (b *Backend) correctLimits(chain []Content, labels map[string]string) error {
+	c := chain[0]
+	if c.Project == 0 || !b.projects.off && b.projects.missing != "" {
 		return nil
 	}
 	limits, err := b.limitsOf(labels)
-	if err == nil {
-		err = b.bound(c.Project, limits)
+	switch {
+	case b.projects.off:
+		err = b.bound(c.Project, quota.Limits{})
+	case err == nil:
+		err = b.boundForMount(c, limits, len(chain) == 1)
 	}
 	if err != nil {
 		return fmt.Errorf("limits of %s: %w", b.path(c.ID), err)

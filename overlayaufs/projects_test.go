@@ -2,6 +2,7 @@ package overlayaufs
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -94,5 +95,17 @@ func TestLimitsWithoutQuotas(t *testing.T) {
 		if _, err := b.Make(t.Context(), Content{ID: 2}, nil, nil); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A directory whose project cannot be asked for is not deleted: its project would be lost. One that is gone has none.
+func TestReleaseUnknownProject(t *testing.T) {
+	b := tUnprobed(t, Config{Root: "/proc"})
+	b.projects.State, b.projects.first = quota.State{Counted: true}, defaultProjectBase
+	if _, err := b.release(Content{ID: uint64(os.Getpid())}); !errors.Is(err, unix.ENOTTY) {
+		t.Error(err)
+	}
+	if project, err := b.release(Content{ID: maxID}); project != 0 || err != nil {
+		t.Error(project, err)
 	}
 }

@@ -50,7 +50,7 @@ func (w *walks) join(ctx context.Context, id uint64, do measure) *sharedWalk {
 		w.next = map[uint64]*sharedWalk{}
 	}
 	s, underWay := w.next[id]
-	if s == nil {
+	if s == nil || s.waiting == 0 { // there is none, or it was given up
 		s = &sharedWalk{do: do, done: make(chan struct{})}
 		s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 		w.next[id] = s

@@ -125,6 +125,45 @@ func TestWalksObeyContexts(t *testing.T) {
 	}
 }
 
+// Who comes after the last one has gone does not get the walk that was given up with him.
+func TestWalksAfterOneGivenUp(t *testing.T) {
+	w := newTWalks()
+	ask := func(ctx context.Context) chan error {
+		ended := make(chan error, 1)
+		go func() {
+			n, err := w.ask(ctx)
+			if err == nil && n != 7 {
+				t.Errorf("it shows %d", n)
+			}
+			ended <- err
+		}()
+		return ended
+	}
+	first := ask(t.Context())
+	<-w.begun
+	ctx, cancel := context.WithCancel(t.Context())
+	second := ask(ctx)
+	tUntil(t, func() bool { return w.waiting() == 1 })
+	cancel()
+	if err := <-second; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	tUntil(t, func() bool { return w.waiting() == 0 })
+	third := ask(t.Context())
+	tUntil(t, func() bool { return w.waiting() == 1 })
+	w.end <- 7
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+	if walk := <-w.begun; walk.Err() != nil {
+		t.Fatal("the walk that was given up")
+	}
+	w.end <- 7
+	if err := <-third; err != nil {
+		t.Error(err)
+	}
+}
+
 // tUntil waits for what no channel tells.
 func tUntil(t *testing.T, is func() bool) {
 	t.Helper()
