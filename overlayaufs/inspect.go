@@ -86,8 +86,8 @@ func (i *inspection) look(fd int) error {
 	names, err := i.below.names(i.ctx, hidden, i.path(), fd)
 	i.counts.Added += len(names)
 	for _, name := range names {
-		if len(whPrefix)+len(name) > nameMax {
-			i.refuse("", errTooLong)
+		if len(name) > aufsNameMax {
+			i.refuse("", errTooLongForAufs)
 		}
 	}
 	return err

@@ -66,13 +66,13 @@ func tAttrs(t *testing.T, path string) (all []string) {
 func tRich(t *testing.T, f form, dir string) {
 	t.Helper()
 	tLayer(t, f, dir, "-gone !opaque -dir/sub/a -dir/sub/b !dir/closed dir/file=content")
-	long := strings.Repeat("n", 251)
+	long := strings.Repeat("n", aufsNameMax)
 	tDelete(t, f, dir, filepath.Join(dir, "dir", long))
 	tDelete(t, f, dir, filepath.Join(dir, "dir", "new\nline \x01\xff'\"\\"))
 	tDelete(t, f, dir, filepath.Join(dir, "dir", ".wh"))
 	path := func(name string) string { return filepath.Join(dir, name) }
 	err := errors.Join(
-		os.WriteFile(path("dir/"+strings.Repeat("o", 255)), nil, 0o600),
+		os.WriteFile(path("dir/"+strings.Repeat("o", aufsNameMax)), nil, 0o600),
 		os.WriteFile(path("sparse"), []byte("head"), 0o640),
 		os.Truncate(path("sparse"), 64<<20),
 		os.Link(path("dir/file"), path("dir/sub/link")),
@@ -182,7 +182,9 @@ func TestInspectRefuses(t *testing.T) {
 		{formAufs, "x", fileAttr("trusted.lamina.mtime"), "none that a layer has"},
 		{formOverlay, ".wh.x", file, "begins with"},
 		{formOverlay, ".wh..wh.plnk", mkdir, "begins with"},
-		{formOverlay, strings.Repeat("x", 252), device, "more than 251"},
+		{formOverlay, strings.Repeat("x", 243), device, "more than 242"},
+		{formOverlay, strings.Repeat("x", 243), file, "more than 242"},
+		{formOverlay, strings.Repeat("x", 243), mkdir, "more than 242"},
 		{formOverlay, "x", attr("trusted.overlay.redirect", "/y"), "redirect_dir"},
 		{formOverlay, "x", attr("trusted.overlay.opaque", "x"), "opaque"},
 		{formOverlay, "x", attr("trusted.overlay.new", ""), "trusted.overlay.new"},
