@@ -3,6 +3,8 @@ package overlayaufs
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +34,8 @@ import (
 //	aufs: .wh..wh..dr.*, .wh..wh.hino           a directory that was renamed (the option dirren)
 //	aufs: .wh. alone, .wh.. and .wh...          nothing that aufs makes
 //	aufs: a whiteout that is no regular file    EIO in aufs
+//	aufs: a whiteout that is not empty          what a user has put into the branch
+//	aufs: other .wh..wh.NAME                    the same; aufs's have four digits at the end, or are those of aufsOwn in the root
 //	aufs: .wh.NAME beside a NAME                EIO in aufs, as after a power cut: NAME was just made, or just removed
 //	aufs: a device 0:0, an overlay.* attribute  it would become a mark
 //	overlay: a name that begins with .wh.       it would become a mark
@@ -87,6 +91,21 @@ func aufsMark(name string, typ uint32) (mark, error) {
 		return unmarked, errors.New("it has the name of a whiteout, and is no regular file")
 	}
 	return m, nil
+}
+
+// aufsTemp is the name under which aufs removes or replaces something (au_whtmp_lkup in fs/aufs/whout.c).
+var aufsTemp = regexp.MustCompile(`(?s)^\.wh\.\.wh\..*\.[0-9a-f]{4}$`)
+
+// checkMark refuses what has the name of a mark, and which aufs has not made. inTop says that it is in the root directory of the layer.
+// Only an inspection asks: what has passed it is aufs's.
+func checkMark(m mark, name string, size uint64, inTop bool) error {
+	switch {
+	case m == private && !aufsTemp.MatchString(name) && (!inTop || !slices.Contains(aufsOwn, name)):
+		return errors.New("it has the name of one of aufs's own files, and is none that aufs makes; rename or remove it")
+	case size > 0 && (m == whiteout || m == opaque || name == aufsOwn[0]):
+		return errors.New("it has the name of a whiteout, and content, which a whiteout has not; rename or remove it")
+	}
+	return nil
 }
 
 // overlayMark returns what an entry means in the form of overlayfs, by its name and, of a device, its number.

@@ -161,6 +161,10 @@ func TestInspectRefuses(t *testing.T) {
 	}
 	device := func(path string) error { return unix.Mknod(path, unix.S_IFCHR, 0) }
 	mkdir := func(path string) error { return os.Mkdir(path, 0o755) }
+	full := func(path string) error { return os.WriteFile(path, []byte("a user's"), 0o600) }
+	deep := func(path string) error {
+		return errors.Join(os.MkdirAll(filepath.Join(path, "deep"), 0o755), full(filepath.Join(path, "deep", "file")))
+	}
 	for _, tc := range []struct {
 		from form
 		name string
@@ -175,6 +179,12 @@ func TestInspectRefuses(t *testing.T) {
 		{formAufs, ".wh.x", mkdir, "no regular file"},
 		{formAufs, ".wh..wh..opq", mkdir, "no regular file"},
 		{formAufs, ".wh.there", file, "beside"},
+		{formAufs, ".wh.keep", full, "content"},
+		{formAufs, ".wh..wh..opq", full, "content"},
+		{formAufs, "../../.wh..wh.aufs", full, "content"},
+		{formAufs, ".wh..wh.mine", deep, "none that aufs makes"},
+		{formAufs, ".wh..wh.mine.0A1B", deep, "none that aufs makes"},
+		{formAufs, ".wh..wh.orph", deep, "none that aufs makes"},
 		{formAufs, ".wh.full", file, "beside"},
 		{formAufs, "x", device, "0:0"},
 		{formAufs, "x", attr("trusted.overlay.opaque", "y"), "would be a mark"},
@@ -208,7 +218,7 @@ func TestInspectRefuses(t *testing.T) {
 			if strings.HasPrefix(name, "2/") {
 				return err
 			}
-			if got := errors.Join(refused...); got == nil || !strings.Contains(got.Error(), tc.want) || !strings.Contains(got.Error(), `"/dir/sub`) {
+			if got := errors.Join(refused...); got == nil || !strings.Contains(got.Error(), tc.want) || !strings.Contains(got.Error(), `"`+filepath.Join("/dir/sub", tc.name)+`"`) {
 				t.Errorf("%s from %s: %v", tc.name, tc.from, got)
 			}
 			return err
