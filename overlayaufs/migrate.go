@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
-	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
 var (
@@ -102,7 +101,7 @@ func Migrate(ctx context.Context, cfg Config, m Migration) (Outcome, error) {
 	if err == nil {
 		out.Counts, err = g.run(ctx)
 	}
-	return out, space.Explain(errors.Join(err, b.Close()), b.root)
+	return out, explainMigration(errors.Join(err, b.Close()), b.root)
 }
 
 // Validate returns ErrForm if the words of a migration name none.
@@ -164,7 +163,10 @@ func (g *migration) run(ctx context.Context) (counts Counts, err error) {
 		return cmp.Or(cmp.Compare(len(b.Below), len(a.Below)), cmp.Compare(a.ID, b.ID))
 	})
 	if g.owner.Migrating == "" {
-		if counts, err = g.inspect(ctx); err != nil || g.DryRun {
+		if counts, err = g.inspect(ctx); err == nil {
+			err = g.checkRoom(counts)
+		}
+		if err != nil || g.DryRun {
 			return counts, err
 		}
 		next := g.owner
@@ -176,10 +178,16 @@ func (g *migration) run(ctx context.Context) (counts Counts, err error) {
 	} else if g.DryRun {
 		return counts, nil
 	}
-	if counts, err = g.translate(ctx); err != nil {
+	if counts, err = g.translate(ctx); errors.Is(err, unix.ENOSPC) && g.giveUpReserve(ctx) {
+		counts, err = g.translate(ctx)
+	}
+	if err == nil {
+		err = g.finish(ctx)
+	}
+	if err != nil {
 		return counts, fmt.Errorf("%w; run the same command again to go on, until then lamina does not start", err)
 	}
-	return counts, g.finish(ctx)
+	return counts, nil
 }
 
 // checkMounted refuses to change what somebody sees.
