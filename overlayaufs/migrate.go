@@ -56,6 +56,9 @@ type Outcome struct {
 	Resumed bool // the rest of one that was cut short
 	Layers  int
 	Counts  Counts // of a resumed one, what was done this time
+
+	// TooLong are the layers with more layers below than aufs can mount with them, if it is to be aufs.
+	TooLong Chains
 }
 
 // Migrate translates the layers of a place from one form to the other, so that the other union file system can mount them.
@@ -84,7 +87,7 @@ func Migrate(ctx context.Context, cfg Config, m Migration) (Outcome, error) {
 	if was.UUID == "" {
 		return Outcome{}, fmt.Errorf("%s has no layers yet: there is nothing to migrate", cfg.Root)
 	}
-	out := Outcome{Layers: len(m.Layers), Resumed: was.Migrating != ""}
+	out := Outcome{Layers: len(m.Layers), Resumed: was.Migrating != "", TooLong: how.tooLong(m.Layers)}
 	switch {
 	case out.Resumed && was.Form != how.from:
 		return out, was.checkSettled(cfg.Root)
