@@ -84,6 +84,9 @@ func Migrate(ctx context.Context, cfg Config, m Migration) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
+	if was.UUID == "" && len(m.Layers) > 0 {
+		return Outcome{}, fmt.Errorf("%s is empty, and %d layers have a record: is its file system mounted?", cfg.Root, len(m.Layers))
+	}
 	if was.UUID == "" {
 		return Outcome{}, fmt.Errorf("%s has no layers yet: there is nothing to migrate", cfg.Root)
 	}
