@@ -48,7 +48,8 @@ type Backend struct {
 	overlay  overlay
 	aufs     *aufs // nil where overlayfs mounts the layers
 	volatile bool
-	flusher  *flusher // nil if commits are not synced
+	written  *flusher // syncs the file system of the root
+	flusher  *flusher // the same; nil if commits are not synced
 	bootID   func() (string, error)
 	projects projects
 	walks    walks
@@ -137,8 +138,9 @@ func newBackend(cfg Config) (*Backend, error) {
 		volatile: cfg.Volatile == on,
 		bootID:   kernelBootID,
 	}
+	b.written = newFlusher(b.syncfs)
 	if cfg.Sync != off {
-		b.flusher = newFlusher(b.syncfs)
+		b.flusher = b.written
 	}
 	return b, nil
 }

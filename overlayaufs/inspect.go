@@ -86,8 +86,8 @@ func (i *inspection) look(fd int) error {
 	names, err := i.below.names(i.ctx, hidden, i.path(), fd)
 	i.counts.Added += len(names)
 	for _, name := range names {
-		if len(whPrefix)+len(name) > nameMax {
-			i.refuse("", errTooLong)
+		if len(name) > aufsNameMax {
+			i.refuse("", errTooLongForAufs)
 		}
 	}
 	return err
@@ -137,7 +137,7 @@ func (i *inspection) entry(fd int, name string, _ uint8) (descend bool, err erro
 		return false, i.failed
 	}
 	var st unix.Statx_t
-	err = unix.Statx(fd, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st)
+	err = unix.Statx(fd, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE|unix.STATX_SIZE, &st)
 	if err != nil {
 		return false, err
 	}
@@ -169,6 +169,9 @@ func (i *inspection) mark(name string, st *unix.Statx_t) (m mark) {
 		m, err = overlayMark(name, typ, rdev)
 	} else if m, err = aufsMark(name, typ); m == unmarked && err == nil && isWhiteout(typ, rdev) {
 		err = errors.New("a device 0:0 would be a whiteout of overlayfs")
+	}
+	if err == nil && i.from == formAufs {
+		err = checkMark(m, name, st.Size, i.path() == "")
 	}
 	if err == nil && m != unmarked && isFixed(st) {
 		err = errFixed

@@ -3,6 +3,8 @@ package overlayaufs
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -32,10 +34,12 @@ import (
 //	aufs: .wh..wh..dr.*, .wh..wh.hino           a directory that was renamed (the option dirren)
 //	aufs: .wh. alone, .wh.. and .wh...          nothing that aufs makes
 //	aufs: a whiteout that is no regular file    EIO in aufs
+//	aufs: a whiteout that is not empty          what a user has put into the branch
+//	aufs: other .wh..wh.NAME                    the same; aufs's have four digits at the end, or are those of aufsOwn in the root
 //	aufs: .wh.NAME beside a NAME                EIO in aufs, as after a power cut: NAME was just made, or just removed
 //	aufs: a device 0:0, an overlay.* attribute  it would become a mark
 //	overlay: a name that begins with .wh.       it would become a mark
-//	overlay: a whiteout of more than 251 bytes  .wh.NAME would be longer than a name can be
+//	overlay: a name of more than 242 bytes      ENAMETOOLONG in aufs, of a directory and of a deletion too
 //	overlay: overlay.redirect, .metacopy        the content is elsewhere, under another name or in a layer below
 //	overlay: overlay.nlink                      hard links that the index keeps together (index=on)
 //	overlay: overlay.protattr and all others    a protection that aufs has no place for; what this version does not know
@@ -48,8 +52,9 @@ const (
 	whiteoutMode = 0o444
 )
 
-// nameMax is how many bytes a name may have, on every file system that can be a layer.
-const nameMax = 255
+// aufsNameMax is how many bytes a name may have in aufs (AUFS_MAX_NAMELEN in include/uapi/linux/aufs_type.h): that leaves room in the
+// 255 of the file system below for those by which aufs renames and removes.
+const aufsNameMax = 242
 
 // A mark is what an entry of a directory is beside what it looks like.
 type mark int
@@ -62,8 +67,8 @@ const (
 )
 
 var (
-	errDirren  = errors.New("aufs has renamed a directory without copying it (dirren), which the form of overlay cannot say")
-	errTooLong = errors.New("a deletion of a name of more than 251 bytes would have one of more than 255 in the form of aufs")
+	errDirren         = errors.New("aufs has renamed a directory without copying it (dirren), which the form of overlay cannot say")
+	errTooLongForAufs = fmt.Errorf("aufs opens no name of more than %d bytes", aufsNameMax)
 )
 
 // aufsMark returns what an entry means in the form of aufs. Its type is one of unix.S_IF*.
@@ -88,14 +93,29 @@ func aufsMark(name string, typ uint32) (mark, error) {
 	return m, nil
 }
 
+// aufsTemp is the name under which aufs removes or replaces something (au_whtmp_lkup in fs/aufs/whout.c).
+var aufsTemp = regexp.MustCompile(`(?s)^\.wh\.\.wh\..*\.[0-9a-f]{4}$`)
+
+// checkMark refuses what has the name of a mark, and which aufs has not made. inTop says that it is in the root directory of the layer.
+// Only an inspection asks: what has passed it is aufs's.
+func checkMark(m mark, name string, size uint64, inTop bool) error {
+	switch {
+	case m == private && !aufsTemp.MatchString(name) && (!inTop || !slices.Contains(aufsOwn, name)):
+		return errors.New("it has the name of one of aufs's own files, and is none that aufs makes; rename or remove it")
+	case size > 0 && (m == whiteout || m == opaque || name == aufsOwn[0]):
+		return errors.New("it has the name of a whiteout, and content, which a whiteout has not; rename or remove it")
+	}
+	return nil
+}
+
 // overlayMark returns what an entry means in the form of overlayfs, by its name and, of a device, its number.
 func overlayMark(name string, typ uint32, rdev uint64) (mark, error) {
-	switch device := isWhiteout(typ, rdev); {
+	switch {
 	case strings.HasPrefix(name, whPrefix):
 		return unmarked, fmt.Errorf("the form of aufs cannot say a name that begins with %s", whPrefix)
-	case device && len(whPrefix)+len(name) > nameMax:
-		return unmarked, errTooLong
-	case device:
+	case len(name) > aufsNameMax:
+		return unmarked, errTooLongForAufs
+	case isWhiteout(typ, rdev):
 		return whiteout, nil
 	}
 	return unmarked, nil

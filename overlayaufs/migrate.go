@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
-	"github.com/lamina-snapshotter/lamina/internal/space"
 	"github.com/lamina-snapshotter/lamina/overlayaufs/internal/quota"
 )
 
@@ -59,6 +58,9 @@ type Outcome struct {
 	Resumed bool // the rest of one that was cut short
 	Layers  int
 	Counts  Counts // of a resumed one, what was done this time
+
+	// TooLong are the layers with more layers below than aufs can mount with them, if it is to be aufs.
+	TooLong Chains
 }
 
 // Migrate translates the layers of a place from one form to the other, so that the other union file system can mount them.
@@ -84,10 +86,13 @@ func Migrate(ctx context.Context, cfg Config, m Migration) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
+	if was.UUID == "" && len(m.Layers) > 0 {
+		return Outcome{}, fmt.Errorf("%s is empty, and %d layers have a record: is its file system mounted?", cfg.Root, len(m.Layers))
+	}
 	if was.UUID == "" {
 		return Outcome{}, fmt.Errorf("%s has no layers yet: there is nothing to migrate", cfg.Root)
 	}
-	out := Outcome{Layers: len(m.Layers), Resumed: was.Migrating != ""}
+	out := Outcome{Layers: len(m.Layers), Resumed: was.Migrating != "", TooLong: how.tooLong(m.Layers)}
 	switch {
 	case out.Resumed && was.Form != how.from:
 		return out, was.checkSettled(cfg.Root)
@@ -105,7 +110,7 @@ func Migrate(ctx context.Context, cfg Config, m Migration) (Outcome, error) {
 	if err == nil {
 		out.Counts, err = g.run(ctx)
 	}
-	return out, space.Explain(errors.Join(err, b.Close()), b.root)
+	return out, explainMigration(errors.Join(err, b.Close()), b.root)
 }
 
 // Validate returns ErrForm if the words of a migration name none.
@@ -167,7 +172,10 @@ func (g *migration) run(ctx context.Context) (counts Counts, err error) {
 		return cmp.Or(cmp.Compare(len(b.Below), len(a.Below)), cmp.Compare(a.ID, b.ID))
 	})
 	if g.owner.Migrating == "" {
-		if counts, err = g.inspect(ctx); err != nil || g.DryRun {
+		if counts, err = g.inspect(ctx); err == nil {
+			err = g.checkRoom(counts)
+		}
+		if err != nil || g.DryRun {
 			return counts, err
 		}
 		next := g.owner
@@ -179,10 +187,16 @@ func (g *migration) run(ctx context.Context) (counts Counts, err error) {
 	} else if g.DryRun {
 		return counts, nil
 	}
-	if counts, err = g.translate(ctx); err != nil {
+	if counts, err = g.translate(ctx); errors.Is(err, unix.ENOSPC) && g.giveUpReserve(ctx) {
+		counts, err = g.translate(ctx)
+	}
+	if err == nil {
+		err = g.finish(ctx)
+	}
+	if err != nil {
 		return counts, fmt.Errorf("%w; run the same command again to go on, until then lamina does not start", err)
 	}
-	return counts, g.finish(ctx)
+	return counts, nil
 }
 
 // checkMounted refuses to change what somebody sees.

@@ -255,5 +255,10 @@ func TestMigrateNothing(t *testing.T) {
 		if _, err := Migrate(t.Context(), Config{Root: root}, there); err == nil || !strings.Contains(err.Error(), "nothing to migrate") {
 			t.Error(err)
 		}
+		lost := there
+		lost.Layers = []Layer{{ID: 1}}
+		if _, err := Migrate(t.Context(), Config{Root: root}, lost); err == nil || !strings.Contains(err.Error(), "is its file system mounted?") {
+			t.Error(err)
+		}
 	}
 }

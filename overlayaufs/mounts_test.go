@@ -1,6 +1,7 @@
 package overlayaufs
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 func TestPlan(t *testing.T) {
@@ -153,6 +156,40 @@ func TestVolatileKnowsTheBoot(t *testing.T) {
 	}
 	if err := mounts(); err != nil {
 		t.Errorf("made anew: %v", err)
+	}
+}
+
+// A container whose writes may have failed in the same boot is refused, then and after the next start of the daemon.
+func TestVolatileAfterFailedWriteBack(t *testing.T) {
+	b := tUnprobed(t, Config{Volatile: on, Sync: off})
+	ctx := t.Context()
+	for _, id := range []uint64{1, 2} {
+		if _, err := b.Make(ctx, Content{ID: id}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mounts := func() error {
+		_, err := b.Mounts(ctx, tChain(1, 2), true, nil)
+		return err
+	}
+	if err := mounts(); err != nil {
+		t.Fatal(err)
+	}
+	tWrite(t, b.path(1, workName, guardPath, "dirty"), "")
+	b.written = newFlusher(func() error { return unix.EIO })
+	for _, is := range []error{unix.EIO, errdefs.ErrFailedPrecondition, errdefs.ErrFailedPrecondition} {
+		if err := mounts(); !errors.Is(err, is) {
+			t.Errorf("%v, want %v", err, is)
+		}
+		if _, err := os.Lstat(b.path(1, workName, guardPath)); err != nil {
+			t.Error(err)
+		}
+		if errors.Is(is, errdefs.ErrFailedPrecondition) {
+			b.written = newFlusher(b.syncfs) // which is told of no error that others were told of
+		}
+	}
+	if _, err := b.Freeze(ctx, tChain(1, 2)); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+		t.Errorf("freeze: %v", err)
 	}
 }
 

@@ -62,7 +62,7 @@ func (b *Backend) rebase(ctx context.Context, c Content, below []Content, labels
 	if err != nil {
 		return err
 	}
-	m := mender{made: made.ModTime()}
+	m := mender{made: made.ModTime(), began: time.Now()}
 	if m.root, err = os.Open(b.path(c.ID, fsName)); err != nil {
 		return err
 	}
@@ -103,12 +103,16 @@ func (b *Backend) walkLayer(ctx context.Context, id uint64, v visitor) error {
 // A mender gives the directories of a layer that have no entry in its tar what those below have.
 //
 // They are told by their times: the applier ends with setting those of all directories that the tar has. One without an entry
-// has that of the last file made in it, so after the layer itself was made. A tar whose directory claims to be of the
-// future is mistaken for one without that entry, if it also has the mode and the owner that the applier gives where nobody
-// says; a clock that was set back in between has the reverse effect, a directory that stays root's, as it is without this.
+// has that of the last file made in it, so between the making of the layer and now. Both ends hold exactly: file systems take
+// their time from a clock that never runs ahead of time.Now, and round down; and made is such a time itself.
+//
+// A directory whose entry has a time of just that span is mistaken for one without, if it also has the mode and the owner that the
+// applier gives where nobody says. A clock that was set back in between has the reverse effect: a directory stays root's, as it is
+// without this.
 type mender struct {
 	root  *os.File // of the layer
 	made  time.Time
+	began time.Time
 	below []string // root directories, the topmost first
 }
 
@@ -124,7 +128,7 @@ func (m mender) entry(fd int, name string, typ uint8) (descend bool, err error) 
 	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return false, err
 	}
-	if time.Unix(st.Mtim.Unix()).Before(m.made) {
+	if at := time.Unix(st.Mtim.Unix()); at.Before(m.made) || at.After(m.began) {
 		return true, nil
 	}
 	return true, m.mend(fd, name, rootDir{uid: int(st.Uid), gid: int(st.Gid), mode: st.Mode & 0o7777})

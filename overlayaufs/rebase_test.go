@@ -95,13 +95,15 @@ func TestRebase(t *testing.T) {
 	attribute := dir("closed/", 0o700, 1000)
 	attribute.PAXRecords = map[string]string{"SCHILY.xattr.user.x": "y"}
 	tApply(t, b, 1, nil, attribute, dir("closed/deep/", 0o2771, 7), dir("said/", 0o700, 1000), dir("both/", 0o700, 1),
-		dir("opaque/", 0o711, 5), dir("gone/", 0o700, 9), dir("real/", 0o700, 8), dir("real/sub/", 0o701, 8),
+		dir("later/", 0o700, 1000), dir("opaque/", 0o711, 5), dir("gone/", 0o700, 9), dir("real/", 0o700, 8), dir("real/sub/", 0o701, 8),
 		tar.Header{Typeflag: tar.TypeSymlink, Name: "link", Linkname: "/real"}, dir("sgid/sub/", 0o750, 3))
 	tApply(t, b, 2, nil, dir("both/", 0o770, 2), file(".wh.gone"))
+	later := dir("later/", 0o755, 0) // of a host whose clock is behind that of who built the image
+	later.ModTime = time.Now().Add(time.Hour)
 	layer := []tar.Header{
 		file("closed/deep/new"), dir("said/", 0o755, 0), file("said/new"), file("both/new"), file("nowhere/new"),
 		file("opaque/.wh..wh..opq"), file("gone/new"), file("link/sub/new"), dir("sgid/", 0o2755, 66), file("sgid/sub/new"),
-		file("closed/.wh.x"),
+		file("closed/.wh.x"), later,
 	}
 	below := []string{b.path(2, fsName), b.path(1, fsName)}
 	since := time.Now().Add(-time.Second)

@@ -31,6 +31,7 @@ type translation struct {
 	manner
 	ctx   context.Context //nolint:containedctx // that of the walk, which a visitor does not get
 	below *stack
+	marks *markMaker
 
 	levels []level // one for each frame of the walk
 	list   []byte  // for names of attributes
@@ -82,10 +83,10 @@ func translate(ctx context.Context, top int, name string, how manner, below *sta
 	if there, err := isThere(top, name); !there {
 		return Counts{}, err
 	}
-	t := &translation{ctx: ctx, manner: how, below: below, list: make([]byte, maxAttrList)}
+	t := &translation{ctx: ctx, manner: how, below: below, marks: newMarkMaker(how.to), list: make([]byte, maxAttrList)}
 	t.walk = newWalk(top, t)
 	err := t.run(ctx, name)
-	return t.counts, err
+	return t.counts, errors.Join(err, t.marks.close())
 }
 
 // isThere reports whether the directory fd has an entry of the name. One that no file system could have is not there.
@@ -283,37 +284,21 @@ func (t *translation) toWhiteout(fd int, name string, void bool) error {
 		return removeOld()
 	}
 	t.counts.Whiteouts++
-	return t.exchange(func() error { return makeWhiteout(fd, strings.TrimPrefix(name, whPrefix)) }, removeOld)
-}
-
-// makeWhiteout makes a device 0:0, unless it is there.
-func makeWhiteout(fd int, name string) error {
-	err := unix.Mknodat(fd, name, unix.S_IFCHR, 0)
-	if !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	var st unix.Stat_t
-	if statErr := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); statErr != nil {
-		return statErr
-	}
-	if isWhiteout(st.Mode&unix.S_IFMT, st.Rdev) {
-		return nil
-	}
-	return err
+	return t.exchange(func() error { return t.marks.make(fd, strings.TrimPrefix(name, whPrefix)) }, removeOld)
 }
 
 // toAufs writes the marks of a directory as aufs does.
 func (t *translation) toAufs(fd int, l level) error {
 	for _, name := range l.marks {
 		if err := t.exchange(
-			func() error { return makeMark(fd, whPrefix+name) },
+			func() error { return t.marks.make(fd, whPrefix+name) },
 			func() error { return unlink(fd, name) }); err != nil {
 			return fmt.Errorf("translate %q: %w", name, err)
 		}
 		t.counts.Whiteouts++
 	}
 	for _, name := range l.add {
-		if err := makeMark(fd, whPrefix+name); err != nil {
+		if err := t.marks.make(fd, whPrefix+name); err != nil {
 			return err
 		}
 		failpoint.Hit("migrate.whiteout-added")
@@ -345,19 +330,6 @@ func (t *translation) exchange(makeNew, removeOld func() error) error {
 	}
 	failpoint.Hit("migrate.mark-removed")
 	return nil
-}
-
-// makeMark makes one of aufs's files, unless it is there.
-func makeMark(fd int, name string) error {
-	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	mark, err := retry(func() (int, error) { return unix.Openat(fd, name, flags, whiteoutMode) })
-	if errors.Is(err, unix.EEXIST) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(unix.Fchmod(mark, whiteoutMode), unix.Close(mark)) // whatever the umask is
 }
 
 func unlink(fd int, name string) error {

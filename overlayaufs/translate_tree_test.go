@@ -66,13 +66,13 @@ func tAttrs(t *testing.T, path string) (all []string) {
 func tRich(t *testing.T, f form, dir string) {
 	t.Helper()
 	tLayer(t, f, dir, "-gone !opaque -dir/sub/a -dir/sub/b !dir/closed dir/file=content")
-	long := strings.Repeat("n", 251)
+	long := strings.Repeat("n", aufsNameMax)
 	tDelete(t, f, dir, filepath.Join(dir, "dir", long))
 	tDelete(t, f, dir, filepath.Join(dir, "dir", "new\nline \x01\xff'\"\\"))
 	tDelete(t, f, dir, filepath.Join(dir, "dir", ".wh"))
 	path := func(name string) string { return filepath.Join(dir, name) }
 	err := errors.Join(
-		os.WriteFile(path("dir/"+strings.Repeat("o", 255)), nil, 0o600),
+		os.WriteFile(path("dir/"+strings.Repeat("o", aufsNameMax)), nil, 0o600),
 		os.WriteFile(path("sparse"), []byte("head"), 0o640),
 		os.Truncate(path("sparse"), 64<<20),
 		os.Link(path("dir/file"), path("dir/sub/link")),
@@ -161,6 +161,10 @@ func TestInspectRefuses(t *testing.T) {
 	}
 	device := func(path string) error { return unix.Mknod(path, unix.S_IFCHR, 0) }
 	mkdir := func(path string) error { return os.Mkdir(path, 0o755) }
+	full := func(path string) error { return os.WriteFile(path, []byte("a user's"), 0o600) }
+	deep := func(path string) error {
+		return errors.Join(os.MkdirAll(filepath.Join(path, "deep"), 0o755), full(filepath.Join(path, "deep", "file")))
+	}
 	for _, tc := range []struct {
 		from form
 		name string
@@ -175,6 +179,12 @@ func TestInspectRefuses(t *testing.T) {
 		{formAufs, ".wh.x", mkdir, "no regular file"},
 		{formAufs, ".wh..wh..opq", mkdir, "no regular file"},
 		{formAufs, ".wh.there", file, "beside"},
+		{formAufs, ".wh.keep", full, "content"},
+		{formAufs, ".wh..wh..opq", full, "content"},
+		{formAufs, "../../.wh..wh.aufs", full, "content"},
+		{formAufs, ".wh..wh.mine", deep, "none that aufs makes"},
+		{formAufs, ".wh..wh.mine.0A1B", deep, "none that aufs makes"},
+		{formAufs, ".wh..wh.orph", deep, "none that aufs makes"},
 		{formAufs, ".wh.full", file, "beside"},
 		{formAufs, "x", device, "0:0"},
 		{formAufs, "x", attr("trusted.overlay.opaque", "y"), "would be a mark"},
@@ -182,7 +192,9 @@ func TestInspectRefuses(t *testing.T) {
 		{formAufs, "x", fileAttr("trusted.lamina.mtime"), "none that a layer has"},
 		{formOverlay, ".wh.x", file, "begins with"},
 		{formOverlay, ".wh..wh.plnk", mkdir, "begins with"},
-		{formOverlay, strings.Repeat("x", 252), device, "more than 251"},
+		{formOverlay, strings.Repeat("x", 243), device, "more than 242"},
+		{formOverlay, strings.Repeat("x", 243), file, "more than 242"},
+		{formOverlay, strings.Repeat("x", 243), mkdir, "more than 242"},
 		{formOverlay, "x", attr("trusted.overlay.redirect", "/y"), "redirect_dir"},
 		{formOverlay, "x", attr("trusted.overlay.opaque", "x"), "opaque"},
 		{formOverlay, "x", attr("trusted.overlay.new", ""), "trusted.overlay.new"},
@@ -206,7 +218,7 @@ func TestInspectRefuses(t *testing.T) {
 			if strings.HasPrefix(name, "2/") {
 				return err
 			}
-			if got := errors.Join(refused...); got == nil || !strings.Contains(got.Error(), tc.want) || !strings.Contains(got.Error(), `"/dir/sub`) {
+			if got := errors.Join(refused...); got == nil || !strings.Contains(got.Error(), tc.want) || !strings.Contains(got.Error(), `"`+filepath.Join("/dir/sub", tc.name)+`"`) {
 				t.Errorf("%s from %s: %v", tc.name, tc.from, got)
 			}
 			return err

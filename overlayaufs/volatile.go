@@ -19,12 +19,13 @@ const guardPath = "work/incompat/volatile"
 // refuses it in a later one.
 //
 // What the kernel leaves is the sign of a mount, not of a crash: it is there after each volatile mount, also of a container that
-// stopped in order. In the same boot nothing that was written is lost, as the kernel has it or has written it back, so the
-// sign is removed and the container can start again. In a later boot it may stand for a crash: it stays, whatever the settings
+// stopped in order. In the same boot the kernel has what was written, or has written it back, unless the disk failed. That the next
+// syncfs tells: if it succeeds, nothing is lost, so the sign is removed and the container can start again; if it fails, the layer is refused
+// for good. In a later boot it may stand for a crash: it stays, whatever the settings
 // are by then, and goes with the layer alone. A machine that was shut down in order is not told apart from one that
-// crashed: overlayfs does not sync a volatile layer when it is unmounted either. Nor is a file system that failed told apart which
-// was mounted again in the same boot, with no daemon running that has the root open: there a container may start that has lost writes
-// for which fsync would have failed.
+// crashed: overlayfs does not sync a volatile layer when it is unmounted either. Nor is told what failed while no daemon had the root
+// open, if another syncfs was told of it, or if the file system was mounted again: there a container may start that has lost
+// writes for which fsync would have failed.
 //
 // The boot is recorded in a symbolic link, which is made at once with its target and needs no fsync: it is made before
 // the first mount, so what a power cut keeps of that mount's changes came later in the journal (ext4, xfs) or not
@@ -62,10 +63,26 @@ func (b *Backend) claimBoot(ctx context.Context, id uint64, volatile bool) error
 			return err
 		}
 	}
+	if err := b.checkWritten(ctx, id); err != nil {
+		return err
+	}
 	return b.onRoot("remove volatile guard", func(fd int) error {
 		return removeTree(ctx, fd, fmt.Sprintf("%d/%s/%s", id, workName, guardPath))
 	})
 }
+
+// checkWritten refuses a content that was mounted volatile if the file system cannot write, or could not since the root was opened. The
+// kernel says so once, so the link remembers it; one that cannot be written either leaves the sign, and the error until the next start.
+func (b *Backend) checkWritten(ctx context.Context, id uint64) error {
+	err := b.written.flush(ctx)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return errors.Join(b.tornError(id), err, b.markMounted(id, failedBoot))
+}
+
+// failedBoot stands in the link for a boot that is never again.
+const failedBoot = "failed"
 
 // A bootMark is what tells whether a content was mounted volatile.
 type bootMark struct {
@@ -124,8 +141,8 @@ func (b *Backend) checkBoot(id uint64) error {
 }
 
 func (b *Backend) tornError(id uint64) error {
-	return fmt.Errorf("%s was mounted volatile before the machine was last started, and may have lost any of what was "+
-		"written to it: remove the snapshot and make it anew: %w", b.path(id), errdefs.ErrFailedPrecondition)
+	return fmt.Errorf("%s was mounted volatile before the machine was last started or while its disk failed, and may have "+
+		"lost any of what was written to it: remove the snapshot and make it anew: %w", b.path(id), errdefs.ErrFailedPrecondition)
 }
 
 // kernelBootID returns a name of this run of the kernel.

@@ -57,7 +57,7 @@ func migrate(ctx context.Context, c lamina.Config, m overlayaufs.Migration, out 
 	case err != nil:
 		return err
 	}
-	_, err = fmt.Fprintln(out, outcome(m, done))
+	_, err = fmt.Fprintln(out, outcome(m, done)+warning(done))
 	return err
 }
 
@@ -74,6 +74,16 @@ func outcome(m overlayaufs.Migration, done overlayaufs.Outcome) string {
 	}
 	return fmt.Sprintf("%s\nthe layers are in the form of %s now: start lamina with union.driver = %q, or \"auto\", on a kernel that has it",
 		found, m.To, m.To)
+}
+
+// warning says what cannot be mounted afterwards.
+func warning(done overlayaufs.Outcome) string {
+	long := done.TooLong
+	if done.Already || long.Count == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\nwarning: %d of the snapshots have chains of more than %d layers, the longest of %d: aufs mounts those only if its "+
+		"module is built for more (CONFIG_AUFS_BRANCH_MAX_511), and a container takes one more than its image", long.Count, long.Limit, long.Longest)
 }
 
 func countsText(c overlayaufs.Counts) string {

@@ -56,3 +56,10 @@ func TestMeter(t *testing.T) {
 	require.Equal(t, "\r\x1b[Klooked at 1 of 3 layers, 10 files and directories\r\x1b[Klooked at 2 of 3 layers, 20 files and directories"+
 		"\r\x1b[Klooked at 3 of 3 layers, 30 files and directories\n\r\x1b[Ktranslated 1 of 3 layers, 0 files and directories\n", out.String())
 }
+
+func TestMigrateWarns(t *testing.T) {
+	require.Empty(t, warning(overlayaufs.Outcome{}))
+	long := overlayaufs.Chains{Count: 3, Longest: 200, Limit: 127}
+	require.Empty(t, warning(overlayaufs.Outcome{Already: true, TooLong: long}))
+	require.Contains(t, warning(overlayaufs.Outcome{TooLong: long}), "3 of the snapshots have chains of more than 127 layers, the longest of 200")
+}
