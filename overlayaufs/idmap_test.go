@@ -1,6 +1,7 @@
 package overlayaufs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -304,6 +305,45 @@ func TestMapIsForLife(t *testing.T) {
 	}
 	if got := tOwner(t, b.path(2, fsName)); got != "100000:200000" {
 		t.Errorf("the root directory that was made again is of %s", got)
+	}
+}
+
+// Where the directory that will hold the root is "/", nothing of the trial is seen there.
+func TestProbeIDMapInRoot(t *testing.T) {
+	tRoot(t)
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "proc"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	trial, err := idmap.NewTrial(t.Context(), 0, 0, fsType(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	isoErr := isolated(func() {
+		if err = unix.Chroot(dir); err == nil { // of this thread, which ends
+			err = tryMapped(trial, "/")
+		}
+	})
+	if err := errors.Join(isoErr, err, trial.Close()); err != nil {
+		t.Error(err)
+	}
+	if got := tNames(t, dir); !slices.Equal(got, []string{"proc"}) {
+		t.Errorf("the directory has %q", got)
+	}
+}
+
+// A disk that hangs is not waited for.
+func TestProbeIDMapHangs(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	hangs := make(chan struct{})
+	defer close(hangs)
+	err := Config{Root: t.TempDir()}.inTime(ctx, func(context.Context) error {
+		cancel()
+		<-hangs
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }
 
