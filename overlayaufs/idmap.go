@@ -129,6 +129,16 @@ func (b *Backend) checkIDMap(ctx context.Context) error {
 	return nil
 }
 
+// checkLoose refuses a map for a layer that is unpacked beside those below it: it is mounted as if something were below
+// (isLoose), and there is nothing that could be mapped.
+func (b *Backend) checkLoose(below int, labels map[string]string, m *idmap.Map) error {
+	if m == nil || below > 0 || !b.isLoose(labels) {
+		return nil
+	}
+	return fmt.Errorf("a layer that gets its parent at its commit cannot be unpacked with an id map (labels %s and %s): %w",
+		snapshots.LabelSnapshotUIDMapping, snapshots.LabelSnapshotGIDMapping, errdefs.ErrInvalidArgument)
+}
+
 // planMapped is plan with a map of ids. containerd's mount code reads uidmap= and gidmap= (core/mount/mount_linux.go): it gives a bind mount the
 // map, and an overlay lower directories that have it. The upper directory of an overlay has none: what a container
 // writes there has the host's ids on the disk.
