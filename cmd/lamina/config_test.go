@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"reflect"
 	"slices"
 	"strings"
@@ -96,6 +98,16 @@ func withoutMissing(text string) string {
 		}
 	}
 	return b.String()
+}
+
+// What has not been tried to its end is no answer.
+func TestConfigContainerdCutShort(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out strings.Builder
+	if err := writeContainerd(ctx, &out, defaultSettings(), 3); !errors.Is(err, context.Canceled) || out.Len() > 0 {
+		t.Errorf("%v, after\n%s", err, &out)
+	}
 }
 
 // What is missing is said in one line, which containerd passes over.
