@@ -17,8 +17,9 @@ var ErrUntried = features.ErrUntried
 // A Feature is something that a driver may be able to do, and whether it can on this host: it can if Err is nil.
 type Feature = features.Feature
 
-// featuresTimeout bounds the probes of each backend, which take a second or two unless a disk hangs.
-const featuresTimeout = 30 * time.Second
+// featuresTimeout bounds the probes of each backend, which take a second or two unless a disk hangs. The last one has some
+// seconds more to leave (features.Run).
+const featuresTimeout = 25 * time.Second
 
 // Features tries what each driver can do on this host: on the file system of c.Root or, if that is still to be made, of the
 // directory that it will be made in. It leaves nothing behind, and a daemon may have the root open meanwhile. It takes root;

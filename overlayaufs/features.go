@@ -184,10 +184,11 @@ func isUntried(err error) bool {
 	return errors.Is(err, fs.ErrPermission) && !userns.RunningInUserNS()
 }
 
-// Directories in which something is tried beside a Backend have names that begin with trialPrefix. One that is left is
-// that of a process that was killed, and is removed after trialAge by the next.
+// Directories in which something is tried beside a Backend have names that begin with trialPrefix. One that is left in a
+// place is that of a process that was killed, and is removed after trialAge by the next. One that is left where the place is
+// still to be made stays: that directory is somebody else's.
 const (
-	trialPrefix = probeName + "-"
+	trialPrefix = ".lamina-probe-"
 	trialAge    = time.Hour
 )
 
@@ -197,7 +198,7 @@ func tryBeside(ctx context.Context, root string, try func(context.Context, *prob
 	if err != nil {
 		return err
 	}
-	if err := removeOldTrials(ctx, top); err != nil {
+	if err := removeOldTrials(ctx, root); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp(top, trialPrefix)
@@ -216,14 +217,18 @@ func tryBeside(ctx context.Context, root string, try func(context.Context, *prob
 	return err
 }
 
-func removeOldTrials(ctx context.Context, top string) error {
-	entries, err := os.ReadDir(top)
+// removeOldTrials removes what killed processes left in root, if that says that it is a place of ours.
+func removeOldTrials(ctx context.Context, root string) error {
+	if was, err := readOwner(root); err != nil || was.UUID == "" {
+		return nil //nolint:nilerr // Open says it; what is not surely ours is not touched
+	}
+	entries, err := os.ReadDir(root)
 	for _, e := range entries {
 		if !e.IsDir() || !strings.HasPrefix(e.Name(), trialPrefix) {
 			continue
 		}
 		if info, gone := e.Info(); gone == nil && time.Since(info.ModTime()) > trialAge {
-			p := prober{dir: filepath.Join(top, e.Name())}
+			p := prober{dir: filepath.Join(root, e.Name())}
 			err = errors.Join(err, p.remove(ctx))
 		}
 	}

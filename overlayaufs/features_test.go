@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,13 +31,9 @@ func tFeatures(t *testing.T, cfg Config) map[string]features.Feature {
 func TestFeatures(t *testing.T) {
 	tRoot(t)
 	top := t.TempDir()
-	old, young := filepath.Join(top, trialPrefix+"old"), filepath.Join(top, trialPrefix+"young")
-	for _, dir := range []string{old, young} {
-		tWrite(t, filepath.Join(dir, "1/file"), "")
-	}
-	past := time.Now().Add(-2 * trialAge)
-	if err := os.Chtimes(old, past, past); err != nil {
-		t.Fatal(err)
+	theirs := []string{trialPrefix + "old", ".probe-results"}
+	for _, name := range theirs {
+		tOldTrial(t, top, name)
 	}
 	found := tFeatures(t, Config{Root: filepath.Join(top, "to/be/made")})
 	for _, key := range []string{
@@ -46,9 +43,48 @@ func TestFeatures(t *testing.T) {
 			t.Errorf("%s: %v, %v", key, there, f.Err)
 		}
 	}
-	entries, err := os.ReadDir(top)
-	if err != nil || len(entries) != 1 || entries[0].Name() != filepath.Base(young) {
-		t.Errorf("the directory has %v, want that of a trial under way: %v", entries, err)
+	if got := tNames(t, top); !slices.Equal(got, theirs) {
+		t.Errorf("the directory above the root to be made has %q, had %q", got, theirs)
+	}
+}
+
+// tOldTrial makes a directory that is older than any trial.
+func tOldTrial(t *testing.T, dir, name string) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	tWrite(t, filepath.Join(path, "1/file"), "")
+	past := time.Now().Add(-2 * trialAge)
+	if err := os.Chtimes(path, past, past); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What killed trials left goes from a place of ours, and from nowhere else.
+func TestOldTrials(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "union")
+	b := tBackend(t, Config{Root: root})
+	want := tNames(t, root)
+	for _, name := range []string{".probe-results", trialPrefix + "old"} {
+		tOldTrial(t, root, name)
+	}
+	tWrite(t, filepath.Join(root, trialPrefix+"young", "file"), "")
+	want = append(want, ".probe-results", trialPrefix+"young")
+	slices.Sort(want)
+	if err := removeOldTrials(t.Context(), b.root); err != nil {
+		t.Fatal(err)
+	}
+	if got := tNames(t, root); !slices.Equal(got, want) {
+		t.Errorf("the place has %q, want %q", got, want)
+	}
+	if err := os.Remove(filepath.Join(root, ownerName)); err != nil {
+		t.Fatal(err)
+	}
+	tOldTrial(t, root, trialPrefix+"old")
+	if err := removeOldTrials(t.Context(), b.root); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(root, trialPrefix+"old")); err != nil {
+		t.Errorf("without an owner: %v", err)
 	}
 }
 

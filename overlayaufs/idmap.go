@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/lamina-snapshotter/lamina/internal/features"
 	"github.com/lamina-snapshotter/lamina/internal/idmap"
 )
 
@@ -25,46 +26,44 @@ import (
 //
 // If there is no root yet, it tries the directory in which the root will be made, or the one above, and so on.
 func ProbeIDMap(ctx context.Context, cfg Config) error {
-	if err := cfg.checkRoot(); err != nil {
-		return err
-	}
-	was, err := readOwner(cfg.Root)
-	if cfg.Driver == formAufs.String() || err == nil && was.Form == formAufs {
-		return errAufsMaps
-	}
-	dir, err := existing(cfg.Root)
-	if err != nil {
+	return cfg.inTime(ctx, func(ctx context.Context) error {
+		was, err := readOwner(cfg.Root)
+		if cfg.Driver == driverAufs || err == nil && was.Form == formAufs {
+			return errAufsMaps
+		}
+		return cfg.tryIDMap(ctx)
+	})
+}
+
+var errAufsMaps = errors.New("aufs has no mounts that map ids")
+
+// inTime calls try, with all that it asks the disk, and waits for it no longer than probeTimeout.
+func (c Config) inTime(ctx context.Context, try func(context.Context) error) error {
+	if err := c.checkRoot(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- tryIDMap(ctx, dir) }()
+	go func() { done <- try(ctx) }()
+	var err error
 	select {
 	case err = <-done:
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("union root %s: %w", cfg.Root, err)
+		return fmt.Errorf("union root %s: %w", c.Root, err)
 	}
 	return nil
 }
 
-var errAufsMaps = errors.New("aufs has no mounts that map ids")
-
-// existing returns path, or the nearest directory above it that there is.
-func existing(path string) (string, error) {
-	for {
-		_, err := os.Stat(path)
-		if !errors.Is(err, os.ErrNotExist) || path == "/" {
-			return path, err
-		}
-		path = filepath.Dir(path)
+// tryIDMap is ProbeIDMap for overlayfs, whatever has written the layers there are.
+func (c Config) tryIDMap(ctx context.Context) error {
+	dir, err := features.Existing(c.Root)
+	if err != nil {
+		return err
 	}
-}
-
-func tryIDMap(ctx context.Context, dir string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
@@ -87,10 +86,14 @@ func tryMapped(t *idmap.Trial, dir string) error {
 		return err
 	}
 	defer tree.Close() //nolint:errcheck // nothing was written through it
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,mode=700"); err != nil {
-		return &os.PathError{Op: opMount, Path: dir, Err: err}
+	place := dir
+	if dir == "/" {
+		place = "/proc"
 	}
-	mapped, other, merged := filepath.Join(dir, "mapped"), filepath.Join(dir, "other"), filepath.Join(dir, "merged")
+	if err := unix.Mount("tmpfs", place, "tmpfs", 0, "size=1m,mode=700"); err != nil {
+		return &os.PathError{Op: opMount, Path: place, Err: err}
+	}
+	mapped, other, merged := filepath.Join(place, "mapped"), filepath.Join(place, "other"), filepath.Join(place, "merged")
 	for _, d := range []string{mapped, other, merged} {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			return err
@@ -124,6 +127,16 @@ func (b *Backend) checkIDMap(ctx context.Context) error {
 	}
 	b.mapsIDs.Store(true)
 	return nil
+}
+
+// checkLoose refuses a map for a layer that is unpacked beside those below it: it is mounted as if something were below
+// (isLoose), and there is nothing that could be mapped.
+func (b *Backend) checkLoose(below int, labels map[string]string, m *idmap.Map) error {
+	if m == nil || below > 0 || !b.isLoose(labels) {
+		return nil
+	}
+	return fmt.Errorf("a layer that gets its parent at its commit cannot be unpacked with an id map (labels %s and %s): %w",
+		snapshots.LabelSnapshotUIDMapping, snapshots.LabelSnapshotGIDMapping, errdefs.ErrInvalidArgument)
 }
 
 // planMapped is plan with a map of ids. containerd's mount code reads uidmap= and gidmap= (core/mount/mount_linux.go): it gives a bind mount the

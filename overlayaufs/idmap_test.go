@@ -3,6 +3,7 @@ package overlayaufs
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -283,6 +284,30 @@ func TestMapRefused(t *testing.T) {
 	}
 }
 
+// TestMapOfLooseLayer asks for a map where containerd unpacks a layer beside those below it.
+func TestMapOfLooseLayer(t *testing.T) {
+	b := tUnprobed(t, Config{})
+	for _, loose := range []map[string]string{
+		{snapshots.LabelSnapshotRef: "a layer"},
+		{snapshots.LabelSnapshotRef: "a layer", snapshots.LabelSnapshotDiffID: "it", labelParentChainID: "another"},
+	} {
+		tMustMake(t, b, 1, nil, loose)
+		maps.Copy(loose, tMaps)
+		if _, err := b.Make(t.Context(), Content{ID: 2}, nil, loose); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("Make with %v: %v", loose, err)
+		}
+		if _, err := os.Lstat(b.path(2)); err == nil {
+			t.Error("something was made")
+		}
+		if _, err := b.Mounts(t.Context(), tChain(1), true, loose); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("Mounts with %v: %v", loose, err)
+		}
+	}
+	first := map[string]string{snapshots.LabelSnapshotRef: "a layer", snapshots.LabelSnapshotDiffID: "it"}
+	maps.Copy(first, tMaps)
+	tMustMake(t, b, 3, nil, first) // is mounted by itself
+}
+
 // TestMapIsForLife changes the labels of a content that was made with a map.
 func TestMapIsForLife(t *testing.T) {
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union")})
@@ -305,34 +330,6 @@ func TestMapIsForLife(t *testing.T) {
 	if got := tOwner(t, b.path(2, fsName)); got != "100000:200000" {
 		t.Errorf("the root directory that was made again is of %s", got)
 	}
-}
-
-func TestProbeIDMap(t *testing.T) {
-	tRoot(t)
-	dir := t.TempDir()
-	if err := ProbeIDMap(t.Context(), Config{Root: filepath.Join(dir, "not", "yet")}); err != nil {
-		t.Error(err)
-	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
-		t.Errorf("the probe left %v, %v", entries, err)
-	}
-	if err := ProbeIDMap(t.Context(), Config{Root: dir, Driver: "aufs"}); err == nil {
-		t.Error("aufs maps ids")
-	}
-	// A file system that the kernel cannot map: overlayfs itself.
-	b := tBackend(t, Config{Root: filepath.Join(dir, "union")})
-	tMustMake(t, b, 1, nil, nil)
-	tMustMake(t, b, 2, tChain(1), nil)
-	tMounted(t, b, tChain(2, 1), true, nil, func(dir string) {
-		err := ProbeIDMap(t.Context(), Config{Root: dir})
-		if !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "overlayfs of this kernel cannot be mounted with other ids") {
-			t.Errorf("on overlayfs: %v", err)
-		}
-		other := &Backend{root: b.root, config: Config{Root: dir}}
-		if _, err := other.Mounts(t.Context(), tChain(1), false, tMaps); !errors.Is(err, errdefs.ErrFailedPrecondition) {
-			t.Errorf("Mounts where the kernel cannot: %v", err)
-		}
-	})
 }
 
 // TestSELinuxOption adds to each mount what containerd's client adds for SELinux (handleMounts in client/container.go), and

@@ -48,6 +48,9 @@ func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels m
 		}
 	}
 	ids, err := idmap.FromLabels(labels)
+	if err == nil {
+		err = b.checkLoose(len(chain), labels, ids)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -38,6 +38,9 @@ func (b *Backend) Mounts(
 		return nil, err
 	}
 	ids, err := idmap.FromLabels(labels)
+	if err == nil && writable {
+		err = b.checkLoose(lower, labels, ids) // labels may have changed
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -130,7 +130,8 @@ func (b *Backend) writeOwner(ctx context.Context, data []byte) error {
 // readOwner returns what the owner file in root says, or an empty owner of a place that is new.
 func readOwner(root string) (owner, error) {
 	path := filepath.Join(root, ownerName)
-	f, err := os.Open(path)
+	// A pipe would have the open wait for a writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return owner{}, checkNew(root)
 	}
@@ -138,6 +139,11 @@ func readOwner(root string) (owner, error) {
 		return owner{}, err
 	}
 	defer f.Close() //nolint:errcheck // nothing was written through it
+	if info, err := f.Stat(); err != nil {
+		return owner{}, err
+	} else if !info.Mode().IsRegular() {
+		return owner{}, fmt.Errorf("%s is no regular file", path)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxOwnerSize+1))
 	if err != nil {
 		return owner{}, err

@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestOwner(t *testing.T) {
@@ -46,6 +49,27 @@ func TestOwner(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantOwner("", 0)
+}
+
+// An owner that nobody would ever write to is an error, and no wait.
+func TestOwnerIsPipe(t *testing.T) {
+	b := tUnprobed(t, Config{})
+	if err := unix.Mkfifo(filepath.Join(b.root, ownerName), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() {
+		_, err := readOwner(b.root)
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		if err == nil || !strings.Contains(err.Error(), "no regular file") {
+			t.Errorf("a pipe: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a pipe is waited for")
+	}
 }
 
 func TestOwnerMalformed(t *testing.T) {

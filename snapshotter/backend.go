@@ -105,7 +105,8 @@ type Templater interface {
 // A Labeler is a Backend that tells more of a content than the store knows.
 type Labeler interface {
 	// Labels returns the labels to show with the snapshot whose content is c, or nil. They are never stored: what a client sets of that name
-	// is dropped, and no filter of Walk sees them. It is called for one snapshot after the other, and touches no disk.
+	// is dropped, and no filter of Walk sees them. The keys are the same for each content. It is called for one snapshot after the
+	// other, and touches no disk.
 	Labels(c Content) map[string]string
 }
 

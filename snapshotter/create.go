@@ -32,7 +32,7 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		return nil, err
 	}
 	defer leave()
-	info, err := applyOpts(opts)
+	info, err := s.set.applyOpts(opts)
 	if err != nil {
 		return nil, err
 	}
@@ -87,15 +87,15 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	return mounts, nil
 }
 
-// applyOpts returns what opts say of a snapshot, without labels of no value: the store drops them, and backends are told what
-// it will record.
-func applyOpts(opts []snapshots.Opt) (info snapshots.Info, err error) {
+// applyOpts returns what opts say of a snapshot, without labels of no value, which the store drops, and those of backends:
+// backends are told what it will record.
+func (s *Set) applyOpts(opts []snapshots.Opt) (info snapshots.Info, err error) {
 	for _, opt := range opts {
 		if err := opt(&info); err != nil {
 			return info, err
 		}
 	}
-	info.Labels = maps.Clone(info.Labels)
+	info.Labels = s.given(info.Labels)
 	maps.DeleteFunc(info.Labels, func(_, value string) bool { return value == "" })
 	return info, nil
 }

@@ -27,7 +27,7 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 		return err
 	}
 	defer leave()
-	info, err := applyOpts(opts)
+	info, err := s.set.applyOpts(opts)
 	if err != nil {
 		return err
 	}

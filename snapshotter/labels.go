@@ -30,19 +30,18 @@ func (s *Set) labels(sn metadata.Snapshot) map[string]string {
 	return l.Labels(contentOf(sn.Link()))
 }
 
-// given returns the labels of an info without those that the backend adds: a client may give back what it was told.
-func (s *Set) given(name string, info snapshots.Info) map[string]string {
-	sn, err := s.store.Get(name, info.Name)
-	if err != nil {
-		return info.Labels // the store will say
-	}
-	more := s.labels(sn)
-	if len(more) == 0 {
-		return info.Labels
-	}
-	labels := maps.Clone(info.Labels)
-	for label := range more {
-		delete(labels, label)
+// given returns the labels that a client sets, without those that a backend adds: a client may give back what it was told,
+// of a view too, which has none, or of a snapshot that another backend has.
+func (s *Set) given(labels map[string]string) map[string]string {
+	labels = maps.Clone(labels)
+	for _, b := range s.backends {
+		l, ok := b.(Labeler)
+		if !ok {
+			continue
+		}
+		for label := range l.Labels(Content{}) {
+			delete(labels, label)
+		}
 	}
 	return labels
 }

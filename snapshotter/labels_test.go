@@ -37,11 +37,20 @@ func TestLabelsOfBackend(t *testing.T) {
 	require.NoError(t, err)
 	_, err = s.Prepare(ctx, "bare", "")
 	require.NoError(t, err)
-	_, err = s.Prepare(ctx, "key", "", snapshots.WithLabels(map[string]string{"a": "b"}))
+	given := snapshots.WithLabels(map[string]string{"a": "b", tLabel: "elsewhere"})
+	_, err = s.Prepare(ctx, "key", "", given)
 	require.NoError(t, err)
-	require.NoError(t, s.Commit(ctx, "layer", "key", snapshots.WithLabels(map[string]string{"a": "b"})))
-	_, err = s.View(ctx, "view", "layer")
+	checkStored := func(key string) {
+		stored, err := store.Get("lamina", key)
+		require.NoError(t, err)
+		require.Equal(t, map[string]string{"a": "b"}, stored.Labels, "what the backend adds is not stored with %s", key)
+	}
+	checkStored("key")
+	require.NoError(t, s.Commit(ctx, "layer", "key", given))
+	checkStored("layer")
+	_, err = s.View(ctx, "view", "layer", given)
 	require.NoError(t, err)
+	checkStored("view")
 
 	labelsOf := func(key string) map[string]string {
 		info, err := s.Stat(ctx, key)
@@ -52,7 +61,10 @@ func TestLabelsOfBackend(t *testing.T) {
 	require.NotEmpty(t, where)
 	require.Equal(t, map[string]string{"a": "b", tLabel: where}, labelsOf("layer"))
 	require.Len(t, labelsOf("bare"), 1)
-	require.Empty(t, labelsOf("view"), "a view has no content")
+	require.Equal(t, map[string]string{"a": "b"}, labelsOf("view"), "a view has no content")
+	_, err = s.Update(ctx, snapshots.Info{Name: "view", Labels: map[string]string{"a": "b", tLabel: "elsewhere"}})
+	require.NoError(t, err)
+	checkStored("view")
 
 	// What was told may be given back, in whole or by its name, and what is not true is not believed.
 	info, err := s.Stat(ctx, "layer")
@@ -76,6 +88,6 @@ func TestLabelsOfBackend(t *testing.T) {
 	require.NoError(t, s.Walk(ctx, walk))
 	require.Equal(t, map[string]string{"bare": labelsOf("bare")[tLabel], "layer": where, "view": ""}, seen)
 	clear(seen)
-	require.NoError(t, s.Walk(ctx, walk, `labels."`+tLabel+`"==`+where))
+	require.NoError(t, s.Walk(ctx, walk, `labels."`+tLabel+`"==`+where, `labels."`+tLabel+`"==elsewhere`))
 	require.Empty(t, seen, "filters see what is stored")
 }

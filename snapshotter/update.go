@@ -21,7 +21,7 @@ func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpath
 		return snapshots.Info{}, fail("update", info.Name, err)
 	}
 	defer leave()
-	info.Labels = s.set.given(s.name, info)
+	info.Labels = s.set.given(info.Labels)
 	sn, err := s.update(ctx, info, fieldpaths)
 	if err != nil {
 		return snapshots.Info{}, fail("update", info.Name, err)

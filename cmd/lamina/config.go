@@ -120,6 +120,9 @@ func writeContainerd(ctx context.Context, w io.Writer, s settings, version int) 
 			Exports:      map[string]string{"root": s.ContentRoot(name)},
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		return err // what was cut short is missing without cause
+	}
 	head := howToUse
 	if version == 2 {
 		head += howOldReads + howOldLacks

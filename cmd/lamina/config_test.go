@@ -2,6 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -48,10 +52,11 @@ func TestConfigContainerd(t *testing.T) {
     type = 'snapshot'
     address = '/run/lamina/lamina.sock'
 `
-	const exports = `
+	root := filepath.Join(t.TempDir(), "lamina")
+	exports := fmt.Sprintf(`
     [proxy_plugins.lamina.exports]
-      root = '/var/lib/lamina/union'
-`
+      root = '%s/union'
+`, root)
 	const pull = `
 # "ctr images pull" and "ctr images import" of containerd 2 unpack for the snapshotters that their service is told of.
 # To be among them, config.toml needs the following too. The first entry is what containerd does without any.
@@ -72,6 +77,7 @@ func TestConfigContainerd(t *testing.T) {
 		"# Capabilities are left out: for id maps and parallel unpacking containerd 2 is needed, and version 3 of this file.\n"
 	capabilities := "    capabilities = ['remap-ids', 'only-remap-ids', 'rebase']\n"
 	c := lamina.DefaultConfig()
+	c.Root = root
 	if _, missing := c.Capabilities(t.Context(), lamina.DefaultName); len(missing) > 0 {
 		t.Logf("this host has no %v", missing)
 		capabilities = "    capabilities = ['only-remap-ids', 'rebase']\n"
@@ -80,7 +86,7 @@ func TestConfigContainerd(t *testing.T) {
 		"2": head + old + "version = 2\n" + plugin + exports,
 		"3": head + "version = 3\n" + plugin + capabilities + exports + pull,
 	} {
-		code, stdout, stderr := tRun(t, "config", "containerd", "--config", tFile(t, ""), "--version", version)
+		code, stdout, stderr := tRun(t, "config", "containerd", "--config", tFile(t, ""), "--root", root, "--version", version)
 		if got := withoutMissing(stdout); code != exitOK || got != want {
 			t.Errorf("version %s: exit code %d, %s\n%s\nwant:\n%s", version, code, stderr, got, want)
 		}
@@ -96,6 +102,16 @@ func withoutMissing(text string) string {
 		}
 	}
 	return b.String()
+}
+
+// What has not been tried to its end is no answer.
+func TestConfigContainerdCutShort(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out strings.Builder
+	if err := writeContainerd(ctx, &out, defaultSettings(), 3); !errors.Is(err, context.Canceled) || out.Len() > 0 {
+		t.Errorf("%v, after\n%s", err, &out)
+	}
 }
 
 // What is missing is said in one line, which containerd passes over.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // ErrUntried is returned by a probe that has no answer: what it says keeps it from trying.
@@ -26,11 +27,16 @@ type Feature struct {
 	Err          error // why not; ErrUntried if that is not known
 }
 
-// Run tries one after the other. What has not answered when ctx ends is ErrUntried, as is what would come after it; the
-// probe at work then goes on alone, as a disk that hangs cannot be told to stop.
+// leaveTime is how long the probe at work has when ctx ends to take away what it has made.
+const leaveTime = 5 * time.Second
+
+// Run tries one after the other. When ctx ends the probe at work has leaveTime to end too, as its caller may end the process.
+// What has not answered then is ErrUntried, as is what would come after it; the probe goes on alone, as a disk that hangs
+// cannot be told to stop.
 func Run(ctx context.Context, probes []Probe) []Feature {
 	answers := make(chan Feature, len(probes))
 	go func() {
+		defer close(answers)
 		for _, p := range probes {
 			if ctx.Err() != nil {
 				return
@@ -57,19 +63,20 @@ func Run(ctx context.Context, probes []Probe) []Feature {
 	return all
 }
 
-// next returns the next answer, if it comes before ctx ends.
+// next returns the next answer, if there is one and it comes no later than leaveTime after ctx ends.
 func next(ctx context.Context, answers <-chan Feature) (f Feature, answered bool) {
 	select {
-	case f = <-answers:
-		return f, true
+	case f, answered = <-answers:
+		return f, answered
 	case <-ctx.Done():
 	}
-	select { // both may have been there
-	case f = <-answers:
-		return f, true
-	default:
-		return f, false
+	leave := time.NewTimer(leaveTime)
+	defer leave.Stop()
+	select {
+	case f, answered = <-answers:
+	case <-leave.C:
 	}
+	return f, answered
 }
 
 // Untried says what keeps a probe from trying.

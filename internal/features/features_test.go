@@ -4,9 +4,14 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
-func TestRun(t *testing.T) {
+func TestRun(t *testing.T) { synctest.Test(t, runCutShort) }
+
+func runCutShort(t *testing.T) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	no, hangs := errors.New("no"), make(chan struct{})
 	defer close(hangs)
@@ -30,6 +35,32 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s: %v", f.Name, f.Err)
 		}
 	}
+}
+
+// What a probe has made it takes away before Run returns.
+func TestRunLeavesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		left := false
+		got := Run(ctx, []Probe{
+			{"a", "leaves", func(ctx context.Context) (string, error) {
+				left = true
+				cancel()
+				time.Sleep(leaveTime / 2) // of the bubble: what is to be taken away takes its time
+				left = false
+				return "", Untried(ctx.Err())
+			}},
+			{"a", "never", func(context.Context) (string, error) { t.Error("tried after the end"); return "", nil }},
+		})
+		if left {
+			t.Error("something is left")
+		}
+		for _, f := range got {
+			if !errors.Is(f.Err, ErrUntried) || !errors.Is(f.Err, context.Canceled) {
+				t.Errorf("%s: %v", f.Name, f.Err)
+			}
+		}
+	})
 }
 
 func TestRunToTheEnd(t *testing.T) {
