@@ -208,6 +208,8 @@ func (t *translation) fromOverlay(fd int, name string, st *unix.Stat_t) (descend
 
 func (t *translation) mountPoint() error { return unix.EBUSY }
 
+func (*translation) op() string { return "translate" }
+
 // leave translates the marks of a directory when all in it has been.
 func (t *translation) leave(parent int, name string) (err error) {
 	l := t.levels[len(t.levels)-1]
