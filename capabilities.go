@@ -37,7 +37,7 @@ func (c Config) Capabilities(ctx context.Context, name string) (has []string, mi
 	has = append(has, CapabilityOnlyRemapIDs)
 	union := c.Union
 	union.Root = c.ContentRoot(name)
-	if c.Snapshotters[name].Backend == BackendUnion && union.CanRebase() {
+	if c.Snapshotters[name].Backend == BackendUnion && overlayaufs.ProbeRebase(ctx, union) == nil {
 		has = append(has, snapshots.RebaseCap)
 	}
 	return has, missing

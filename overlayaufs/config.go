@@ -50,7 +50,8 @@ type Config struct {
 	Metacopy string `toml:"metacopy"`
 
 	// Volatile is "auto", "on" or "off", in TOML also true or false: whether the writable layers of containers ignore fsync;
-	// those into which an image is unpacked never do. Auto is off. With on, a container that was running when the power went cannot be started again.
+	// those into which an image is unpacked never do. Auto is off. With on, a container that was mounted so cannot be started again after the
+	// machine was started anew, not even one that was stopped in order before a shutdown in order; nor after writes failed.
 	Volatile Switch `toml:"volatile"`
 
 	// UpperdirLabel has each snapshot shown with the label containerd.io/snapshot/overlay.upperdir, the directory of what it

@@ -128,6 +128,31 @@ func (c Config) whyNoRebase() error {
 		"or the layers in %s are written otherwise", c.Root)
 }
 
+// ProbeRebase returns why layers cannot be unpacked side by side in cfg.Root, or nil: see CanRebase. Where the kernel has not
+// loaded overlayfs yet it tries to mount it, as Probes does, which takes root: with aufs alone a new root is written in its form.
+func ProbeRebase(ctx context.Context, cfg Config) error {
+	if cfg.Driver == driverAufs {
+		return errors.New("containerd writes deletions for overlayfs alone, and union.driver is aufs")
+	}
+	listed, err := os.ReadFile(filesystemsFile)
+	if err != nil {
+		return err
+	}
+	return cfg.probeRebase(listed, func() error {
+		return tryBeside(ctx, cfg.Root, func(ctx context.Context, p *prober) error { return p.has(ctx, cfg, feature{}) })
+	})
+}
+
+// filesystemsFile has the file systems that the kernel has, one a line.
+const filesystemsFile = "/proc/filesystems"
+
+func (c Config) probeRebase(listed []byte, mounts func() error) error {
+	if err := c.whyNoRebase(); err != nil || slices.Contains(strings.Fields(string(listed)), driverOverlay) {
+		return err
+	}
+	return explainOverlay(c.Root, mounts())
+}
+
 // tryAufsBeside returns how aufs mounts here, or the error of a Probe.
 func tryAufsBeside(ctx context.Context, cfg Config) (*aufs, error) {
 	found := &aufs{}

@@ -14,6 +14,31 @@ import (
 	"github.com/lamina-snapshotter/lamina/internal/features"
 )
 
+// What a new root would be written for where there is aufs and no overlayfs, containerd cannot unpack side by side.
+func TestProbeRebase(t *testing.T) {
+	cfg := Config{Root: filepath.Join(t.TempDir(), "new"), Driver: auto}
+	none := errors.New("none")
+	for _, tc := range []struct {
+		listed      string
+		trial, want error
+	}{
+		{"nodev\toverlay\n\text4\n", none, nil},
+		{"nodev\taufs\n\text4\n", none, none},
+		{"nodev\taufs\n\text4\n", nil, nil}, // the module was not loaded yet
+	} {
+		if err := cfg.probeRebase([]byte(tc.listed), func() error { return tc.trial }); !errors.Is(err, tc.want) {
+			t.Errorf("%q, %v: %v", tc.listed, tc.trial, err)
+		}
+	}
+	cfg.Driver = driverAufs
+	if err := ProbeRebase(t.Context(), cfg); err == nil {
+		t.Error("claimed for aufs")
+	}
+	if _, err := os.Lstat(cfg.Root); err == nil {
+		t.Error("the root was made")
+	}
+}
+
 // tFeatures tries everything, and returns the answers by driver and name.
 func tFeatures(t *testing.T, cfg Config) map[string]features.Feature {
 	t.Helper()

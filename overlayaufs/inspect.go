@@ -17,6 +17,7 @@ type inspection struct {
 	manner
 	ctx   context.Context //nolint:containedctx // as in a translation
 	below *stack
+	tell  tell
 
 	fixed   []bool // of each directory that the walk is in: chattr keeps it from being changed
 	list    []byte
@@ -29,11 +30,11 @@ type inspection struct {
 const maxRefused = 10
 
 // inspect returns why the layer in the directory name of the directory top cannot be translated.
-func inspect(ctx context.Context, top int, name string, how manner, below *stack) (counts Counts, refused []error, err error) {
+func inspect(ctx context.Context, top int, name string, how manner, below *stack, tell tell) (counts Counts, refused []error, err error) {
 	if there, err := isThere(top, name); !there {
 		return Counts{}, nil, err
 	}
-	i := &inspection{ctx: ctx, manner: how, below: below, list: make([]byte, maxAttrList)}
+	i := &inspection{ctx: ctx, manner: how, below: below, tell: tell, list: make([]byte, maxAttrList)}
 	i.walk = newWalk(top, i)
 	err = i.run(ctx, name)
 	return i.counts, i.refused, err
@@ -48,6 +49,7 @@ func (i *inspection) refuse(name string, why error) {
 
 func (i *inspection) dir(*unix.Stat_t) {
 	i.counts.Entries++
+	i.tell(i.counts)
 	i.fixed = append(i.fixed, false)
 	i.failed = errors.Join(i.failed, i.own(i.last()), i.look(i.last()))
 }

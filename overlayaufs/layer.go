@@ -225,6 +225,8 @@ type remover struct{}
 
 func (remover) dir(*unix.Stat_t) {}
 
+func (remover) op() string { return "remove" }
+
 func (remover) entry(fd int, name string, typ uint8) (descend bool, err error) {
 	if typ == unix.DT_DIR {
 		return true, nil

@@ -33,7 +33,7 @@ type Migration struct {
 	Layers   []Layer // all that have a record in the store, in any order
 	DryRun   bool    // only look
 
-	// Progress is called after each layer, if it is set.
+	// Progress is called after each directory and each layer, if it is set: it must be quick.
 	Progress func(Progress)
 }
 
@@ -49,7 +49,7 @@ type Layer struct {
 type Progress struct {
 	Looking      bool // for what cannot be translated, before anything is
 	Layers, Done int
-	Counts       Counts // of those that are done
+	Counts       Counts // of those that are done, and of the one that is not
 }
 
 // Outcome is what a migration has done, or, as a dry run, would do.
@@ -226,8 +226,8 @@ func (g *migration) below(fd int, l Layer) *stack {
 // inspect looks at all layers before anything is changed.
 func (g *migration) inspect(ctx context.Context) (counts Counts, err error) {
 	var refused []error
-	err = g.each(true, func(fd int, l Layer, name string) (Counts, error) {
-		c, why, err := inspect(ctx, fd, name, g.manner, g.below(fd, l))
+	err = g.each(true, func(fd int, l Layer, name string, tell tell) (Counts, error) {
+		c, why, err := inspect(ctx, fd, name, g.manner, g.below(fd, l), tell.after(counts))
 		for _, w := range why {
 			refused = append(refused, fmt.Errorf("%s (%s): %w", g.path(l.ID, fsName), l.Name, w))
 		}
@@ -245,11 +245,11 @@ func (g *migration) inspect(ctx context.Context) (counts Counts, err error) {
 // The marks of a layer may take more inodes in the other form, and must not meet the limits of a container: xfs holds root to them.
 // So these are lifted before its first mark, whatever is cut short is translated without them, and the next start sets them again.
 func (g *migration) translate(ctx context.Context) (counts Counts, err error) {
-	err = g.each(false, func(fd int, l Layer, name string) (Counts, error) {
+	err = g.each(false, func(fd int, l Layer, name string, tell tell) (Counts, error) {
 		if err := g.bound(l.Project, quota.Limits{}); err != nil {
 			return counts, err
 		}
-		c, err := translate(ctx, fd, name, g.manner, g.below(fd, l))
+		c, err := translate(ctx, fd, name, g.manner, g.below(fd, l), tell.after(counts))
 		counts.add(c)
 		if err == nil && g.to == formAufs {
 			err = removeIndex(ctx, fd, l)
@@ -265,20 +265,35 @@ func removeIndex(ctx context.Context, fd int, l Layer) error {
 	return removeTree(ctx, fd, filepath.Join(strconv.FormatUint(l.ID, 10), workName, "index"))
 }
 
-// each calls fn with each layer and where it lies in the open root, and tells of the progress. fn returns the counts up to now.
-func (g *migration) each(looking bool, fn func(fd int, l Layer, name string) (Counts, error)) error {
+// A tell tells how much is done.
+type tell func(Counts)
+
+// after tells of what is done after c.
+func (t tell) after(c Counts) tell {
+	return func(more Counts) {
+		more.add(c)
+		t(more)
+	}
+}
+
+// each calls fn with each layer, where it lies in the open root, and what tells of the progress in it. fn returns the counts up
+// to now.
+func (g *migration) each(looking bool, fn func(fd int, l Layer, name string, tell tell) (Counts, error)) error {
+	show := func(done int, counts Counts) {
+		if g.Progress != nil {
+			g.Progress(Progress{Looking: looking, Layers: len(g.Layers), Done: done, Counts: counts})
+		}
+	}
 	for i, l := range g.Layers {
 		var counts Counts
 		err := g.onRoot("migrate", func(fd int) (err error) {
-			counts, err = fn(fd, l, filepath.Join(strconv.FormatUint(l.ID, 10), fsName))
+			counts, err = fn(fd, l, filepath.Join(strconv.FormatUint(l.ID, 10), fsName), func(c Counts) { show(i, c) })
 			return err
 		})
 		if err != nil {
 			return fmt.Errorf("layer %s (%s): %w", g.path(l.ID), l.Name, err)
 		}
-		if g.Progress != nil {
-			g.Progress(Progress{Looking: looking, Layers: len(g.Layers), Done: i + 1, Counts: counts})
-		}
+		show(i+1, counts)
 	}
 	return nil
 }

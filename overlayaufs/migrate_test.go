@@ -64,7 +64,14 @@ func TestMigrate(t *testing.T) {
 	there, back := there, back
 	there.Layers, back.Layers = layers, slices.Clone(layers)
 	var told []Progress
-	there.Progress = func(p Progress) { told = append(told, p) }
+	within := map[bool][]int{} // whether it is looked for, what was counted within layers
+	there.Progress = func(p Progress) {
+		if n := len(told); p.Done == 0 || n > 0 && told[n-1].Done == p.Done && told[n-1].Looking == p.Looking {
+			within[p.Looking] = append(within[p.Looking], p.Counts.Entries)
+			return
+		}
+		told = append(told, p)
+	}
 
 	dry := there
 	dry.DryRun = true
@@ -75,10 +82,15 @@ func TestMigrate(t *testing.T) {
 	if got := view(t, formAufs, tBranches(root)); !slices.Equal(got, want) {
 		t.Errorf("a dry run has done\n%v, and it was\n%v", got, want)
 	}
-	told = nil
+	told, within = nil, map[bool][]int{}
 	done, err := Migrate(t.Context(), Config{Root: root}, there)
 	if err != nil || done.Counts != looked.Counts || done.Resumed || len(told) != 6 || told[5].Done != 3 || told[5].Layers != 3 {
 		t.Fatalf("%+v, %v, told %+v", done, err, told)
+	}
+	for _, looking := range []bool{true, false} {
+		if n := within[looking]; len(n) < 9 || !slices.IsSorted(n) || n[len(n)-1] > done.Counts.Entries {
+			t.Errorf("looking %t: told of %v, in all %d", looking, n, done.Counts.Entries)
+		}
 	}
 	if got := view(t, formOverlay, tBranches(root)); !slices.Equal(got, want) {
 		t.Errorf("shows\n%v, and did\n%v", got, want)

@@ -32,6 +32,7 @@ type translation struct {
 	ctx   context.Context //nolint:containedctx // that of the walk, which a visitor does not get
 	below *stack
 	marks *markMaker
+	tell  tell
 
 	levels []level // one for each frame of the walk
 	list   []byte  // for names of attributes
@@ -79,11 +80,11 @@ func (c *Counts) add(o Counts) {
 
 // translate translates what is in the directory name in the directory top. A layer that has none is no error: a power cut takes
 // an active one that nobody synced (see Backend.make), and what is missing has no marks.
-func translate(ctx context.Context, top int, name string, how manner, below *stack) (Counts, error) {
+func translate(ctx context.Context, top int, name string, how manner, below *stack, tell tell) (Counts, error) {
 	if there, err := isThere(top, name); !there {
 		return Counts{}, err
 	}
-	t := &translation{ctx: ctx, manner: how, below: below, marks: newMarkMaker(how.to), list: make([]byte, maxAttrList)}
+	t := &translation{ctx: ctx, manner: how, below: below, marks: newMarkMaker(how.to), tell: tell, list: make([]byte, maxAttrList)}
 	t.walk = newWalk(top, t)
 	err := t.run(ctx, name)
 	return t.counts, errors.Join(err, t.marks.close())
@@ -116,6 +117,7 @@ func (t *translation) dir(st *unix.Stat_t) {
 	}
 	t.failed = errors.Join(t.failed, err)
 	t.counts.Entries++
+	t.tell(t.counts)
 	t.levels = append(t.levels, l)
 }
 
@@ -207,6 +209,8 @@ func (t *translation) fromOverlay(fd int, name string, st *unix.Stat_t) (descend
 }
 
 func (t *translation) mountPoint() error { return unix.EBUSY }
+
+func (*translation) op() string { return "translate" }
 
 // leave translates the marks of a directory when all in it has been.
 func (t *translation) leave(parent int, name string) (err error) {

@@ -125,12 +125,12 @@ func (x tree) translate(from, to form) (total Counts) {
 	how := manner{from: from, to: to, attrs: trustedPrefix}
 	var looked Counts
 	x.each(how, func(fd int, name string, below *stack) error {
-		c, refused, err := inspect(x.t.Context(), fd, name, how, below)
+		c, refused, err := inspect(x.t.Context(), fd, name, how, below, func(Counts) {})
 		looked.add(c)
 		return errors.Join(append(refused, err)...)
 	})
 	x.each(how, func(fd int, name string, below *stack) error {
-		c, err := translate(x.t.Context(), fd, name, how, below)
+		c, err := translate(x.t.Context(), fd, name, how, below, func(Counts) {})
 		total.add(c)
 		return err
 	})
@@ -298,7 +298,7 @@ func translateRandom(t *testing.T, from, to form, next func(n int) int) bool {
 	again := tLayers(t, x)
 	how := manner{from: from, to: to, attrs: trustedPrefix}
 	x.each(how, func(fd int, name string, below *stack) error {
-		_, err := translate(t.Context(), fd, name, how, below)
+		_, err := translate(t.Context(), fd, name, how, below, func(Counts) {})
 		return err
 	})
 	if got := tLayers(t, x); got != again {

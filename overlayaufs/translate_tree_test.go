@@ -214,7 +214,7 @@ func TestInspectRefuses(t *testing.T) {
 			how.to = formOverlay
 		}
 		x.each(how, func(fd int, name string, below *stack) error {
-			_, refused, err := inspect(t.Context(), fd, name, how, below)
+			_, refused, err := inspect(t.Context(), fd, name, how, below, func(Counts) {})
 			if strings.HasPrefix(name, "2/") {
 				return err
 			}
@@ -253,7 +253,7 @@ func TestInspectRefusesFixed(t *testing.T) {
 	}
 	how := manner{from: formAufs, to: formOverlay, attrs: trustedPrefix}
 	x.each(how, func(fd int, name string, below *stack) error {
-		_, refused, err := inspect(t.Context(), fd, name, how, below)
+		_, refused, err := inspect(t.Context(), fd, name, how, below, func(Counts) {})
 		if got := errors.Join(refused...); len(refused) != 1 || !strings.Contains(fmt.Sprint(got), `"/dir": `) || !errors.Is(got, errFixed) {
 			t.Error(got)
 		}

@@ -52,7 +52,8 @@ func isLoose(labels map[string]string) bool {
 // overlayfs alone, as trusted attributes and devices 0:0, and not in a user namespace, where it may make neither
 // (core/diff/apply/apply_linux.go).
 //
-// What is in the root already decides too; its Open refuses what the settings then say wrongly.
+// What is in the root already decides too; its Open refuses what the settings then say wrongly. That overlayfs is there at all is for
+// [ProbeRebase] to find out.
 func (c Config) CanRebase() bool {
 	if userns.RunningInUserNS() || c.UserXattr == on || c.Driver == formAufs.String() {
 		return false

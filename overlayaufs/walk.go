@@ -29,6 +29,9 @@ type visitor interface {
 	leave(parent int, name string) error
 }
 
+// A namer is a visitor that says what it does when it leaves a directory, for errors.
+type namer interface{ op() string }
+
 // A walk goes through a tree, each directory before what is in it. It uses descriptors and single names only: no path
 // gets too long, no symbolic link is followed, and a directory moved away meanwhile does not lead it elsewhere. It
 // keeps its own stack, so depth costs memory, but neither goroutine stack nor descriptors.
@@ -161,7 +164,11 @@ func (w *walk) pop() error {
 	if err := w.reopen(); err != nil || len(w.stack) < depth {
 		return err
 	}
-	return w.wrap("remove", name, w.leave(w.last(), name))
+	op := "leave"
+	if v, ok := w.visitor.(namer); ok {
+		op = v.op()
+	}
+	return w.wrap(op, name, w.leave(w.last(), name))
 }
 
 // path returns the names of the directories that the walk is in, the top one included.

@@ -159,3 +159,26 @@ func FuzzNextDirent(f *testing.F) {
 		}
 	})
 }
+
+// leaver fails to leave a directory.
+type leaver struct{ opaqueFinder }
+
+func (*leaver) entry(int, string, uint8) (bool, error) { return false, nil }
+func (*leaver) leave(int, string) error                { return unix.EIO }
+
+// An error says what the walk is for.
+func TestWalkNamesTheOperation(t *testing.T) {
+	dir := t.TempDir()
+	tWrite(t, filepath.Join(dir, "in", "file"), "")
+	for op, v := range map[string]visitor{"leave": &leaver{}, "remove": &failingRemover{}} {
+		err := onDir(dir, func(fd int) error { return walkTree(t.Context(), fd, "in", v) })
+		if pathErr, ok := errors.AsType[*os.PathError](err); !ok || pathErr.Op != op {
+			t.Errorf("%v, want %s", err, op)
+		}
+	}
+}
+
+// failingRemover passes over the file that keeps the directory from being removed.
+type failingRemover struct{ remover }
+
+func (failingRemover) entry(int, string, uint8) (bool, error) { return false, nil }
