@@ -45,6 +45,7 @@ func (b *Backend) Mounts(
 		return nil, err
 	}
 	if writable {
+		b.tolerate(ctx, chain[0], labels)
 		if err := b.restore(ctx, chain, labels); err != nil {
 			return nil, err
 		}

@@ -44,6 +44,10 @@ type projects struct {
 	strict  bool
 	maxSize uint64    // of containers without a label, in bytes; 0 for no limit
 	said    sync.Once // that there are no limits
+
+	// tolerated has the limits that contents which are there already ask for and go without, by content, with strict: what is not
+	// in it is new, as the start calls Mounts for all that there are.
+	tolerated sync.Map
 }
 
 // findProjects finds out what the file system does with projects, and refuses one that does not do what must be.
@@ -238,26 +242,56 @@ func (b *Backend) correctLimits(chain []Content, labels map[string]string) error
 }
 
 // limitsFor returns the limits that labels ask for a content, or none where they cannot be had: that is an error with
-// union.quota = "strict", and a warning otherwise, once.
+// union.quota = "strict", unless it went without them before, and a warning otherwise, once.
 func (b *Backend) limitsFor(ctx context.Context, c Content, labels map[string]string) (quota.Limits, error) {
 	limits, err := b.limitsOf(labels)
-	if err != nil || limits == (quota.Limits{}) {
+	if err != nil {
 		return limits, err
 	}
-	missing := b.projects.missing
-	if missing == "" && c.Project == 0 {
-		missing = "it was made before its file system had project quotas: make it anew"
+	if limits == (quota.Limits{}) {
+		b.projects.tolerated.Delete(c.ID)
+		return limits, nil
 	}
+	missing := b.missingFor(c)
 	if missing == "" {
 		return limits, nil
 	}
-	if b.projects.strict {
+	if was, ok := b.projects.tolerated.Load(c.ID); b.projects.strict && (!ok || was != limits) {
 		return quota.Limits{}, fmt.Errorf("a limit is asked for and cannot be kept: %s: %w", missing, errdefs.ErrFailedPrecondition)
 	}
-	b.projects.said.Do(func() {
-		log.G(ctx).Warnf("limits of snapshots are asked for and not kept: %s", missing)
-	})
+	b.sayMissing(ctx, missing)
 	return quota.Limits{}, nil
+}
+
+// missingFor says what a content lacks to be bounded; "" if it lacks nothing.
+func (b *Backend) missingFor(c Content) string {
+	if b.projects.missing == "" && c.Project == 0 {
+		return "it was made before its file system had project quotas: make it anew"
+	}
+	return b.projects.missing
+}
+
+// tolerate notes that a content which has been made goes without the limits of its labels, if they cannot be had: it can be started
+// all the same, and its other labels changed.
+func (b *Backend) tolerate(ctx context.Context, c Content, labels map[string]string) {
+	limits, err := b.limitsOf(labels)
+	if missing := b.missingFor(c); err == nil && limits != (quota.Limits{}) && missing != "" {
+		if b.projects.strict { // then there are no new ones, so that it does not grow
+			b.projects.tolerated.Store(c.ID, limits)
+		}
+		b.sayMissing(ctx, missing)
+	}
+}
+
+// sayMissing logs that limits are not kept, as an error where they must be.
+func (b *Backend) sayMissing(ctx context.Context, missing string) {
+	b.projects.said.Do(func() {
+		level := log.WarnLevel
+		if b.projects.strict {
+			level = log.ErrorLevel
+		}
+		log.G(ctx).Logf(level, "limits of snapshots are asked for and not kept: %s", missing)
+	})
 }
 
 // limitsOf returns the limits that labels ask for. A snapshot that an image is unpacked into has no limit by default.

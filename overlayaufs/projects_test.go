@@ -1,6 +1,7 @@
 package overlayaufs
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"strings"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/overlayaufs/internal/quota"
@@ -107,5 +110,39 @@ func TestReleaseUnknownProject(t *testing.T) {
 	}
 	if project, err := b.release(Content{ID: maxID}); project != 0 || err != nil {
 		t.Error(project, err)
+	}
+}
+
+// A container that lost its limits, as after a mount without the option for quotas, goes on in strict mode too, which says so once:
+// it is started, also when a power cut took its directory, and labels that have nothing to do with limits can be changed.
+func TestStrictTolerates(t *testing.T) {
+	var said bytes.Buffer
+	logger := logrus.New()
+	logger.SetOutput(&said)
+	ctx := log.WithLogger(t.Context(), logrus.NewEntry(logger))
+	b := tUnprobed(t, Config{Quota: quotaStrict})
+	b.projects.missing, b.projects.strict = "there are none", true
+	asked, other := map[string]string{LabelMaxInodes: "7"}, map[string]string{LabelMaxInodes: "8"}
+	resize := func(labels map[string]string, refused bool) {
+		t.Helper()
+		if _, err := b.Resize(ctx, Content{ID: 1}, nil, labels); errors.Is(err, errdefs.ErrFailedPrecondition) != refused || (err != nil) != refused {
+			t.Error(err)
+		}
+	}
+	resize(asked, true)
+	for range 2 { // the directory is there, or is lost
+		if _, err := b.Mounts(ctx, tChain(1), true, asked); err != nil {
+			t.Fatal(err)
+		}
+		resize(asked, false)
+		resize(other, true)
+		if err := os.RemoveAll(b.path(1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resize(nil, false)
+	resize(asked, true)
+	if text := said.String(); strings.Count(text, "level=error") != 1 || !strings.Contains(text, "not kept: there are none") {
+		t.Error(text)
 	}
 }

@@ -1,10 +1,13 @@
 package quota
 
 import (
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -19,11 +22,25 @@ func tOpen(t *testing.T, dir string) int {
 	return int(d.Fd())
 }
 
-// TestKernel counts and bounds a project in both ways that a kernel may be asked. The temporary directory of the guest is on an
-// ext4 file system with project quotas.
+// tDisk returns where a new ext4 is mounted that has these features.
+func tDisk(t *testing.T, features, options string) string {
+	t.Helper()
+	dir := t.TempDir()
+	image, mnt := filepath.Join(dir, "disk"), filepath.Join(dir, "m")
+	require.NoError(t, errors.Join(os.Mkdir(mnt, 0o700), os.WriteFile(image, nil, 0o600), os.Truncate(image, 64<<20)))
+	out, err := exec.Command("mkfs.ext4", "-q", "-b", "4096", "-O", features, image).CombinedOutput()
+	require.NoError(t, err, string(out))
+	disk := mount.Mount{Type: "ext4", Source: image, Options: []string{"loop", options}}
+	require.NoError(t, disk.Mount(mnt))
+	t.Cleanup(func() { require.NoError(t, mount.UnmountAll(mnt, 0)) })
+	return mnt
+}
+
+// TestKernel counts and bounds a project in both ways that a kernel may be asked.
 func TestKernel(t *testing.T) {
 	guest.Require(t)
-	dir := t.TempDir()
+	dir := filepath.Join(tDisk(t, "quota,project", "prjquota"), "dir")
+	require.NoError(t, os.Mkdir(dir, 0o700))
 	fd := tOpen(t, dir)
 	newer, state, err := Find(fd)
 	require.NoError(t, err)
@@ -59,7 +76,7 @@ func TestKernel(t *testing.T) {
 // TestNoQuotas asks file systems that have none.
 func TestNoQuotas(t *testing.T) {
 	guest.Require(t)
-	for _, dir := range []string{"/dev/shm", "/proc", "/"} {
+	for _, dir := range []string{"/dev/shm", "/proc", tDisk(t, "^quota", "rw")} {
 		fd := tOpen(t, dir)
 		_, state, err := Find(fd)
 		require.NoError(t, err, dir)
