@@ -22,6 +22,5 @@
 // # When not to use it
 //
 // A file system without d_type, or one that overlayfs refuses as the upper layer (overlayfs itself, NFS), cannot hold
-// such a place. Where the file system has no project quotas, a
-// content can be of any size, and its usage takes a walk.
+// such a place. Where the file system has no project quotas, a content can be of any size, and its usage takes a walk.
 package overlayaufs
