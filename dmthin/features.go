@@ -27,6 +27,9 @@ func Probes(c Config) []features.Probe {
 			return detail, answer(try(ctx))
 		}}
 	}
+	no := func(name, why string) features.Probe {
+		return probe(name, "", func(context.Context) error { return errors.New(why) })
+	}
 	volumes := func(context.Context) error { return features.AsOf("mount", answer(c.haveAll())) }
 	return []features.Probe{
 		probe("mount", c.FS+" volumes", func(context.Context) error { return c.haveAll() }),
@@ -37,7 +40,9 @@ func Probes(c Config) []features.Probe {
 			}
 			return ProbeIDMap(ctx, c)
 		}),
+		no("parallel unpack", "a volume is a whole tree: it cannot be made before what is below it"),
 		probe("size limit", "the size of the volume", volumes),
+		no("inode limit", "a volume has the inodes of its file system, which go with its size"),
 		probe("usage in constant time", "from the pool", volumes),
 		{Driver: driver, Name: "device mapper", Try: versionOf((*dm.Control).Version)},
 		{Driver: driver, Name: "thin-pool target", Try: versionOf(thinPoolVersion)},

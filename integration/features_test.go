@@ -11,6 +11,9 @@ import (
 	"github.com/lamina-snapshotter/lamina/overlayaufs"
 )
 
+// neverThere is what a driver cannot do on any host.
+var neverThere = []string{"aufs id maps", "aufs parallel unpack", "thin parallel unpack", "thin inode limit"}
+
 // TestThinFeatures asks for everything where everything is there: a kernel with
 // device mapper and a root with project quotas. What is said of aufs is what a
 // start with it would meet.
@@ -31,11 +34,8 @@ func TestThinFeatures(t *testing.T) {
 		var drivers []string
 		for _, f := range found {
 			t.Logf("%s %s: %s %v", f.Driver, f.Name, f.Detail, f.Err)
-			if f.Driver != "aufs" || aufs == nil {
-				require.NoError(t, f.Err, "%s %s", f.Driver, f.Name)
-			} else {
-				require.Error(t, f.Err, "%s %s", f.Driver, f.Name)
-			}
+			never := slices.Contains(neverThere, f.Driver+" "+f.Name)
+			require.Equal(t, never || f.Driver == "aufs" && aufs != nil, f.Err != nil, "%s %s", f.Driver, f.Name)
 			drivers = append(drivers, f.Driver)
 		}
 		require.Equal(t, []string{"overlay", "aufs", "thin"}, slices.Compact(drivers))

@@ -27,8 +27,9 @@ const (
 
 	rootlessTimeout = 8 * time.Minute // some 20 s on a machine that has nothing else to do
 
-	// rootlessSkip is what takes idmapped mounts, which only root of the host makes.
-	rootlessSkip = "TestBusy/with_a_map"
+	// rootlessSkip is what takes idmapped mounts, which only root of the host makes, and the longest case of a suite in one
+	// of the two ways that it runs.
+	rootlessSkip = "TestBusy/with_a_map|TestConformanceThroughSocket/128LayersMount"
 )
 
 // isRootless reports whether this process is one that enterRootless started.

@@ -16,11 +16,11 @@
 //
 // # Locks
 //
-// The one inside flusher is held for a few assignments. The caller keeps Make, Freeze and Delete
+// Those inside flusher and walks are held for a few assignments, and neither under the other. The caller keeps Make, Freeze and Delete
 // from working on one content at once.
 //
 // # When not to use it
 //
 // A file system without d_type, or one that overlayfs refuses as the upper layer (overlayfs itself, NFS), cannot hold
-// such a place. There is no limit to the size of a content.
+// such a place. Where the file system has no project quotas, a content can be of any size, and its usage takes a walk.
 package overlayaufs

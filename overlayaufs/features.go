@@ -45,7 +45,7 @@ func overlayProbes(cfg Config) []features.Probe {
 		}},
 		overlay("layers", fmt.Sprintf("%d below a writable one", maxLower), mounts),
 		{Driver: driverOverlay, Name: "id maps", Try: func(ctx context.Context) (string, error) {
-			return "idmapped mounts", answer(ProbeIDMap(ctx, cfg))
+			return "idmapped mounts", answer(cfg.inTime(ctx, cfg.tryIDMap))
 		}},
 		overlay("parallel unpack", "", func(ctx context.Context, p *prober) error {
 			return cmp.Or(cfg.whyNoRebase(), mounts(ctx, p))
@@ -66,6 +66,9 @@ func aufsProbes(cfg Config) []features.Probe {
 		_, err := tryAufsBeside(ctx, cfg)
 		return features.AsOf("mount", err)
 	}
+	no := func(name string, why error) features.Probe {
+		return features.Probe{Driver: driverAufs, Name: name, Try: func(context.Context) (string, error) { return "", why }}
+	}
 	return slices.Concat([]features.Probe{
 		{Driver: driverAufs, Name: "mount", Try: func(ctx context.Context) (string, error) {
 			a, err := tryAufsBeside(ctx, cfg)
@@ -75,6 +78,8 @@ func aufsProbes(cfg Config) []features.Probe {
 			a, err := tryAufsBeside(ctx, cfg)
 			return fmt.Sprintf("%d below a writable one", a.branches-1), features.AsOf("mount", err)
 		}},
+		no("id maps", errAufsMaps),
+		no("parallel unpack", errors.New("containerd writes the deletions of a layer for overlayfs alone")),
 	}, quotaProbes(driverAufs, cfg, mounts))
 }
 

@@ -127,6 +127,29 @@ func TestFeaturesOfAufs(t *testing.T) {
 	}
 }
 
+// What is said of overlayfs is not what the setting, or the layers there are, make of it.
+func TestFeaturesOfOverlayBesideAufs(t *testing.T) {
+	tRoot(t)
+	root := t.TempDir()
+	if err := ProbeIDMap(t.Context(), Config{Root: root}); err != nil {
+		t.Fatal(err)
+	}
+	tWrite(t, filepath.Join(root, ownerName), `{"uuid":"a","start":1,"form":"aufs"}`)
+	cfg := Config{Root: root, Driver: driverAufs}
+	if err := ProbeIDMap(t.Context(), cfg); !errors.Is(err, errAufsMaps) {
+		t.Errorf("the place itself: %v", err)
+	}
+	found := tFeatures(t, cfg)
+	if err := found["overlay id maps"].Err; err != nil {
+		t.Errorf("overlay: %v", err)
+	}
+	for _, name := range []string{"id maps", "parallel unpack"} {
+		if f, there := found["aufs "+name]; !there || f.Err == nil || errors.Is(f.Err, features.ErrUntried) {
+			t.Errorf("aufs %s: %v, %v", name, there, f.Err)
+		}
+	}
+}
+
 // The probes may run beside a backend, and its place stays as it is, also if they are killed.
 func TestFeaturesBesideBackend(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "union")

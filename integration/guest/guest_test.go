@@ -2,6 +2,7 @@ package guest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -211,6 +212,21 @@ func TestNeedsGuest(t *testing.T) {
 	t.Setenv(modeVariable, "vmware")
 	if _, err := Needed(); err == nil {
 		t.Error("an unknown mode is no error")
+	}
+}
+
+// A kernel with device mapper is no place for tests of SELinux.
+func TestNeedsGuestForSELinux(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	requireGuest(t)
+	t.Setenv(modeVariable, "auto")
+	have := func(context.Context) bool { return true }
+	for _, selinux := range []bool{false, true} {
+		if got, err := needed(Options{SELinux: selinux}, have); got != selinux || err != nil {
+			t.Errorf("with SELinux %t: %v, %v", selinux, got, err)
+		}
 	}
 }
 

@@ -38,7 +38,7 @@ func Main(m *testing.M, o Options) int {
 	if !flag.Parsed() {
 		flag.Parse()
 	}
-	inGuest, err := Needed()
+	inGuest, err := needed(o, HaveDeviceMapper)
 	if err == nil && !inGuest {
 		return m.Run()
 	}
@@ -59,7 +59,11 @@ func Main(m *testing.M, o Options) int {
 // Needed reports whether tests that require device mapper are to run in a
 // guest, for a TestMain that has others too. If not they run here; those that
 // cannot run at all then skip by [Require]. The flags are parsed.
-func Needed() (bool, error) {
+func Needed() (bool, error) { return needed(Options{}, HaveDeviceMapper) }
+
+// needed is Needed for tests in a guest with these options, given what looks for device mapper here. Those with SELinux are for
+// no host that has it either: they give the kernel a policy.
+func needed(o Options, have func(context.Context) bool) (bool, error) {
 	switch mode := os.Getenv(modeVariable); mode {
 	case "native":
 		return false, nil
@@ -69,7 +73,10 @@ func Needed() (bool, error) {
 	default:
 		return false, fmt.Errorf("%s=%s: want native, uml, qemu or auto", modeVariable, mode)
 	}
-	if os.Getuid() != 0 || flagValue("test.list") != "" || HaveDeviceMapper(context.Background()) {
+	if os.Getuid() != 0 || flagValue("test.list") != "" {
+		return false, nil
+	}
+	if !o.SELinux && have(context.Background()) {
 		return false, nil
 	}
 	if err := canRun(chosen()); err != nil {

@@ -28,7 +28,22 @@ func HaveDeviceMapper(ctx context.Context) bool {
 // If LAMINA_TEST_ROOT=1 says that it must run, it fails.
 func Require(tb testing.TB) {
 	tb.Helper()
-	err := missing(tb.Context())
+	refuse(tb, missing(tb.Context()))
+}
+
+// RequireSELinux is Require for a test that needs a guest with SELinux ([Options.SELinux]).
+func RequireSELinux(tb testing.TB) {
+	tb.Helper()
+	Require(tb)
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err == nil && !bytes.Contains(cmdline, []byte(SELinuxArgument)) {
+		err = errors.New("this is no guest with SELinux")
+	}
+	refuse(tb, err)
+}
+
+func refuse(tb testing.TB, err error) {
+	tb.Helper()
 	switch {
 	case err == nil:
 	case os.Getenv(rootVariable) == "1":

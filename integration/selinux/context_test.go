@@ -23,10 +23,7 @@ const label = "system_u:object_r:container_file_t:s0:c1,c2"
 // loadPolicy gives the kernel a policy, for which there is no way back: so it must be a guest's.
 func loadPolicy(t *testing.T) {
 	t.Helper()
-	guest.Require(t)
-	if cmdline, err := os.ReadFile("/proc/cmdline"); err != nil || !strings.Contains(string(cmdline), guest.SELinuxArgument) {
-		t.Skipf("this is no guest with SELinux: %v", err)
-	}
+	guest.RequireSELinux(t)
 	const dir = "/sys/fs/selinux"
 	if err := unix.Mount("selinuxfs", dir, "selinuxfs", 0, ""); !errors.Is(err, unix.EBUSY) {
 		require.NoError(t, err)
