@@ -16,7 +16,7 @@ say = @printf '\n== %s\n'
 help:
 	@echo 'make build   bin/lamina, a static binary'
 	@echo 'make demo    install what is missing, then run a Debian container on Lamina'
-	@echo 'make test    install what is missing, then run all tests (needs root; some fifteen minutes)'
+	@echo 'make test    install what is missing, then run all tests (needs root; some twenty minutes)'
 	@echo 'make torture the crash tests with all their kills and power cuts (needs root; an hour or more)'
 	@echo 'make lint    golangci-lint, go vet and the state of go.mod, over all modules'
 	@echo 'make bench   the benchmarks, also beside those of containerd (some fifteen minutes)'
