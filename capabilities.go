@@ -37,7 +37,12 @@ func (c Config) Capabilities(ctx context.Context, name string) (has []string, mi
 	has = append(has, CapabilityOnlyRemapIDs)
 	union := c.Union
 	union.Root = c.ContentRoot(name)
-	if c.Snapshotters[name].Backend == BackendUnion && overlayaufs.ProbeRebase(ctx, union) == nil {
+	if c.Snapshotters[name].Backend != BackendUnion {
+		return has, missing
+	}
+	if err := overlayaufs.ProbeRebase(ctx, union); err != nil {
+		missing = append(missing, fmt.Errorf("%s: %w", snapshots.RebaseCap, err))
+	} else {
 		has = append(has, snapshots.RebaseCap)
 	}
 	return has, missing

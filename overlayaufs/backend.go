@@ -56,6 +56,7 @@ type Backend struct {
 	mapsIDs  atomic.Bool // has been found
 
 	restoring singleflight.Group // of contents that Mounts makes again, by id
+	claimed   sync.Map           // the ids of volatile contents that claimBoot was called for
 	hidden    sync.Once          // has been said
 	unseen    string             // what it means then, if it is not what it means to a deletion
 }

@@ -143,8 +143,10 @@ func ProbeRebase(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	return cfg.probeRebase(listed, func() error {
-		return tryBeside(ctx, cfg.Root, func(ctx context.Context, p *prober) error { return p.has(ctx, cfg, feature{}) })
+	return cfg.inTime(ctx, func(ctx context.Context) error {
+		return cfg.probeRebase(listed, func() error {
+			return tryBeside(ctx, cfg.Root, func(ctx context.Context, p *prober) error { return p.has(ctx, cfg, feature{}) })
+		})
 	})
 }
 

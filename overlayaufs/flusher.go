@@ -95,7 +95,8 @@ func removeAufsOwn(ctx context.Context, dir int) error {
 // may have passed over what the caller wrote.
 //
 // An error is for good: the kernel tells of a page that could not be written once, to whoever syncs next, and the page
-// may belong to a layer that is committed later. So no layer is committed any more until the daemon is started again.
+// may belong to a layer that is committed later. So no layer is committed any more, and no volatile one mounted again, until
+// the daemon is started again.
 type flusher struct {
 	sync   func() error
 	failed error // of the first sync that failed; run alone uses it, one at a time
@@ -144,7 +145,7 @@ func (f *flusher) run() {
 	for r := f.begin(); r != nil; r = f.begin() {
 		if f.failed == nil {
 			if r.err = f.sync(); r.err != nil {
-				f.failed = fmt.Errorf("no layer is committed since a sync failed; check the disk, then restart: %w", r.err)
+				f.failed = fmt.Errorf("a sync failed since the daemon was started; check the disk, then restart: %w", r.err)
 			}
 		} else {
 			r.err = f.failed

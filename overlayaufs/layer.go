@@ -162,6 +162,7 @@ func (b *Backend) Delete(ctx context.Context, c Content) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("delete %s: %w", b.path(c.ID), err)
 	}
+	b.claimed.Delete(c.ID)
 	project, err := b.release(c)
 	if err == nil {
 		err = b.onRoot("delete", func(fd int) error {

@@ -16,7 +16,7 @@ type markMaker struct {
 	create func(fd int, name string) error // a mark with an inode of its own, unless it is there
 
 	source  int // descriptor of the mark that others are links to
-	sources int // how many there were; a file can have so many links
+	sources int // how many there were; a file can have so many links, and all in one project
 }
 
 func newMarkMaker(f form) *markMaker {
@@ -35,7 +35,7 @@ func (m *markMaker) make(fd int, name string) error {
 			return nil
 		case errors.Is(err, unix.EEXIST): // from a run that was cut short, or something else
 			return m.create(fd, name)
-		case !errors.Is(err, unix.EMLINK):
+		case !errors.Is(err, unix.EMLINK) && !errors.Is(err, unix.EXDEV): // full, or the directory is in another project
 			return err
 		}
 	}

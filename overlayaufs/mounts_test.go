@@ -193,6 +193,37 @@ func TestVolatileAfterFailedWriteBack(t *testing.T) {
 	}
 }
 
+// A start, which is the first to call, waits for no sync, and what it clears away is not forgotten.
+func TestVolatileAcrossStart(t *testing.T) {
+	b := tUnprobed(t, Config{Volatile: on, Sync: off})
+	ctx := t.Context()
+	for _, id := range []uint64{1, 2} {
+		if _, err := b.Make(ctx, Content{ID: id}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mounts := func() error {
+		_, err := b.Mounts(ctx, tChain(1, 2), true, nil)
+		return err
+	}
+	if err := mounts(); err != nil {
+		t.Fatal(err)
+	}
+	sign := filepath.Join(guardPath, "dirty")
+	tWrite(t, b.path(1, workName, sign), "")
+	b.claimed.Clear() // as in a process that was just started
+	b.written = newFlusher(func() error { return unix.EIO })
+	if err := mounts(); err != nil {
+		t.Errorf("a start: %v", err)
+	}
+	if _, err := os.Lstat(b.path(1, workName, guardPath)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the sign is there: %v", err)
+	}
+	if err := mounts(); !errors.Is(err, unix.EIO) {
+		t.Errorf("%v, want %v", err, unix.EIO)
+	}
+}
+
 // What containerd unpacks a layer into, and a bind mount, are not volatile: neither is torn by a power cut.
 func TestVolatileContainersOnly(t *testing.T) {
 	b := tUnprobed(t, Config{Volatile: on})

@@ -36,6 +36,7 @@ func (b *Backend) claimBoot(ctx context.Context, id uint64, volatile bool) error
 	if err != nil || m.boot == "" && !volatile {
 		return err
 	}
+	_, again := b.claimed.LoadOrStore(id, nil)
 	now, err := b.bootID()
 	if err != nil {
 		return err
@@ -55,7 +56,7 @@ func (b *Backend) claimBoot(ctx context.Context, id uint64, volatile bool) error
 			return err
 		}
 		return nil
-	case !m.sign:
+	case !m.torn():
 		return nil
 	}
 	if !m.mounted {
@@ -63,8 +64,14 @@ func (b *Backend) claimBoot(ctx context.Context, id uint64, volatile bool) error
 			return err
 		}
 	}
-	if err := b.checkWritten(ctx, id); err != nil {
-		return err
+	// The first call is the start's, in which many come at once: the root was opened a moment ago, and is told of nothing older.
+	if again {
+		if err := b.checkWritten(ctx, id); err != nil {
+			return err
+		}
+	}
+	if !m.sign {
+		return nil
 	}
 	return b.onRoot("remove volatile guard", func(fd int) error {
 		return removeTree(ctx, fd, fmt.Sprintf("%d/%s/%s", id, workName, guardPath))

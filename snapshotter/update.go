@@ -63,14 +63,14 @@ func (s *Snapshotter) update(ctx context.Context, info snapshots.Info, fieldpath
 }
 
 // asRecorded gives the content of an active snapshot, whose lock the caller has, the limits of its record, after an operation
-// that has changed them and failed. It does nothing if the snapshot is not active any more: then it has not failed.
+// that has changed them and failed. It does nothing if the snapshot is not active any more: then it has not failed. Only projects
+// have limits that are not a size.
 func (s *Snapshotter) asRecorded(ctx context.Context, sn metadata.Snapshot) error {
+	if sn.Placement.Project == 0 {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockWait)
 	defer cancel()
-	b, _, err := s.chainOf(sn.ID)
-	if _, ok := b.(Resizer); !ok || err != nil {
-		return err
-	}
 	now, chain, err := s.set.store.ChainOf(sn.ID)
 	if err != nil || now.Kind != snapshots.KindActive {
 		return err

@@ -193,6 +193,10 @@ type unbounded struct {
 	limits map[string]string
 }
 
+func (u *unbounded) Projects() (first, last uint32) { return 1, 9 }
+
+func (u *unbounded) ProjectTaken(uint32) (bool, error) { return false, nil }
+
 func (u *unbounded) Resize(_ context.Context, _ snapshotter.Content, _ []snapshotter.Content, labels map[string]string) (uint64, error) {
 	u.limits = labels
 	return 0, nil
