@@ -59,7 +59,7 @@ func runTests(m *testing.M) (code int, err error) {
 }
 
 // alone are the tests that take long, the longest first. Each has a guest of its own, and two guests run at once, as each
-// uses one processor only. All other tests for thin share one.
+// uses one processor only. All other tests for thin share one, and so do those of quotas; they come first, as they take longer still.
 var alone = []string{
 	"TestThinFailpoints", "TestThinConformance", "TestThinLife", "TestThinKilledDaemon", "TestThinPowerCut", "TestQuotaConformance",
 }
@@ -112,13 +112,18 @@ func grouped(thin []string) (groups [][]string) {
 	if flagValue("test.bench") != "" {
 		return [][]string{thin}
 	}
+	quota := func(name string) bool { return strings.HasPrefix(name, "TestQuota") }
+	rest := without(thin, alone)
+	quotas := slices.DeleteFunc(slices.Clone(rest), func(name string) bool { return !quota(name) })
+	for _, group := range [][]string{slices.DeleteFunc(rest, quota), quotas} {
+		if len(group) > 0 {
+			groups = append(groups, group)
+		}
+	}
 	for _, name := range alone {
 		if slices.Contains(thin, name) {
 			groups = append(groups, []string{name})
 		}
-	}
-	if rest := without(thin, alone); len(rest) > 0 {
-		groups = append(groups, rest)
 	}
 	return groups
 }
