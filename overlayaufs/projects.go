@@ -212,11 +212,8 @@ func (b *Backend) Resize(ctx context.Context, c Content, _ []Content, labels map
 		return 0, fmt.Errorf("resize %s: %w", b.path(c.ID), err)
 	}
 	limits, err := b.limitsFor(ctx, c, labels)
-	if err == nil && c.Project != 0 && b.projects.Counted {
-		var count quota.Count
-		if count, err = b.count(c.Project); err == nil {
-			err = b.bound(c.Project, withRoom(limits, count)) // or one that is full could not delete any more
-		}
+	if err == nil {
+		err = b.bound(c.Project, withRoom(limits, quota.Count{})) // as Make: there is room for a first mount
 	}
 	if err != nil {
 		return 0, fmt.Errorf("resize %s: %w", b.path(c.ID), err)
