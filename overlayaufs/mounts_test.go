@@ -159,16 +159,18 @@ func TestVolatileKnowsTheBoot(t *testing.T) {
 	}
 }
 
-// A container whose writes may have failed in the same boot is refused, then and after the next start of the daemon.
-func TestVolatileAfterFailedWriteBack(t *testing.T) {
-	b := tUnprobed(t, Config{Volatile: on, Sync: off})
+// tMountedVolatile returns a backend with a container, 1 on 2, that is mounted volatile as the kernel's sign tells, and its next
+// call of Mounts. Commits are not synced.
+func tMountedVolatile(t *testing.T) (b *Backend, mounts func() error) {
+	t.Helper()
+	b = tUnprobed(t, Config{Volatile: on, Sync: off})
 	ctx := t.Context()
 	for _, id := range []uint64{1, 2} {
 		if _, err := b.Make(ctx, Content{ID: id}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	mounts := func() error {
+	mounts = func() error {
 		_, err := b.Mounts(ctx, tChain(1, 2), true, nil)
 		return err
 	}
@@ -176,6 +178,12 @@ func TestVolatileAfterFailedWriteBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	tWrite(t, b.path(1, workName, guardPath, "dirty"), "")
+	return b, mounts
+}
+
+// A container whose writes may have failed in the same boot is refused, then and after the next start of the daemon.
+func TestVolatileAfterFailedWriteBack(t *testing.T) {
+	b, mounts := tMountedVolatile(t)
 	b.written = newFlusher(func() error { return unix.EIO })
 	for _, is := range []error{unix.EIO, errdefs.ErrFailedPrecondition, errdefs.ErrFailedPrecondition} {
 		if err := mounts(); !errors.Is(err, is) {
@@ -188,29 +196,14 @@ func TestVolatileAfterFailedWriteBack(t *testing.T) {
 			b.written = newFlusher(b.syncfs) // which is told of no error that others were told of
 		}
 	}
-	if _, err := b.Freeze(ctx, tChain(1, 2)); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+	if _, err := b.Freeze(t.Context(), tChain(1, 2)); !errors.Is(err, errdefs.ErrFailedPrecondition) {
 		t.Errorf("freeze: %v", err)
 	}
 }
 
 // A start, which is the first to call, waits for no sync, and what it clears away is not forgotten.
 func TestVolatileAcrossStart(t *testing.T) {
-	b := tUnprobed(t, Config{Volatile: on, Sync: off})
-	ctx := t.Context()
-	for _, id := range []uint64{1, 2} {
-		if _, err := b.Make(ctx, Content{ID: id}, nil, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	mounts := func() error {
-		_, err := b.Mounts(ctx, tChain(1, 2), true, nil)
-		return err
-	}
-	if err := mounts(); err != nil {
-		t.Fatal(err)
-	}
-	sign := filepath.Join(guardPath, "dirty")
-	tWrite(t, b.path(1, workName, sign), "")
+	b, mounts := tMountedVolatile(t)
 	b.claimed.Clear() // as in a process that was just started
 	b.written = newFlusher(func() error { return unix.EIO })
 	if err := mounts(); err != nil {
