@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/errdefs"
@@ -279,6 +280,12 @@ func (h *Host) Snapshotter(name string) (snapshots.Snapshotter, error) {
 		return nil, fmt.Errorf("snapshotter %q: %w", name, errdefs.ErrNotFound)
 	}
 	return sn, nil
+}
+
+// Changes calls fn for what the mounts upper change in the mounts lower, as a snapshotter.Differ does. Mounts that are not Lamina's
+// are errdefs.ErrNotImplemented.
+func (h *Host) Changes(ctx context.Context, lower, upper []mount.Mount, fn func(snapshotter.Change) error) error {
+	return h.set.Changes(ctx, lower, upper, fn)
 }
 
 // StopDeleting ends what runs in the background, and the calls of Cleanup that wait for it. A daemon's stop begins with

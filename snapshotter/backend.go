@@ -5,6 +5,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"golang.org/x/sys/unix"
 )
 
 // Content is a content as its backend knows it: its number, the size that Make returned for it, in bytes, and the project
@@ -13,6 +14,19 @@ import (
 type Content = struct {
 	ID, Size uint64
 	Project  uint32
+}
+
+// Change is one entry of a tree that is not as it is in another, as a Differ tells of it.
+type Change = struct {
+	// Path is that of the entry from the root of the tree, as "etc/passwd".
+	Path string
+	// Stat is what the entry is now, with the ids that the owners have in the container. It is nil if the entry is gone.
+	Stat *unix.Stat_t
+	// Opaque says of a directory that nothing in it comes from below: what is in it now is told of, entry for entry.
+	Opaque bool
+	// Dir is a descriptor of the directory in which the last name of Path is, to read the entry there. It is open during the
+	// call alone, and is of no use if the entry is gone.
+	Dir int
 }
 
 // A Backend keeps the contents of snapshots in one place: directories under a root, or volumes of a pool. It knows
@@ -172,4 +186,21 @@ type Watcher interface {
 	// WaitIdle returns nil when one of these contents may be used no more, because the kernel said so, and ctx's error if
 	// that ends before. It takes a bounded number of threads and file descriptors, however many contents there are.
 	WaitIdle(ctx context.Context, contents []Content) error
+}
+
+// A Differ is a Backend that knows what one of its contents changes in those below it, at the cost of the change.
+type Differ interface {
+	// Changes calls fn for each entry in which the tree that the mounts upper show differs from the one that lower shows, or from an
+	// empty tree if lower has no mounts. Both are mounts as Mounts returned them. It compares what is mounted by those alone, so
+	// the snapshots may be of any kind, and in use. Mounts that are not this place's, or whose difference it has no short way to
+	// tell, are errdefs.ErrNotImplemented, before fn is called for the first time.
+	//
+	// The order is that of a layer: by name in each directory, what is in a directory right behind it. The directories above an
+	// entry are told of before it, changed or not, but for the root. An entry that is there may be told of though it is as it was;
+	// what is not told of is as it was. The names of a file with several links that are told of have the same device and inode number.
+	//
+	// What changes meanwhile, where the backend does not keep that from being seen, is fs.ErrNotExist or not seen. An error of fn
+	// ends the call and is returned. spare is a content that does not exist and that nobody else is given during the call: the
+	// backend may make it, and needs not delete it. At return nothing is mounted.
+	Changes(ctx context.Context, lower, upper []mount.Mount, spare Content, fn func(Change) error) error
 }

@@ -30,6 +30,8 @@ type Set struct {
 	locks    lockTable
 	making   makings // contents that have no record yet
 
+	differing *gate // of Changes
+
 	mu     sync.Mutex // of reapers too, until Open has returned
 	open   []*Snapshotter
 	closed bool
@@ -44,7 +46,7 @@ type Set struct {
 // Then Open puts what no record names into the trash, makes the templates that are missing, and starts to empty the trash.
 // After an error the store and the backends are still the caller's to close.
 func Open(ctx context.Context, c Config) (*Set, error) {
-	s := &Set{store: c.Store, backends: c.Backends, broken: map[metadata.Medium]error{}}
+	s := &Set{store: c.Store, backends: c.Backends, broken: map[metadata.Medium]error{}, differing: newGate()}
 	if err := s.takeOver(ctx); err != nil {
 		return nil, err
 	}

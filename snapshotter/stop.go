@@ -32,6 +32,7 @@ func (s *Set) shutDown(ctx context.Context) error {
 	s.mu.Unlock()
 	s.StopDeleting()
 	s.base.cancel()
+	s.differing.shut()
 	for _, sn := range open {
 		sn.gate.shut()
 	}
@@ -61,6 +62,12 @@ func (s *Set) waitIdle(ctx context.Context, open []*Snapshotter) (idle map[metad
 		_, releaser := b.(Releaser)
 		_, templater := b.(Templater)
 		busy[medium] = busy[medium] || err != nil && (releaser || templater)
+	}
+	errs = append(errs, err)
+	err = s.differing.close(ctx)
+	for medium, b := range s.backends {
+		_, differ := b.(Differ)
+		busy[medium] = busy[medium] || err != nil && differ
 	}
 	errs = append(errs, err)
 	for _, sn := range open {
