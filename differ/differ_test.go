@@ -214,8 +214,10 @@ func TestCompareChanged(t *testing.T) {
 		"written": func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "b"), bytes.Repeat([]byte("B"), 200<<10), 0o644)
 		},
-		"replaced": func(dir string) error { return os.Rename(filepath.Join(filepath.Dir(dir), "other"), filepath.Join(dir, "b")) },
-		"gone":     func(dir string) error { return os.Remove(filepath.Join(dir, "b")) },
+		"replaced": func(dir string) error {
+			return os.Rename(filepath.Join(filepath.Dir(dir), "other"), filepath.Join(dir, "b"))
+		},
+		"gone": func(dir string) error { return os.Remove(filepath.Join(dir, "b")) },
 		"a link": func(dir string) error {
 			return errors.Join(os.Remove(filepath.Join(dir, "b")), os.Symlink("a", filepath.Join(dir, "b")))
 		},

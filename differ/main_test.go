@@ -130,7 +130,7 @@ func stacks() string {
 	var b bytes.Buffer
 	_ = pprof.Lookup("goroutine").WriteTo(&b, 2)
 	var others []string
-	for _, s := range strings.SplitSeq(b.String(), "\n\n") {
+	for s := range strings.SplitSeq(b.String(), "\n\n") {
 		if !strings.Contains(s, "testing.tRunner") && !strings.Contains(s, "_test.go") {
 			others = append(others, s)
 		}
