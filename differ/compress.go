@@ -1,8 +1,10 @@
 package differ
 
 import (
+	"fmt"
 	"io"
 
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/pgzip"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -15,11 +17,27 @@ type compressor interface {
 	abort()
 }
 
-// compressors are those of the media types that are written here.
-var compressors = map[string]func(io.Writer) (compressor, error){
-	ocispec.MediaTypeImageLayer:     func(w io.Writer) (compressor, error) { return plain{w}, nil },
-	ocispec.MediaTypeImageLayerGzip: newGzip,
-	ocispec.MediaTypeImageLayerZstd: newZstd,
+// mediaTypes are those of the layers that are written here.
+var mediaTypes = []string{ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayerZstd}
+
+// newCompressor returns what compresses a layer of the media type, or as the caller wants it.
+func newCompressor(out io.Writer, config diff.Config) (compressor, error) {
+	switch {
+	case config.Compressor != nil:
+		z, err := config.Compressor(out, config.MediaType)
+		if err != nil {
+			return nil, fmt.Errorf("the caller's compressor: %w", err)
+		}
+		return custom{z}, nil
+	case config.MediaType == ocispec.MediaTypeImageLayerGzip:
+		z, err := pgzip.NewWriterLevel(out, gzipLevel)
+		return gzipStream{z}, err
+	case config.MediaType == ocispec.MediaTypeImageLayerZstd:
+		z, err := zstd.NewWriter(out)
+		return zstdStream{z}, err
+	default:
+		return plain{out}, nil
+	}
 }
 
 type plain struct{ io.Writer }
@@ -34,20 +52,10 @@ const gzipLevel = 6
 // depend on the number of processors.
 type gzipStream struct{ *pgzip.Writer }
 
-func newGzip(w io.Writer) (compressor, error) {
-	z, err := pgzip.NewWriterLevel(w, gzipLevel)
-	return gzipStream{z}, err
-}
-
 // abort: after an error Close would leave the goroutine that writes. Reset ends it.
 func (z gzipStream) abort() { z.Reset(io.Discard) }
 
 type zstdStream struct{ *zstd.Encoder }
-
-func newZstd(w io.Writer) (compressor, error) {
-	z, err := zstd.NewWriter(w)
-	return zstdStream{z}, err
-}
 
 func (z zstdStream) abort() { _ = z.Close() } // what it says is of a layer that nobody wants
 

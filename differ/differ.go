@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -93,7 +94,7 @@ func parse(ctx context.Context, opts []diff.Opt) (config diff.Config, err error)
 	if config.MediaType == "" {
 		config.MediaType = ocispec.MediaTypeImageLayerGzip
 	}
-	if compressors[config.MediaType] == nil {
+	if !slices.Contains(mediaTypes, config.MediaType) {
 		return config, fmt.Errorf("layers of media type %q are not written here: %w", config.MediaType, errdefs.ErrNotImplemented)
 	}
 	return config, nil

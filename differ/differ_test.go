@@ -25,8 +25,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var mediaTypes = []string{ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayerZstd}
-
 // The layer is, byte for byte, the one that containerd's own differ writes.
 func TestCompareAsContainerd(t *testing.T) {
 	lower, upper := tTrees(t)

@@ -121,17 +121,6 @@ func send(ctx context.Context, cw io.Writer, config diff.Config, write writeFunc
 	return out.size, digester.Digest(), nil
 }
 
-func newCompressor(out io.Writer, config diff.Config) (compressor, error) {
-	if config.Compressor == nil {
-		return compressors[config.MediaType](out)
-	}
-	z, err := config.Compressor(out, config.MediaType)
-	if err != nil {
-		return nil, fmt.Errorf("the caller's compressor: %w", err)
-	}
-	return custom{z}, nil
-}
-
 // label sees to it that a blob that was there has the label of its uncompressed digest.
 func (d *Differ) label(ctx context.Context, dgst, uncompressed digest.Digest) error {
 	info, err := d.store.Info(ctx, dgst)
