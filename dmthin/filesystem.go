@@ -21,6 +21,9 @@ type filesystem interface {
 	// this kind; any other error, what is wrong with the one that there is.
 	parse(head []byte) (fsState, error)
 
+	// uuid returns what the superblock in head, which parse has read, calls the file system. Copies have one uuid.
+	uuid(head []byte) []byte
+
 	// mountOptions returns what containerd is to mount a volume with. Read-only, nothing is written to the device: a
 	// journal that is not empty is passed over.
 	mountOptions(readOnly bool) []string
