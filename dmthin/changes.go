@@ -59,7 +59,7 @@ func (b *Backend) Changes(ctx context.Context, lower, upper []mount.Mount, spare
 		}
 		is = copied
 	}
-	t, err := b.compare(ctx, was, is)
+	t, err := b.compare(ctx, was, is, b.changedInodes)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package dmthin
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -16,6 +17,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/treediff"
 )
 
 const spareID = 1000
@@ -113,7 +116,10 @@ func (b *testBackend) oneMoreLayer(t *testing.T, r *randomTree, below Content, i
 	require.NoError(t, err)
 	upperDir, unmount := b.mount(t, c, true)
 	r.root = upperDir
-	for range []int{400, 60, 20, 5, 1}[id-2] {
+	for i := range []int{300, 60, 20, 5, 1}[id-2] {
+		if i%20 == 0 {
+			r.look()
+		}
 		r.change()
 	}
 	live := b.changes(t, lower, upper, readTree(t, lowerDir, "lower"))
@@ -138,7 +144,31 @@ func (b *testBackend) oneMoreLayer(t *testing.T, r *randomTree, below Content, i
 	frozen := b.changes(t, lower, upper, readTree(t, lowerDir, "lower"))
 	unmountLower()
 	require.Equal(t, live.names, frozen.names)
+	b.sameNarrowed(t, lower, upper)
 	require.NoError(t, b.Release(t.Context(), id))
 	require.NoError(t, b.Release(t.Context(), below.ID))
 	return c
 }
+
+// sameNarrowed has both ways compare two contents.
+func (b *testBackend) sameNarrowed(t *testing.T, lower, upper []mount.Mount) {
+	t.Helper()
+	was, err := b.shown(lower)
+	require.NoError(t, err)
+	is, err := b.shown(upper)
+	require.NoError(t, err)
+	var found [2]*trees
+	for i, narrow := range []narrowing{b.changedInodes, notNarrowed} {
+		found[i], err = b.compare(t.Context(), was, is, narrow)
+		require.NoError(t, err)
+		require.NoError(t, found[i].close())
+	}
+	require.Equal(t, found[1].differences, found[0].differences)
+	inodes, err := b.readInodes(t.Context(), was, is)
+	if b.config.FS == fsExt4 {
+		require.NoError(t, err)
+		require.NotNil(t, inodes)
+	}
+}
+
+func notNarrowed(context.Context, *shown, *shown) (treediff.Inodes, error) { return nil, nil }

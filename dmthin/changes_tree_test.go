@@ -23,25 +23,32 @@ type randomTree struct {
 	r    *rand.Rand
 	root string
 	made int
+	seen []string
 }
 
-// paths returns all entries, or those that are directories or not.
-func (r *randomTree) paths(want func(fs.FileMode) bool) (paths []string) {
-	require.NoError(r.t, filepath.WalkDir(r.root, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && path != r.root && want(d.Type()) {
-			paths = append(paths, path)
+// look reads the names that there are. It is done now and then, as it takes longest.
+func (r *randomTree) look() {
+	r.seen = nil
+	require.NoError(r.t, filepath.WalkDir(r.root, func(path string, _ fs.DirEntry, err error) error {
+		if path != r.root {
+			r.seen = append(r.seen, path)
 		}
 		return err
 	}))
-	return paths
 }
 
+// pick returns an entry that there is.
 func (r *randomTree) pick(want func(fs.FileMode) bool) (string, bool) {
-	paths := r.paths(want)
-	if len(paths) == 0 {
-		return "", false
+	for range 10 {
+		if len(r.seen) == 0 {
+			break
+		}
+		path := r.seen[r.r.IntN(len(r.seen))]
+		if info, err := os.Lstat(path); err == nil && want(info.Mode()) {
+			return path, true
+		}
 	}
-	return paths[r.r.IntN(len(paths))], true
+	return "", false
 }
 
 func (r *randomTree) dir() string {
@@ -53,7 +60,7 @@ func (r *randomTree) dir() string {
 
 // name returns one that is free, or the one of something that is removed first.
 func (r *randomTree) name() string {
-	if path, ok := r.pick(func(m fs.FileMode) bool { return true }); ok && r.r.IntN(4) == 0 {
+	if path, ok := r.pick(func(fs.FileMode) bool { return true }); ok && r.r.IntN(4) == 0 {
 		require.NoError(r.t, os.RemoveAll(path))
 		return path
 	}

@@ -30,13 +30,13 @@ type trees struct {
 }
 
 // compare mounts both volumes and compares them. If it is given up while a device hangs, the mounts end when that answers.
-func (b *Backend) compare(ctx context.Context, was, is *shown) (*trees, error) {
+func (b *Backend) compare(ctx context.Context, was, is *shown, narrow narrowing) (*trees, error) {
 	t := &trees{was: was, is: is}
 	var ended atomic.Bool // true when it has ended, or is given up
 	waited, cancel := outlast(ctx, lastLook)
 	defer cancel()
 	err := bounded(waited, "compare "+is.device, func() error {
-		err := b.compareNow(ctx, t)
+		err := t.compare(ctx, narrow)
 		if !ended.CompareAndSwap(false, true) {
 			err = errors.Join(err, t.close())
 		}
@@ -60,7 +60,14 @@ func outlast(ctx context.Context, by time.Duration) (context.Context, context.Ca
 	return later, func() { stop(); cancel(nil) }
 }
 
-func (b *Backend) compareNow(ctx context.Context, t *trees) (err error) {
+func (t *trees) compare(ctx context.Context, narrow narrowing) (err error) {
+	var changed treediff.Inodes
+	different := t.was != nil && t.was.id != t.is.id
+	if different {
+		if changed, err = narrow(ctx, t.was, t.is); err != nil {
+			return err
+		}
+	}
 	if t.was != nil {
 		if t.lower, err = mountToRead(t.was.device); err != nil {
 			return err
@@ -69,10 +76,9 @@ func (b *Backend) compareNow(ctx context.Context, t *trees) (err error) {
 	if t.upper, err = mountToRead(t.is.device); err != nil {
 		return err
 	}
-	if t.was == nil || t.was.id == t.is.id {
-		return nil
+	if different {
+		t.differences, err = treediff.Compare(ctx, int(t.lower.root.Fd()), int(t.upper.root.Fd()), changed)
 	}
-	t.differences, err = treediff.Compare(ctx, int(t.lower.root.Fd()), int(t.upper.root.Fd()), nil)
 	return err
 }
 
