@@ -70,7 +70,7 @@ func (r *randomTree) name() string {
 }
 
 func (r *randomTree) content() []byte {
-	b := make([]byte, []int{0, 1, 100, 5000, 300_000}[r.r.IntN(5)])
+	b := make([]byte, []int{0, 1, 100, 5000, 70_000}[r.r.IntN(5)])
 	for i := range b {
 		b[i] = byte(r.r.Uint32())
 	}
@@ -119,7 +119,7 @@ func (r *randomTree) change() {
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		f, err := os.Create(path)
 		require.NoError(t, err)
-		_, err = f.WriteAt([]byte("end"), 5<<20)
+		_, err = f.WriteAt([]byte("end"), 1<<20)
 		require.NoError(t, err)
 		require.NoError(t, f.Close())
 	case 10, 11:

@@ -61,13 +61,6 @@ func outlast(ctx context.Context, by time.Duration) (context.Context, context.Ca
 }
 
 func (t *trees) compare(ctx context.Context, narrow narrowing) (err error) {
-	var changed treediff.Inodes
-	different := t.was != nil && t.was.id != t.is.id
-	if different {
-		if changed, err = narrow(ctx, t.was, t.is); err != nil {
-			return err
-		}
-	}
 	if t.was != nil {
 		if t.lower, err = mountToRead(t.was.device); err != nil {
 			return err
@@ -76,10 +69,32 @@ func (t *trees) compare(ctx context.Context, narrow narrowing) (err error) {
 	if t.upper, err = mountToRead(t.is.device); err != nil {
 		return err
 	}
-	if different {
-		t.differences, err = treediff.Compare(ctx, int(t.lower.root.Fd()), int(t.upper.root.Fd()), changed)
+	if t.was == nil || t.was.id == t.is.id {
+		return nil
 	}
+	changed, err := narrow(ctx, t)
+	if err != nil {
+		return err
+	}
+	t.differences, err = treediff.Compare(ctx, int(t.lower.root.Fd()), int(t.upper.root.Fd()), changed)
 	return err
+}
+
+// A narrowing returns the inodes that may differ in two trees, or nil if that is not known.
+type narrowing func(ctx context.Context, t *trees) (treediff.Inodes, error)
+
+// changedInodes is what the file system can tell. Where it cannot, all inodes are compared, which is the same, but slow.
+func (b *Backend) changedInodes(ctx context.Context, t *trees) (treediff.Inodes, error) {
+	kind, err := probe(t.is.device)
+	if err != nil {
+		return nil, err
+	}
+	changed, err := kind.changedInodes(ctx, t, b.pool)
+	if err != nil && ctx.Err() == nil {
+		log.G(ctx).WithError(err).Debugf("all inodes of %s are compared", t.is.device)
+		return nil, nil
+	}
+	return changed, err
 }
 
 // mountToRead mounts a device that nobody can write. Who has mounted it too has the same file system.
