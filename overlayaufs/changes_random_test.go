@@ -89,7 +89,11 @@ func (r *changeRounds) round(t *testing.T) {
 	var inUseErr error
 	tMounted(t, r.Backend, chain, true, nil, func(upper string) {
 		r.tree = upper
-		for n := 0; n < 40 && !(r.indexed && n > 4); n++ {
+		times := 40
+		if r.indexed {
+			times = 5
+		}
+		for range times {
 			r.change(t)
 		}
 		inUse, inUseErr = tTar(t, r.Backend, r.chain, chain, true)
