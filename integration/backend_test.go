@@ -15,6 +15,9 @@ import (
 	"github.com/lamina-snapshotter/lamina/snapshotter/backendtest"
 )
 
+// The suite passes over what a backend is not.
+var _ snapshotter.Differ = (*overlayaufs.Backend)(nil)
+
 // TestUnionBackend holds the union backend to the text of snapshotter.Backend.
 // The backend's own package may not import that one.
 func TestUnionBackend(t *testing.T) {

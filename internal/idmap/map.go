@@ -138,6 +138,17 @@ func host(ranges []Range, id uint32) (uint32, bool) {
 	return 0, false
 }
 
+// Inverse returns the map that shows what belongs to ids of the host as of those of the container.
+func (m *Map) Inverse() *Map { return &Map{Users: inverse(m.Users), Groups: inverse(m.Groups)} }
+
+func inverse(ranges []Range) []Range {
+	back := make([]Range, len(ranges))
+	for i, r := range ranges {
+		back[i] = Range{Container: r.Host, Host: r.Container, Size: r.Size}
+	}
+	return back
+}
+
 // Options returns the mount options by which containerd's mount code makes an idmapped mount (core/mount/mount_linux.go):
 // of the file system itself, or of the lower directories of an overlay. They are containerd's, and not the kernel's.
 func (m *Map) Options() []string {

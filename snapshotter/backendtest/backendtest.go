@@ -42,6 +42,7 @@ func Run(t *testing.T, open Open) {
 		"Release":         testRelease,
 		"Resize":          testResize,
 		"Shrink":          testShrink,
+		"Changes":         testChanges,
 		"Cancelled":       testCancelled,
 		"Concurrent":      testConcurrent,
 	} {
