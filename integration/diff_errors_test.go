@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -58,10 +57,7 @@ func (c *comparison) whileWritten(done func(map[string]int) bool) map[string]int
 	require.NoError(c.t, c.Commit(c.ctx, "empty", "base"))
 	for name, write := range map[string]func(context.Context, string) error{"grows": grow, "vanishes": vanish} {
 		within(c.t, c.prepare(name, "empty"), func(dir string) {
-			ctx, stop := context.WithCancel(c.ctx)
-			var wg sync.WaitGroup
-			var writing error
-			wg.Go(func() { writing = write(ctx, dir) })
+			defer c.during(func(ctx context.Context) error { return write(ctx, dir) })()
 			for time.Now().Before(deadline) && told[name] == 0 && !done(told) {
 				_, err := c.diff(c.ours, name, plainly)
 				if err != nil {
@@ -71,13 +67,22 @@ func (c *comparison) whileWritten(done func(map[string]int) bool) map[string]int
 					c.t.Log(err)
 				}
 			}
-			stop()
-			wg.Wait()
-			require.NoError(c.t, writing)
 		})
 		require.NoError(c.t, c.Remove(c.ctx, name))
 	}
 	return told
+}
+
+// during runs f until the returned func is called, which waits for its end.
+func (c *comparison) during(f func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- f(ctx) }()
+	return func() {
+		c.t.Helper()
+		cancel()
+		require.NoError(c.t, <-ended)
+	}
 }
 
 // grow has a file grow all the time, and be cut short.
