@@ -251,4 +251,3 @@ func TestDiffFullStore(t *testing.T) {
 	c.requireLaminaAlone()
 	require.NoError(t, c.Remove(c.ctx, "large"))
 }
-
