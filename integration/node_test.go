@@ -51,10 +51,17 @@ func startNode(t *testing.T, c containerd, b backend) *node {
 	if s := os.Getenv("LAMINA_TEST_SNAPSHOTTER"); s != "" {
 		n.snapshotter = s
 	} else {
-		n.daemon = startDaemon(t, filepath.Join(dir, "lamina"), b)
+		n.startDaemon(b)
 	}
 	n.startBeside(c)
 	return n
+}
+
+// startDaemon starts the Lamina of a node, which is to write layers into the content store of the node's containerd.
+func (n *node) startDaemon(b backend) {
+	n.t.Helper()
+	toml := b.toml() + fmt.Sprintf("\n[containerd]\n  address = %q\n", n.socket())
+	n.daemon = startDaemonWith(n.t, filepath.Join(n.dir, "lamina"), b, toml)
 }
 
 // startBeside starts the containerd that calls the node's daemon, if it has one.
