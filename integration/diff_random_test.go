@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -211,6 +212,7 @@ func finerThanWalking(c *comparison) {
 	c.emptyAndWhole()
 	c.requireShortWay()
 	c.requireNothingLeft()
+	c.compareForeign()
 }
 
 // emptyAndWhole compares where there is nothing to tell, and where all is.
@@ -223,6 +225,18 @@ func (c *comparison) emptyAndWhole() {
 	for _, name := range []string{"dir/", "dir/file", "other/"} {
 		require.Contains(c.t, whole, name)
 	}
-	_, err := c.ours.differ().Compare(c.ctx, []mount.Mount{{Type: "bind", Source: c.t.TempDir(), Options: []string{"rbind", "ro"}}}, nil)
-	require.Error(c.t, err) // nothing to mount as the upper one, whoever is asked
+}
+
+// compareForeign compares what is not Lamina's, which containerd itself then does.
+func (c *comparison) compareForeign() {
+	c.t.Helper()
+	bind := func(dir string) []mount.Mount {
+		return []mount.Mount{{Type: "bind", Source: dir, Options: []string{"rbind", "ro"}}}
+	}
+	upper := c.t.TempDir()
+	require.NoError(c.t, os.WriteFile(filepath.Join(upper, "new"), []byte("new"), 0o600))
+	desc, err := c.ours.differ().Compare(c.ctx, bind(c.t.TempDir()), bind(upper))
+	require.NoError(c.t, err)
+	require.Contains(c.t, entriesIn(c.t, mustDecompress(c.t, c.blob(c.ours, desc))), "new")
+	require.True(c.t, strings.Contains(logOf(c.t, c.node), walked), "the walking differ has not been asked")
 }
