@@ -231,7 +231,7 @@ func (c *comparison) forgetIngests() {
 func TestDiffFullStore(t *testing.T) {
 	requireRoot(t)
 	n := &node{t: t, dir: mustTempDir(t), snapshotter: "lamina"}
-	n.startDaemon(union)
+	n.daemon = startDaemonWith(t, filepath.Join(n.dir, "lamina"), union, union.toml()+n.contentStore())
 	disk := mustTempDir(t)
 	require.NoError(t, unix.Mount("tmpfs", disk, "tmpfs", 0, "size=32m"))
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(disk, 0)) }) // after the containerd on it

@@ -51,17 +51,10 @@ func startNode(t *testing.T, c containerd, b backend) *node {
 	if s := os.Getenv("LAMINA_TEST_SNAPSHOTTER"); s != "" {
 		n.snapshotter = s
 	} else {
-		n.startDaemon(b)
+		n.daemon = startDaemonWith(t, filepath.Join(dir, "lamina"), b, b.toml()+n.contentStore())
 	}
 	n.startBeside(c)
 	return n
-}
-
-// startDaemon starts the Lamina of a node, which is to write layers into the content store of the node's containerd.
-func (n *node) startDaemon(b backend) {
-	n.t.Helper()
-	toml := b.toml() + fmt.Sprintf("\n[containerd]\n  address = %q\n", n.socket())
-	n.daemon = startDaemonWith(n.t, filepath.Join(n.dir, "lamina"), b, toml)
 }
 
 // startBeside starts the containerd that calls the node's daemon, if it has one.
@@ -128,6 +121,9 @@ func (n *node) config(version int, imports string) string {
 	}
 	return b.String()
 }
+
+// contentStore tells a daemon, in its configuration, of the node's containerd.
+func (n *node) contentStore() string { return fmt.Sprintf("[containerd]\naddress = %q\n", n.socket()) }
 
 func (n *node) socket() string { return filepath.Join(n.dir, "containerd.sock") }
 
