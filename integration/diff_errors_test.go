@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/pkg/rootfs"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
@@ -170,7 +171,7 @@ func (c *comparison) prepareLong(key string) {
 	c.t.Helper()
 	within(c.t, c.prepare(key, "empty"), func(dir string) {
 		require.NoError(c.t, os.WriteFile(filepath.Join(dir, "hole"), nil, 0o600))
-		require.NoError(c.t, os.Truncate(filepath.Join(dir, "hole"), 4<<30))
+		require.NoError(c.t, os.Truncate(filepath.Join(dir, "hole"), 256<<20))
 		for i := range 100 {
 			require.NoError(c.t, os.WriteFile(filepath.Join(dir, fmt.Sprint("small-", i)), []byte("small"), 0o600))
 		}
@@ -182,7 +183,7 @@ func (c *comparison) startDiff(ctx context.Context, key string) <-chan error {
 	c.t.Helper()
 	ended := make(chan error, 1)
 	go func() {
-		_, err := c.diff(c.ours, key)
+		_, err := rootfs.CreateDiff(ctx, key, c.Snapshotter, c.ours.differ())
 		ended <- err
 	}()
 	require.NoError(c.t, poll(diffTimeout, func() error {
@@ -203,6 +204,7 @@ func (c *comparison) await(ended <-chan error) error {
 	c.t.Helper()
 	select {
 	case err := <-ended:
+		c.t.Log(err)
 		return err
 	case <-time.After(diffTimeout):
 		c.t.Fatal("the comparison does not end")
@@ -218,11 +220,13 @@ func (c *comparison) noIngests() error {
 	return err
 }
 
-// forgetIngests ends the lease, and begins it again. What a daemon that was killed had begun to write is containerd's, which
-// collects it as it does what its own clients leave.
+// forgetIngests ends the leases, and begins that of the test again. What a daemon that was killed had begun to write is containerd's,
+// which collects it when the lease that the daemon took has expired.
 func (c *comparison) forgetIngests() {
 	c.t.Helper()
-	c.ctr("leases", "delete", "--sync", lease)
+	for _, id := range c.words("leases", "ls", "--quiet") {
+		c.ctr("leases", "delete", "--sync", id)
+	}
 	require.NoError(c.t, poll(diffTimeout, c.noIngests))
 	c.ctr("leases", "create", "--id", lease)
 }

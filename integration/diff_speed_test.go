@@ -37,7 +37,7 @@ type speed struct {
 func TestDiffSpeed(t *testing.T) {
 	requireRoot(t)
 	c := startComparison(t, union)
-	one := c.race(few, speed{small: 20, wanted: 100})
+	one := c.race(few, speed{small: 10, wanted: 100})
 	if benchmarking() {
 		more := c.race(many, speed{wanted: 100})
 		t.Logf("ten times the files: %.1f times the time", float64(more)/float64(one))
