@@ -23,7 +23,7 @@ type bulk struct{ files, size int }
 // many are so many files that the way through two trees takes long; manyFew of them change where many do.
 var (
 	many     = bulk{files: 50_000, size: 21_500}
-	few      = bulk{files: 5_000, size: 21_500}
+	few      = bulk{files: 10_000, size: 4_000}
 	manyFrom = 5 // one of so many files
 )
 
