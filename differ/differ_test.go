@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -288,9 +289,35 @@ func TestCompareCancelled(t *testing.T) {
 	}
 }
 
+// A large file changes while the tar stream reads it.
+func TestCompareChangedWhileRead(t *testing.T) {
+	const size = 8 << 20
+	for name, change := range map[string]func(f *os.File) error{
+		"shorter": func(f *os.File) error { return f.Truncate(size / 2) },
+		"longer":  func(f *os.File) error { return f.Truncate(2 * size) },
+		"written": func(f *os.File) error { _, err := f.WriteAt([]byte("B"), size-1); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			upper := t.TempDir()
+			mustWrite(t, filepath.Join(upper, "dir/large"), strings.Repeat("b", size))
+			f, err := os.OpenFile(filepath.Join(upper, "dir/large"), os.O_RDWR, 0)
+			require.NoError(t, err)
+			defer f.Close()
+			n := tNode(t)
+			s := &brokenStore{Store: n.store, before: sync.OnceFunc(func() { require.NoError(t, change(f)) })}
+			n.Differ = New(n.source, s, n.leases)
+			_, err = n.Compare(n.ctx(), tMounts(t.TempDir()), tMounts(upper), diff.WithMediaType(ocispec.MediaTypeImageLayer))
+			require.ErrorIs(t, err, errdefs.ErrAborted)
+			require.ErrorContains(t, err, "/dir/large changed while it was read")
+			n.noLeases()
+		})
+	}
+}
+
 // brokenStore is a content store that fails in a step.
 type brokenStore struct {
 	content.Store
+	before        func() // each write
 	write, commit error
 }
 
@@ -305,6 +332,9 @@ func (s *brokenStore) Writer(ctx context.Context, opts ...content.WriterOpt) (co
 }
 
 func (w *brokenWriter) Write(p []byte) (int, error) {
+	if w.s.before != nil {
+		w.s.before()
+	}
 	if w.s.write != nil {
 		return 0, w.s.write
 	}
