@@ -21,7 +21,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lamina-snapshotter/lamina/integration/guest"
 	"github.com/lamina-snapshotter/lamina/integration/image"
 )
 
@@ -34,16 +33,31 @@ func TestDiffRandom(t *testing.T) {
 	c.random(c.withoutBulk(), 3, 400)
 }
 
-// TestThinDiffRandom does the same with volumes.
+// TestThinDiffRandom does the same with volumes. A guest takes a minute to unpack a Debian: this image is the small one and a part of
+// a Debian.
 func TestThinDiffRandom(t *testing.T) {
-	guest.Require(t)
-	for _, b := range []backend{thinExt4, thinXFS} {
-		t.Run(b.thin.FS, func(t *testing.T) {
-			c := startComparison(t, b)
-			c.importImage(c.snapshotter, "debian.tar")
-			c.random(c.withoutBulk(), 2, 200)
-		})
-	}
+	forEachThin(t, "", func(t *testing.T, b backend) {
+		t.Helper()
+		c := startComparison(t, b)
+		c.importImage(c.snapshotter, "small.tar")
+		c.random(c.withDebian(), 2, 200)
+	})
+}
+
+// withDebian commits a layer on top of the image that has a part of a Debian, and returns its name.
+func (c *comparison) withDebian() string {
+	c.t.Helper()
+	archives, err := filepath.Glob(filepath.Join(mustHave(c.t, ".cache"), "rootfs-*.tar"))
+	require.NoError(c.t, err)
+	require.NotEmpty(c.t, archives, "run integration/setup")
+	top := topOf(parentsIn(c.ctr("snapshots", "ls")))
+	within(c.t, c.prepare("with-debian", top), func(dir string) {
+		_, err := command(c.t.Context(), nil, "tar", "--extract", "--file", archives[0], "--directory", dir, "--numeric-owner",
+			"./etc", "./usr/bin", "./usr/share/perl5", "./usr/lib/x86_64-linux-gnu/perl-base")
+		require.NoError(c.t, err)
+	})
+	require.NoError(c.t, c.Commit(c.ctx, "base", "with-debian"))
+	return "base"
 }
 
 // withoutBulk commits a layer on top of the image that deletes what takes long to read, and returns its name.
@@ -89,9 +103,12 @@ func (c *comparison) random(parent string, rounds, count int) {
 		ours := c.mustDiff(c.ours, committed, diff.WithMediaType(ocispec.MediaTypeImageLayer))
 		require.Equal(c.t, inUse, ours, "the same change, while it was in use")
 
-		got := c.applied(c.ours, ours, parent)
-		requireTree(c.t, got, want, "Lamina's diff")
-		requireTree(c.t, forgetTimesOfDirectories(c.applied(c.walks, walked, parent)), forgetTimesOfDirectories(want), "the walking diff")
+		theirs := c.applied(c.walks, walked, parent)
+		requireTree(c.t, forgetTimesOfDirectories(theirs), forgetTimesOfDirectories(want), "the walking diff")
+		if !c.tellsTimes() {
+			want = withTimesOfDirectories(want, theirs)
+		}
+		requireTree(c.t, c.applied(c.ours, ours, parent), want, "Lamina's diff")
 		c.t.Logf("round %d: %d files; Lamina wrote %d bytes, uncompressed", round, len(want), ours.Size)
 		if round == rounds-1 {
 			c.requireFormats(committed, ours)
@@ -204,7 +221,9 @@ func finerThanWalking(c *comparison) {
 	mounts := c.prepare("active", "base")
 	within(c.t, mounts, func(dir string) {
 		write(dir, "after!")
-		require.NoError(c.t, os.Chtimes(filepath.Join(dir, "other"), at, at))
+		if c.tellsTimes() {
+			require.NoError(c.t, os.Chtimes(filepath.Join(dir, "other"), at, at))
+		}
 		want = c.readLayered(dir)
 	})
 	requireTree(c.t, c.applied(c.ours, c.mustDiff(c.ours, "active"), "base"), want, "Lamina's diff")
