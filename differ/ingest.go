@@ -43,7 +43,7 @@ func (d *Differ) ingest(ctx context.Context, config diff.Config, write writeFunc
 			err = errors.Join(ended, err)
 		}
 		if own {
-			d.undo(ctx, "abort the ingest", func(ctx context.Context) error { return d.store.Abort(ctx, config.Reference) })
+			d.undo(ctx, "abort the ingest", func(ctx context.Context) error { return d.abort(ctx, config.Reference) })
 		}
 		d.undo(ctx, "delete the lease", unlease)
 	}()
@@ -68,6 +68,27 @@ func (d *Differ) undo(ctx context.Context, what string, step func(context.Contex
 	defer cancel()
 	if err := step(ctx); err != nil && !errdefs.IsNotFound(err) {
 		log.G(ctx).WithError(err).Warnf("cannot %s of a layer that was not written", what)
+	}
+}
+
+// abortPause is how long containerd is left alone between two tries to abort an ingest.
+const abortPause = 20 * time.Millisecond
+
+// abort aborts an ingest whose writer has been closed. A content store of another process closes it when it comes to it, and cannot delete the
+// files of one that it is just writing to: the error has no class, and the next try finds it closed.
+func (d *Differ) abort(ctx context.Context, ref string) error {
+	tick := time.NewTicker(abortPause)
+	defer tick.Stop()
+	for {
+		err := d.store.Abort(ctx, ref)
+		if err == nil || errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
 	}
 }
 

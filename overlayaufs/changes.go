@@ -77,14 +77,17 @@ func (b *Backend) tellChanges(ctx context.Context, s shown, fn func(Change) erro
 		return err
 	}
 	defer func() { err = errors.Join(err, unix.Close(top)) }()
-	marks := marksOf(s)
-	u := &unions{b: b, shown: s, top: top}
+	u := &union{b: b, shown: s, top: top}
 	defer func() { err = errors.Join(err, u.close()) }()
 	owners, err := b.ownersOf(s)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, owners.close()) }()
-	c := &changeWalk{walk: newWalk(top, nil), ctx: ctx, fn: fn, marks: marks, unions: u, owners: owners}
+	m := marksOf(s)
+	c := &changeWalk{
+		walk: newWalk(top, nil), ctx: ctx, fn: fn, marks: m, union: u, owners: owners,
+		below: &below{b: b, marks: m, layers: u.layers()[1:], renamed: map[string]bool{}},
+	}
 	return c.run(".")
 }

@@ -18,7 +18,8 @@ type changeWalk struct {
 	ctx    context.Context //nolint:containedctx // that of one call of Changes
 	fn     func(Change) error
 	marks  marks
-	unions *unions
+	union  *union
+	below  *below
 	owners *owners
 
 	path   []byte // of the directory that the walk is in, each name with a slash behind it
@@ -44,7 +45,7 @@ func (c *changeWalk) run(name string) error {
 	if err != nil {
 		return err
 	}
-	l := changeLevel{start: len(c.path), void: c.unions.nothingBelow(), inTop: true}
+	l := changeLevel{start: len(c.path), void: c.union.isAlone(), inTop: true}
 	if err := c.enter(name, fd, &l, nil); err != nil {
 		return err
 	}
@@ -112,10 +113,10 @@ func (c *changeWalk) file(name string, st *unix.Stat_t) error {
 	if err != nil {
 		return c.at("getxattr", name, moved(err))
 	}
-	if !below || l.void {
+	if !below || c.union.isAlone() {
 		return c.tell(name, st, false, c.last())
 	}
-	return c.unions.file(string(c.path), name, st.Dev, func(st *unix.Stat_t, dir int) error {
+	return c.union.file(string(c.path), name, st.Dev, func(st *unix.Stat_t, dir int) error {
 		return c.tell(name, st, false, dir)
 	})
 }
@@ -136,13 +137,13 @@ func (c *changeWalk) directory(name string) error {
 	}
 	l := changeLevel{start: len(c.path), void: c.levels[len(c.levels)-1].void}
 	return c.enter(name, fd, &l, func(st *unix.Stat_t) error {
-		if l.redirected && !l.void {
+		if l.redirected && !c.union.isAlone() {
 			l.entries = nil
 			return c.redirected(name, st)
 		}
 		if l.opaque && !l.void {
-			if l.void, err = c.unions.isNothing(string(c.path) + name); err != nil {
-				return err
+			if l.void, err = c.below.lacks(string(c.path), name); err != nil {
+				return c.at("look below", name, err)
 			}
 		}
 		return c.tell(name, st, l.opaque && !l.void, c.last())
@@ -156,9 +157,9 @@ func (c *changeWalk) redirected(name string, st *unix.Stat_t) error {
 		return err
 	}
 	dev := st.Dev
-	return c.unions.directory(string(c.path), func(dir int) error {
+	return c.union.directory(string(c.path), func(dir int) error {
 		whole := &changeWalk{
-			walk: newWalk(dir, nil), ctx: c.ctx, unions: c.unions, owners: c.owners,
+			walk: newWalk(dir, nil), ctx: c.ctx, union: c.union, owners: c.owners,
 			path: []byte(string(c.path) + name + "/"),
 			fn: func(ch Change) error {
 				ch.Stat.Dev = dev // the file system is the same, and so are its numbers
@@ -187,13 +188,14 @@ func (c *changeWalk) enter(name string, fd int, l *changeLevel, told func(*unix.
 	if err != nil {
 		return c.at("read", name, moved(err))
 	}
+	f := frame{name: name, fd: fd, dev: st.Dev, ino: st.Ino}
 	if told != nil {
-		if err := told(&st); err != nil {
+		if err := told(&st); err != nil { // who is told may change it
 			return err
 		}
 		c.path = append(append(c.path, name...), '/')
 	}
-	c.push(frame{name: name, fd: fd, dev: st.Dev, ino: st.Ino})
+	c.push(f)
 	c.levels = append(c.levels, *l)
 	return nil
 }

@@ -47,13 +47,17 @@ func (d *directory) close() {
 	}
 }
 
-// list returns the entries by name.
-func (d *directory) list() ([]entry, error) {
+// list returns the entries by name. The buffer is for the kernel to write to.
+func (d *directory) list(buffer []byte, keep func(ino uint64, dir bool) bool) ([]entry, error) {
+	fresh := d.fd < 0
 	fd, err := d.open()
-	if err != nil {
-		return nil, err
+	if err == nil && !fresh { // it was opened to look something up, or is a root
+		_, err = unix.Seek(fd, 0, unix.SEEK_SET)
 	}
-	entries, err := readEntries(fd)
+	var entries []entry
+	if err == nil {
+		entries, err = readEntries(fd, buffer, keep)
+	}
 	if err != nil {
 		return nil, &os.PathError{Op: "read directory", Path: d.path(), Err: err}
 	}
@@ -96,13 +100,12 @@ const (
 	direntBuffer = 64 << 10
 )
 
-// readEntries returns the entries of a directory that was just opened, by name, without "." and "..". Both ext4 and xfs know the
+// all keeps all entries.
+func all(uint64, bool) bool { return true }
+
+// readEntries returns the entries of a directory that are to be kept, by name, without "." and "..". Both ext4 and xfs know the
 // types of entries.
-func readEntries(fd int) (entries []entry, err error) {
-	if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil {
-		return nil, err
-	}
-	buffer := make([]byte, direntBuffer)
+func readEntries(fd int, buffer []byte, keep func(ino uint64, dir bool) bool) (entries []entry, err error) {
 	for {
 		n, err := unix.Getdents(fd, buffer)
 		if errors.Is(err, unix.EINTR) {
@@ -115,10 +118,14 @@ func readEntries(fd int) (entries []entry, err error) {
 			break
 		}
 		for b := buffer[:n]; len(b) > direntName; b = b[binary.NativeEndian.Uint16(b[direntLength:]):] {
+			ino, dir := binary.NativeEndian.Uint64(b), b[direntType] == unix.DT_DIR
+			if !keep(ino, dir) {
+				continue
+			}
 			name := b[direntName:binary.NativeEndian.Uint16(b[direntLength:])]
 			name = name[:bytes.IndexByte(name, 0)]
 			if s := string(name); s != "." && s != ".." {
-				entries = append(entries, entry{s, binary.NativeEndian.Uint64(b), b[direntType] == unix.DT_DIR})
+				entries = append(entries, entry{s, ino, dir})
 			}
 		}
 	}

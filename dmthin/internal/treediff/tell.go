@@ -95,11 +95,11 @@ func (t *teller) leave(depth int) {
 
 // All tells of all that is in the tree under a descriptor.
 func All(ctx context.Context, upper int, fn Told) error {
-	return tellAll(ctx, "", &directory{fd: upper}, &teller{fn: fn})
+	return tellAll(ctx, "", &directory{fd: upper}, &teller{fn: fn}, make([]byte, direntBuffer))
 }
 
-func tellAll(ctx context.Context, path string, d *directory, t *teller) error {
-	entries, err := d.list()
+func tellAll(ctx context.Context, path string, d *directory, t *teller, buffer []byte) error {
+	entries, err := d.list(buffer, all)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func tellAll(ctx context.Context, path string, d *directory, t *teller) error {
 			continue
 		}
 		sub := d.sub(e.name)
-		err := tellAll(ctx, path, sub, t)
+		err := tellAll(ctx, path, sub, t, buffer)
 		sub.close()
 		if err != nil {
 			return err

@@ -32,7 +32,7 @@ type Inodes map[uint64]uint32
 // Of a file with several links that is told of, all names are told of, so that they are links of each other again where the
 // difference is applied.
 func Compare(ctx context.Context, lower, upper int, changed Inodes) ([]Difference, error) {
-	w := &walk{ctx: ctx, changed: changed, groups: map[uint64]*group{}}
+	w := &walk{ctx: ctx, changed: changed, groups: map[uint64]*group{}, buffer: make([]byte, direntBuffer)}
 	for ino, names := range changed {
 		if ino != rootOf(upper) {
 			w.unfound += int64(names)

@@ -14,6 +14,7 @@ type walk struct {
 	found   []Difference
 	groups  map[uint64]*group // of inodes with several links in the upper tree
 	content comparer
+	buffer  []byte
 }
 
 // A group is the names of one inode.
@@ -45,13 +46,17 @@ func (w *walk) pair(path string, lower, upper *directory, same bool) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
-	now, err := w.list(upper)
+	keep := all
+	if same && w.changed != nil {
+		keep = w.mayDiffer
+	}
+	now, err := w.list(upper, keep)
 	if err != nil {
 		return err
 	}
 	was := now
 	if !same {
-		if was, err = lower.list(); err != nil {
+		if was, err = lower.list(w.buffer, all); err != nil {
 			return err
 		}
 	}
@@ -75,14 +80,20 @@ func (w *walk) pair(path string, lower, upper *directory, same bool) error {
 }
 
 // list lists a directory of the upper tree, which is read once in a walk.
-func (w *walk) list(d *directory) ([]entry, error) {
-	entries, err := d.list()
+func (w *walk) list(d *directory, keep func(ino uint64, dir bool) bool) ([]entry, error) {
+	entries, err := d.list(w.buffer, keep)
 	for _, e := range entries {
 		if _, ok := w.changed[e.ino]; ok {
 			w.unfound--
 		}
 	}
 	return entries, err
+}
+
+// mayDiffer reports whether an entry of a directory that has not changed is to be looked at.
+func (w *walk) mayDiffer(ino uint64, dir bool) bool {
+	_, changed := w.changed[ino]
+	return dir || changed
 }
 
 // both compares entries of the same name.
@@ -158,7 +169,7 @@ func (w *walk) addedStat(path string, d *directory, e entry, st *unix.Statx_t) e
 	}
 	sub := d.sub(e.name)
 	defer sub.close()
-	entries, err := w.list(sub)
+	entries, err := w.list(sub, all)
 	if err != nil {
 		return err
 	}
@@ -228,7 +239,7 @@ func (w *walk) search(path string, d *directory, wanted map[uint64]*group) error
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
-	entries, err := d.list()
+	entries, err := d.list(w.buffer, func(ino uint64, dir bool) bool { return dir || wanted[ino] != nil })
 	if err != nil {
 		return err
 	}
