@@ -27,7 +27,8 @@ import (
 // BenchmarkApply unpacks a layer of the Debian image as containerd does, and each part of that alone, in turn. The parts tell
 // what an applier of Lamina's could gain: one that does them side by side is never faster than the longest of them
 // ("times-bound"); one that inflates and hashes beside containerd's writer is as fast as "beside" says ("times").
-// What it prints are medians, in milliseconds.
+// What it prints are medians, in milliseconds. On a busy machine they say little: "beside" has two threads, which get twice the
+// share of one.
 func BenchmarkApply(b *testing.B) {
 	if os.Geteuid() != 0 {
 		b.Skip("whiteouts of overlayfs need root")
