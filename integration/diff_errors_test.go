@@ -168,9 +168,13 @@ func (c *comparison) interrupt() {
 // behind it.
 func (c *comparison) prepareLong(key string) {
 	c.t.Helper()
+	size := int64(128 << 20)
+	if raceEnabled { // the daemon compresses at a tenth of the speed
+		size /= 8
+	}
 	within(c.t, c.prepare(key, "empty"), func(dir string) {
 		require.NoError(c.t, os.WriteFile(filepath.Join(dir, "hole"), nil, 0o600))
-		require.NoError(c.t, os.Truncate(filepath.Join(dir, "hole"), 256<<20))
+		require.NoError(c.t, os.Truncate(filepath.Join(dir, "hole"), size))
 		for i := range 100 {
 			require.NoError(c.t, os.WriteFile(filepath.Join(dir, fmt.Sprint("small-", i)), []byte("small"), 0o600))
 		}

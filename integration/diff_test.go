@@ -27,6 +27,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/lamina-snapshotter/lamina"
 )
 
 // walked is what containerd's log has of each comparison that its own differ makes.
@@ -172,12 +174,21 @@ func capabilityIn(xattrs string) string {
 	return name + value
 }
 
-// forgetTimesOfDirectories returns the tree without what the walking differ tells of some directories only.
+// tellsTimes reports whether Lamina tells of a directory of which nothing but the time has changed. Of volumes it does not, and neither
+// does the walking differ.
+func (c *comparison) tellsTimes() bool { return c.daemon.backend.name == lamina.BackendUnion }
+
+// forgetTimesOfDirectories returns a tree without what the walking differ does not tell of all directories.
 func forgetTimesOfDirectories(tree map[string]file) map[string]file {
+	return withTimesOfDirectories(tree, nil)
+}
+
+// withTimesOfDirectories returns a tree with the times that its directories have in another.
+func withTimesOfDirectories(tree, other map[string]file) map[string]file {
 	tree = maps.Clone(tree)
 	for name, f := range tree {
 		if f.mode.IsDir() {
-			f.mtime = ""
+			f.mtime = other[name].mtime
 			tree[name] = f
 		}
 	}
