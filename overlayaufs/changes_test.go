@@ -91,6 +91,28 @@ func TestChangesOfBase(t *testing.T) {
 	}
 }
 
+// TestChangesOfLoose tells of a layer that is unpacked beside those below it. By its mounts alone nothing is below, so there is nothing
+// that it deletes or hides.
+func TestChangesOfLoose(t *testing.T) {
+	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union")})
+	loose := map[string]string{labelParentChainID: "another"}
+	tMustMake(t, b, 1, nil, loose)
+	tWrite(t, b.path(1, fsName, "dir/file"), "1")
+	if err := errors.Join(
+		unix.Mknod(b.path(1, fsName, "gone"), unix.S_IFCHR, 0), unix.Setxattr(b.path(1, fsName, "dir"), opaqueAttr, []byte("y"), 0),
+	); err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	if err := b.Changes(t.Context(), b.plan(nil, false, nil), b.plan(tChain(1), true, loose), Content{}, func(c Change) error {
+		told = append(told, fmt.Sprint(c.Path, c.Opaque))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	tWant(t, told, "dirfalse", "dir/filefalse")
+}
+
 // TestChangesOfWhiteoutFiles has deletions as other tools write them.
 func TestChangesOfWhiteoutFiles(t *testing.T) {
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union")})
