@@ -60,11 +60,13 @@ lint:
 	set -e; for m in $(modules); do go -C $$m mod tidy -diff; done
 
 bench: root
-	integration/setup packages udev
+	integration/setup packages tools udev
 	$(say) 'the store, the snapshotter and the backends'
 	go test -run '^$$' -bench . -benchmem ./metadata ./overlayaufs ./integration
 	$(say) 'the thin backend beside devmapper of containerd, in a guest if need be'
 	go test -run '^$$' -bench . -benchtime 10x -timeout 15m ./integration/peers
+	$(say) 'commits of containers beside those of containerd, of directories and of volumes'
+	LAMINA_BENCH=1 go test -count=1 -timeout 60m -v -run DiffSpeed ./integration
 
 guest: root
 	@go build -o bin/guest ./integration/guest/cmd/guest && bin/guest '$(CMD)'

@@ -12,21 +12,28 @@ import (
 )
 
 // readAdded returns how many blocks a volume has that its origin has not at the same place: what was written since it was
-// copied. root and origin are where their trees of blocks begin. Subtrees that both have are not read, so it costs what is
-// different, and the inner nodes of the origin's tree.
+// copied. root and origin are where their trees of blocks begin.
 func readAdded(ctx context.Context, metadata io.ReaderAt, root, origin uint64) (blocks uint64, err error) {
-	c := &comparison{ctx: ctx, metadata: metadata, common: map[uint64]bool{}, seen: map[uint64]bool{}, origin: origin}
+	err = eachAdded(ctx, metadata, root, origin, func(uint64) { blocks++ })
+	return blocks, err
+}
+
+// eachAdded calls fn with the places, in blocks, of what readAdded counts. Subtrees that both have are not read, so it costs what is
+// different, and the inner nodes of the origin's tree.
+func eachAdded(ctx context.Context, metadata io.ReaderAt, root, origin uint64, fn func(key uint64)) error {
+	c := &comparison{ctx: ctx, metadata: metadata, common: map[uint64]bool{}, seen: map[uint64]bool{}, origin: origin, fn: fn}
 	if err := c.collect(origin, 1); err != nil {
-		return 0, err
+		return err
 	}
 	return c.added(root, 1)
 }
 
-// A comparison is one run of readAdded.
+// A comparison is one run of eachAdded.
 type comparison struct {
 	ctx      context.Context //nolint:containedctx // lives as long as one call
 	metadata io.ReaderAt
-	origin   uint64          // where its tree begins
+	origin   uint64 // where its tree begins
+	fn       func(key uint64)
 	common   map[uint64]bool // nodes of the origin's tree
 	seen     map[uint64]bool // nodes of the volume's own
 	height   int             // of that tree; its leaves are all at one depth
@@ -71,37 +78,35 @@ func (c *comparison) collect(block uint64, depth int) error {
 	return nil
 }
 
-// added counts below a node of the volume's tree.
-func (c *comparison) added(block uint64, depth int) (blocks uint64, err error) {
+// added calls fn for what is below a node of the volume's tree.
+func (c *comparison) added(block uint64, depth int) error {
 	if c.common[block] {
-		return 0, nil
+		return nil
 	}
 	if c.seen[block] { // no tree leads to a node twice, and a damaged one could do so without end
-		return 0, fmt.Errorf("block %d is in a volume's tree of blocks twice", block)
+		return fmt.Errorf("block %d is in a volume's tree of blocks twice", block)
 	}
 	c.seen[block] = true
 	node, err := c.node(block, depth)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	for i := range node.entries {
 		if !node.leaf {
-			below, err := c.added(node.number(i), depth+1)
-			if err != nil {
-				return 0, err
+			if err := c.added(node.number(i), depth+1); err != nil {
+				return err
 			}
-			blocks += below
 			continue
 		}
 		was, ok, err := c.inOrigin(node.key(i))
 		if err != nil {
-			return 0, err
+			return err
 		}
 		if !ok || was>>timeBits != node.number(i)>>timeBits {
-			blocks++
+			c.fn(node.key(i))
 		}
 	}
-	return blocks, nil
+	return nil
 }
 
 // inOrigin returns what the origin has at a key. Keys that come one after the other are mostly in one leaf.
@@ -146,45 +151,68 @@ func (c *comparison) seek(key uint64) error {
 
 // Added returns how many bytes volume id has that its origin has not: what deleting it, once nothing is upon it, gives
 // back. What was written to them must have been flushed. It needs neither volume to be active.
-//
-// The trees of blocks of a volume that is not written stay where they are, whatever the pool does. One that has been written
-// meanwhile, as its journal was replayed, is looked at once more.
 func (p *Pool) Added(ctx context.Context, id, origin uint32) (bytes uint64, err error) {
-	err = errChanging
-	for range addedTries {
-		if bytes, err = p.addedOnce(ctx, id, origin); !errors.Is(err, errChanging) {
-			break
-		}
-	}
-	if err != nil {
-		return 0, fmt.Errorf("compare volume %d with volume %d: %w", id, origin, err)
-	}
-	return bytes, nil
-}
-
-const addedTries = 3
-
-func (p *Pool) addedOnce(ctx context.Context, id, origin uint32) (bytes uint64, err error) {
-	before, err := p.treesOf(ctx, id, origin)
-	if err != nil {
-		return 0, err
-	}
 	var blocks uint64
-	readErr := p.withMetadata(ctx, func(metadata io.ReaderAt) (err error) {
-		blocks, err = readAdded(ctx, newNodeCache(metadata), before[0], before[1])
+	err = p.compareTrees(ctx, id, origin, func(metadata io.ReaderAt, root, origin uint64) (err error) {
+		blocks, err = readAdded(ctx, metadata, root, origin)
 		return err
 	})
-	after, err := p.treesOf(ctx, id, origin)
-	if err == nil && !slices.Equal(before, after) {
-		err = errChanging
-	}
-	if err == nil {
-		err = readErr
-	}
 	if err != nil {
 		return 0, err
 	}
 	return blocks * p.block, nil
+}
+
+// differing returns the places at which two volumes have different blocks, or one of them has none, in blocks of the pool. What is elsewhere is
+// the same in both. What was written to them must have been flushed.
+func (p *Pool) differing(ctx context.Context, id, other uint32) (places bitmap, err error) {
+	err = p.compareTrees(ctx, id, other, func(metadata io.ReaderAt, root, origin uint64) error {
+		places = bitmap{}
+		return errors.Join(
+			eachAdded(ctx, metadata, root, origin, places.add),
+			eachAdded(ctx, metadata, origin, root, places.add))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return places, nil
+}
+
+// compareTrees calls fn with where the trees of blocks of two volumes begin; what counts is the last call.
+//
+// The trees of blocks of a volume that is not written stay where they are, whatever the pool does. One that has been written
+// meanwhile, as its journal was replayed, is looked at once more.
+func (p *Pool) compareTrees(ctx context.Context, id, origin uint32, fn func(metadata io.ReaderAt, root, origin uint64) error) error {
+	err := errChanging
+	for range compareTries {
+		if err = p.compareTreesOnce(ctx, id, origin, fn); !errors.Is(err, errChanging) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("compare volume %d with volume %d: %w", id, origin, err)
+	}
+	return nil
+}
+
+const compareTries = 3
+
+func (p *Pool) compareTreesOnce(ctx context.Context, id, origin uint32, fn func(metadata io.ReaderAt, root, origin uint64) error) error {
+	before, err := p.treesOf(ctx, id, origin)
+	if err != nil {
+		return err
+	}
+	readErr := p.withMetadata(ctx, func(metadata io.ReaderAt) error {
+		return fn(newNodeCache(metadata), before[0], before[1])
+	})
+	after, err := p.treesOf(ctx, id, origin)
+	switch {
+	case err != nil:
+		return err
+	case !slices.Equal(before, after):
+		return errChanging
+	}
+	return readErr
 }
 
 // treesOf returns where the trees of blocks of volumes begin.

@@ -21,6 +21,7 @@ const (
 	ext4MagicOffset     = ext4Super + 0x38
 	ext4State           = ext4Super + 0x3A
 	ext4FeatureIncompat = ext4Super + 0x60
+	ext4UUID            = ext4Super + 0x68
 	ext4BlocksCountHigh = ext4Super + 0x150
 
 	ext4ErrorFS = 0x2  // EXT4_ERROR_FS
@@ -60,6 +61,8 @@ func (ext4) parse(head []byte) (fsState, error) {
 		dirty:     features&ext4Recover != 0,
 	}, nil
 }
+
+func (ext4) uuid(head []byte) []byte { return head[ext4UUID:][:16] }
 
 // noInitITable keeps the kernel from zeroing, in the background, the inode tables that mkfs and grow have left as they
 // were. They read as zeroes on a thin volume without having blocks; zeroing them gives them blocks: of a new volume of

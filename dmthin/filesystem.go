@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/treediff"
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
@@ -20,6 +21,13 @@ type filesystem interface {
 	// parse reads the superblock in the first fsHeadSize bytes of a device. errNoFilesystem says that there is none of
 	// this kind; any other error, what is wrong with the one that there is.
 	parse(head []byte) (fsState, error)
+
+	// uuid returns what the superblock in head, which parse has read, calls the file system. Copies have one uuid.
+	uuid(head []byte) []byte
+
+	// changedInodes returns the inodes that may differ in two volumes that are mounted, and do not change. An error says that it
+	// cannot be told.
+	changedInodes(ctx context.Context, t *trees, pool *Pool) (treediff.Inodes, error)
 
 	// mountOptions returns what containerd is to mount a volume with. Read-only, nothing is written to the device: a
 	// journal that is not empty is passed over.

@@ -15,6 +15,7 @@ const (
 
 	xfsBlockSize    = 4
 	xfsDataBlocks   = 8
+	xfsUUID         = 32
 	xfsInodeCount   = 128 // allocated, be they used or free
 	xfsFreeInodes   = 136
 	xfsMaxInodes    = 127 // percent
@@ -53,6 +54,8 @@ func (xfs) parse(head []byte) (fsState, error) {
 		tailBlocks: xfsMinGroupBlocks,
 	}, nil
 }
+
+func (xfs) uuid(head []byte) []byte { return head[xfsUUID:][:16] }
 
 // mountOptions have nouuid, as each volume has the uuid of its template.
 func (xfs) mountOptions(readOnly bool) []string {

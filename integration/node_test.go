@@ -51,7 +51,7 @@ func startNode(t *testing.T, c containerd, b backend) *node {
 	if s := os.Getenv("LAMINA_TEST_SNAPSHOTTER"); s != "" {
 		n.snapshotter = s
 	} else {
-		n.daemon = startDaemon(t, filepath.Join(dir, "lamina"), b)
+		n.daemon = startDaemonWith(t, filepath.Join(dir, "lamina"), b, b.toml()+n.contentStore())
 	}
 	n.startBeside(c)
 	return n
@@ -121,6 +121,9 @@ func (n *node) config(version int, imports string) string {
 	}
 	return b.String()
 }
+
+// contentStore tells a daemon, in its configuration, of the node's containerd.
+func (n *node) contentStore() string { return fmt.Sprintf("[containerd]\naddress = %q\n", n.socket()) }
 
 func (n *node) socket() string { return filepath.Join(n.dir, "containerd.sock") }
 

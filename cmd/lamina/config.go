@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v3"
+
+	"github.com/lamina-snapshotter/lamina"
 )
 
 func newConfig() *cli.Command {
@@ -60,10 +62,12 @@ func newConfigContainerd() *cli.Command {
 	}
 }
 
-// containerdConfig is the part of containerd's config file that concerns proxy plugins. It is the same in versions 2 and 3.
+// containerdConfig is the part of containerd's config file that concerns proxy plugins, which is the same in versions 2 and 3, and the
+// order in which containerd asks differs.
 type containerdConfig struct {
 	Version      int                    `toml:"version"`
 	ProxyPlugins map[string]proxyPlugin `toml:"proxy_plugins"`
+	Plugins      map[string]differs     `toml:"plugins,omitempty"`
 }
 
 // proxyPlugin leaves out the platform: containerd takes the host's own, which is right for a daemon on the same host.
@@ -71,7 +75,29 @@ type proxyPlugin struct {
 	Type         string            `toml:"type"`
 	Address      string            `toml:"address"`
 	Capabilities []string          `toml:"capabilities,omitempty"`
-	Exports      map[string]string `toml:"exports"`
+	Exports      map[string]string `toml:"exports,omitempty"`
+}
+
+type differs struct {
+	Order []string `toml:"default"`
+}
+
+const (
+	diffServicePlugin = "io.containerd.service.v1.diff-service"
+	// walkingDiffer is containerd's own.
+	walkingDiffer = "walking"
+)
+
+// differName returns what containerd calls the differ. A proxy plugin of any type has its name as its key, so it cannot be that of a
+// snapshotter.
+func differName(snapshotters map[string]lamina.SnapshotterConfig) string {
+	name := lamina.DefaultName + "-diff"
+	for {
+		if _, taken := snapshotters[name]; !taken {
+			return name
+		}
+		name += "-diff"
+	}
 }
 
 const (
@@ -79,10 +105,12 @@ const (
 	howToPull = `
 # "ctr images pull" and "ctr images import" of containerd 2 unpack for the snapshotters that their service is told of.
 # To be among them, config.toml needs the following too. The first entry is what containerd does without any.
+# The differ, which unpacks, has to be named for containerd 2.0 and 2.1: they take the first that is loaded, later ones prefer this.
 #
 # [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 #   platform = "linux"
 #   snapshotter = "overlayfs"
+#   differ = "walking"
 `
 	// howToUnpack: in the transfer service the limit is that of all snapshotters. CRI unpacks with one of its own.
 	howToUnpack = `#
@@ -96,6 +124,17 @@ const (
 `
 	// howOldReads: containerd 1.6 decodes into a struct of type and address, and passes over what the struct lacks.
 	howOldReads = `# containerd 1.6 reads type and address and passes over the other keys.
+`
+	// howOldDiffers: containerd 1.6 panics at a proxy plugin of a type that it does not know.
+	howOldDiffers = `
+# containerd 1.7 has a diff service that Lamina can serve: a commit of a container then costs what it changed. For 1.6 leave
+# this out, which does not start with it. If config.toml names unpack_config, it needs differ = "walking" in each.
+#
+# [proxy_plugins.%[1]s]
+#   type = "diff"
+#   address = %[2]q
+# [plugins."io.containerd.service.v1.diff-service"]
+#   default = [%[1]q, "walking"]
 `
 	// howOldLacks: containerd 1.7 reads capabilities, but its mount code does not know the options uidmap= and gidmap=.
 	howOldLacks = `# Capabilities are left out: for id maps and parallel unpacking containerd 2 is needed, and version 3 of this file.
@@ -123,6 +162,11 @@ func writeContainerd(ctx context.Context, w io.Writer, s settings, version int) 
 	if err := ctx.Err(); err != nil {
 		return err // what was cut short is missing without cause
 	}
+	differ := differName(s.Snapshotters)
+	if version >= 3 {
+		config.ProxyPlugins[differ] = proxyPlugin{Type: "diff", Address: s.Address}
+		config.Plugins = map[string]differs{diffServicePlugin: {Order: []string{differ, walkingDiffer}}}
+	}
 	head := howToUse
 	if version == 2 {
 		head += howOldReads + howOldLacks
@@ -132,7 +176,11 @@ func writeContainerd(ctx context.Context, w io.Writer, s settings, version int) 
 	if _, err := io.WriteString(w, head); err != nil {
 		return err
 	}
-	if err := writeTOML(w, config); err != nil || version == 2 {
+	if err := writeTOML(w, config); err != nil {
+		return err
+	}
+	if version == 2 {
+		_, err := fmt.Fprintf(w, howOldDiffers, differ, s.Address)
 		return err
 	}
 	return writeUnpackConfig(w, config)
@@ -148,8 +196,11 @@ func writeUnpackConfig(w io.Writer, config containerdConfig) error {
 	b.WriteString(howToPull)
 	sideBySide := false
 	for _, name := range slices.Sorted(maps.Keys(config.ProxyPlugins)) {
+		if config.ProxyPlugins[name].Type != "snapshot" {
+			continue
+		}
 		sideBySide = sideBySide || slices.Contains(config.ProxyPlugins[name].Capabilities, snapshots.RebaseCap)
-		fmt.Fprintf(&b, "# [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n#   platform = \"linux\"\n#   snapshotter = %q\n", name)
+		fmt.Fprintf(&b, "# [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n#   platform = \"linux\"\n#   snapshotter = %q\n#   differ = %q\n", name, walkingDiffer)
 	}
 	if sideBySide {
 		b.WriteString(howToUnpack)

@@ -57,16 +57,38 @@ func TestConfigContainerd(t *testing.T) {
     [proxy_plugins.lamina.exports]
       root = '%s/union'
 `, root)
+	const diffPlugin = `
+  [proxy_plugins.lamina-diff]
+    type = 'diff'
+    address = '/run/lamina/lamina.sock'
+
+[plugins]
+  [plugins.'io.containerd.service.v1.diff-service']
+    default = ['lamina-diff', 'walking']
+`
+	const oldDiff = `
+# containerd 1.7 has a diff service that Lamina can serve: a commit of a container then costs what it changed. For 1.6 leave
+# this out, which does not start with it. If config.toml names unpack_config, it needs differ = "walking" in each.
+#
+# [proxy_plugins.lamina-diff]
+#   type = "diff"
+#   address = "/run/lamina/lamina.sock"
+# [plugins."io.containerd.service.v1.diff-service"]
+#   default = ["lamina-diff", "walking"]
+`
 	const pull = `
 # "ctr images pull" and "ctr images import" of containerd 2 unpack for the snapshotters that their service is told of.
 # To be among them, config.toml needs the following too. The first entry is what containerd does without any.
+# The differ, which unpacks, has to be named for containerd 2.0 and 2.1: they take the first that is loaded, later ones prefer this.
 #
 # [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 #   platform = "linux"
 #   snapshotter = "overlayfs"
+#   differ = "walking"
 # [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 #   platform = "linux"
 #   snapshotter = "lamina"
+#   differ = "walking"
 #
 # Layers of an image are unpacked side by side where config.toml has
 #
@@ -83,8 +105,8 @@ func TestConfigContainerd(t *testing.T) {
 		capabilities = "    capabilities = ['only-remap-ids', 'rebase']\n"
 	}
 	for version, want := range map[string]string{
-		"2": head + old + "version = 2\n" + plugin + exports,
-		"3": head + "version = 3\n" + plugin + capabilities + exports + pull,
+		"2": head + old + "version = 2\n" + plugin + exports + oldDiff,
+		"3": head + "version = 3\n" + plugin + capabilities + exports + diffPlugin + pull,
 	} {
 		code, stdout, stderr := tRun(t, "config", "containerd", "--config", tFile(t, ""), "--root", root, "--version", version)
 		if got := withoutMissing(stdout); code != exitOK || got != want {
@@ -143,10 +165,11 @@ type theirConfig struct {
 		Exports      map[string]string `toml:"exports"`
 		Capabilities []string          `toml:"capabilities"`
 	} `toml:"proxy_plugins"`
+	Plugins map[string]map[string]any `toml:"plugins"`
 }
 
 func TestConfigContainerdReadBack(t *testing.T) {
-	path := tFile(t, "root = \"/srv/lamina\"\naddress = \"/run/l/\\\"x\\\".sock\"\n[snapshotters.\"a.b\"]\n[snapshotters.c]")
+	path := tFile(t, "root = \"/srv/lamina\"\naddress = \"/run/l/\\\"x\\\".sock\"\n[snapshotters.\"a.b\"]\n[snapshotters.lamina-diff]")
 	code, stdout, stderr := tRun(t, "config", "containerd", "--config", path)
 	if code != exitOK {
 		t.Fatal(stderr)
@@ -155,9 +178,16 @@ func TestConfigContainerdReadBack(t *testing.T) {
 	if err := toml.NewDecoder(bytes.NewReader([]byte(stdout))).DisallowUnknownFields().Decode(&got); err != nil {
 		t.Fatalf("%v in:\n%s", err, stdout)
 	}
-	if got.Version != 3 || len(got.ProxyPlugins) != 2 {
+	if got.Version != 3 || len(got.ProxyPlugins) != 3 {
 		t.Fatalf("got %+v", got)
 	}
+	// No key can be that of two plugins, of whatever type.
+	order := got.Plugins["io.containerd.service.v1.diff-service"]["default"]
+	if d := got.ProxyPlugins["lamina-diff-diff"]; d.Type != "diff" || d.Address != `/run/l/"x".sock` ||
+		!reflect.DeepEqual(order, []any{"lamina-diff-diff", "walking"}) {
+		t.Errorf("got %+v, in the order %v", d, order)
+	}
+	delete(got.ProxyPlugins, "lamina-diff-diff")
 	s, err := readSettings(path, true)
 	if err != nil {
 		t.Fatal(err)

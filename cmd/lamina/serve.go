@@ -40,9 +40,13 @@ func serve(ctx context.Context, s settings) error {
 	if err != nil {
 		return errors.Join(err, host.Close())
 	}
+	containerd, err := dialContainerd(s.Containerd.Address)
+	if err != nil {
+		return errors.Join(fmt.Errorf("containerd.address: %w", err), host.Close())
+	}
 	sock, err := listen(ctx, s.Address)
 	if err != nil {
-		return errors.Join(unlessStopped(ctx, err), host.Close())
+		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close())
 	}
 	log.G(ctx).WithFields(log.Fields{
 		"version":      buildVersion(),
@@ -54,8 +58,9 @@ func serve(ctx context.Context, s settings) error {
 	server := newServer(newService(log.G(ctx), served))
 	registerDoctor(server.grpc, host)
 	registerPool(server.grpc, host)
+	registerDiff(server.grpc, log.G(ctx), host, containerd)
 	err = server.run(ctx, sock)
-	err = errors.Join(err, host.Close(), sock.release())
+	err = errors.Join(err, containerd.Close(), host.Close(), sock.release())
 	if err == nil {
 		log.G(ctx).Info("stopped")
 	}

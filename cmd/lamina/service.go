@@ -88,21 +88,28 @@ func call[Q request, R any](ctx context.Context, s *service, r Q,
 // begin gives the call's context a logger that names the call, and returns what is to run at its end: it logs a call
 // that failed in one line, and one that went well only at the debug level.
 func (s *service) begin(ctx context.Context, r request) (context.Context, func(error)) {
-	start := time.Now()
-	fullMethod, _ := grpc.Method(ctx)
-	fields := log.Fields{"method": path.Base(fullMethod), "snapshotter": r.GetSnapshotter()}
+	fields := log.Fields{"snapshotter": r.GetSnapshotter()}
 	if key := keyOf(r); key != "" {
 		fields["key"] = key
 	}
+	ctx, done := begin(ctx, s.log, fields)
+	return ctx, func(err error) { done(err, log.DebugLevel, nil) }
+}
+
+// begin is the begin of a call of any service. What went well is logged at a level, with what it returned.
+func begin(ctx context.Context, logger *log.Entry, fields log.Fields) (context.Context, func(err error, level log.Level, returned log.Fields)) {
+	start := time.Now()
+	fullMethod, _ := grpc.Method(ctx)
+	fields["method"] = path.Base(fullMethod)
 	if ns, ok := namespaces.Namespace(ctx); ok {
 		fields["namespace"] = ns
 	}
-	entry := s.log.WithFields(fields)
-	return log.WithLogger(ctx, entry), func(err error) {
+	entry := logger.WithFields(fields)
+	return log.WithLogger(ctx, entry), func(err error, level log.Level, returned log.Fields) {
 		class := status.Code(err)
 		entry := entry.WithField("duration", time.Since(start).String())
 		if err == nil {
-			entry.Debug("call done")
+			entry.WithFields(returned).Log(level, "call done")
 			return
 		}
 		entry = entry.WithFields(log.Fields{"class": class.String(), "error": status.Convert(err).Message()})
@@ -132,7 +139,7 @@ func keyOf(r request) string {
 func isAnswer(class codes.Code) bool {
 	switch class {
 	case codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.InvalidArgument,
-		codes.OutOfRange, codes.Unimplemented, codes.Canceled:
+		codes.OutOfRange, codes.Unimplemented, codes.Canceled, codes.Aborted:
 		return true
 	default:
 		return false

@@ -19,6 +19,7 @@ import (
 const (
 	defaultConfigFile = "/etc/lamina/config.toml"
 	defaultAddress    = "/run/lamina/lamina.sock"
+	defaultContainerd = "/run/containerd/containerd.sock"
 
 	// maxAddress is the longest path that sockaddr_un takes: 108 bytes with the NUL (unix(7)).
 	maxAddress = 107
@@ -29,8 +30,15 @@ type settings struct {
 	lamina.Config
 
 	// Address is the path of the socket.
-	Address string      `toml:"address"`
-	Log     logSettings `toml:"log"`
+	Address    string             `toml:"address"`
+	Containerd containerdSettings `toml:"containerd"`
+	Log        logSettings        `toml:"log"`
+}
+
+// containerdSettings say where the containerd is whose content store layers are written to.
+type containerdSettings struct {
+	// Address is the path of its socket.
+	Address string `toml:"address"`
 }
 
 type logSettings struct {
@@ -40,9 +48,10 @@ type logSettings struct {
 
 func defaultSettings() settings {
 	return settings{
-		Config:  lamina.DefaultConfig(),
-		Address: defaultAddress,
-		Log:     logSettings{Level: "info", Format: "text"},
+		Config:     lamina.DefaultConfig(),
+		Address:    defaultAddress,
+		Containerd: containerdSettings{Address: defaultContainerd},
+		Log:        logSettings{Level: "info", Format: "text"},
 	}
 }
 
@@ -135,18 +144,19 @@ func keyName(key toml.Key) string { return strings.Join(key, ".") }
 func (s settings) check() error {
 	return errors.Join(
 		s.Validate(), // of the embedded lamina.Config
-		validateAddress(s.Address),
+		validateAddress("address", s.Address),
+		validateAddress("containerd.address", s.Containerd.Address),
 		oneOf("log.level", s.Log.Level, "trace", "debug", "info", "warn", "error"),
 		oneOf("log.format", s.Log.Format, "text", "json"),
 	)
 }
 
-func validateAddress(address string) error {
+func validateAddress(key, address string) error {
 	switch {
 	case !filepath.IsAbs(address):
-		return fmt.Errorf("address: %q is not an absolute path", address)
+		return fmt.Errorf("%s: %q is not an absolute path", key, address)
 	case len(address) > maxAddress:
-		return fmt.Errorf("address: %q has %d bytes; the path of a unix socket has at most %d", address, len(address), maxAddress)
+		return fmt.Errorf("%s: %q has %d bytes; the path of a unix socket has at most %d", key, address, len(address), maxAddress)
 	default:
 		return nil
 	}

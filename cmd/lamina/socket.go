@@ -29,7 +29,7 @@ type socket struct {
 //
 // The socket is 0600 from its first instant.
 func listen(ctx context.Context, path string) (_ *socket, err error) {
-	if err := validateAddress(path); err != nil {
+	if err := validateAddress("address", path); err != nil {
 		return nil, err
 	}
 	if err := makeSocketDir(filepath.Dir(path)); err != nil {

@@ -1,0 +1,36 @@
+package differ
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/google/uuid"
+)
+
+const (
+	// leaseTime is how long a layer is kept that nothing refers to yet. The caller has that long to make an image of it, and
+	// the call itself to write it; a layer that is thrown away takes up space no longer.
+	leaseTime = 2 * time.Hour
+	// leaseLabel says who made a lease.
+	leaseLabel = "lamina/made-by"
+)
+
+// lease returns a context with a lease, and what ends that if the call fails. containerd calls another process without the lease of its
+// own caller. Without one, a garbage collection between the commit and the manifest that will refer to the layer would take it.
+func (d *Differ) lease(ctx context.Context) (context.Context, func(context.Context) error, error) {
+	none := func(context.Context) error { return nil }
+	if id, ok := leases.FromContext(ctx); ok {
+		return leases.WithLease(ctx, id), none, nil // also to the content store, if it came from a client
+	}
+	if d.leases == nil {
+		return ctx, none, nil
+	}
+	l, err := d.leases.Create(ctx, leases.WithID("lamina-diff-"+uuid.NewString()), leases.WithExpiration(leaseTime),
+		leases.WithLabel(leaseLabel, "diff"))
+	if err != nil {
+		return ctx, none, fmt.Errorf("take a lease for the layer: %w", err)
+	}
+	return leases.WithLease(ctx, l.ID), func(ctx context.Context) error { return d.leases.Delete(ctx, l) }, nil
+}

@@ -1,0 +1,152 @@
+package dmthin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/treediff"
+)
+
+const (
+	// afterwards bounds how long the device of a copy may take to be given back.
+	afterwards = 20 * time.Second
+
+	// lastLook bounds how long a comparison that is given up may take to end: it looks at its context at each entry, so
+	// only a device that hangs takes longer.
+	lastLook = time.Second
+)
+
+// A comparison of trees: their file systems, mounted for nobody else, and in what they differ.
+type trees struct {
+	was, is      *shown // was is nil for none
+	lower, upper *detachedMount
+	differences  []treediff.Difference
+}
+
+// compare mounts both volumes and compares them. If it is given up while a device hangs, the mounts end when that answers.
+func (b *Backend) compare(ctx context.Context, was, is *shown, narrow narrowing) (*trees, error) {
+	t := &trees{was: was, is: is}
+	var ended atomic.Bool // true when it has ended, or is given up
+	err := boundedLate(ctx, "compare "+is.device, func() error {
+		err := t.compare(ctx, narrow)
+		if !ended.CompareAndSwap(false, true) {
+			err = errors.Join(err, t.close())
+		}
+		return err
+	})
+	if err != nil && !ended.CompareAndSwap(false, true) {
+		err = errors.Join(err, t.close())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// boundedLate is bounded for what soon ends by itself when ctx does, or at once: so what it has open is closed at return.
+func boundedLate(ctx context.Context, what string, fn func() error) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+	}
+	later, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() {
+		time.AfterFunc(lastLook, func() { cancel(context.Cause(ctx)) })
+	})
+	defer stop()
+	return bounded(later, what, fn)
+}
+
+func (t *trees) compare(ctx context.Context, narrow narrowing) (err error) {
+	if t.was != nil {
+		if t.lower, err = mountToRead(t.was.device); err != nil {
+			return err
+		}
+	}
+	if t.upper, err = mountToRead(t.is.device); err != nil {
+		return err
+	}
+	if t.was == nil || t.was.id == t.is.id {
+		return nil
+	}
+	changed, err := narrow(ctx, t)
+	if err != nil {
+		return err
+	}
+	t.differences, err = treediff.Compare(ctx, int(t.lower.root.Fd()), int(t.upper.root.Fd()), changed)
+	return err
+}
+
+// A narrowing returns the inodes that may differ in two trees, or nil if that is not known.
+type narrowing func(ctx context.Context, t *trees) (treediff.Inodes, error)
+
+// changedInodes is what the file system can tell. Where it cannot, all inodes are compared, which is the same, but slow.
+func (b *Backend) changedInodes(ctx context.Context, t *trees) (treediff.Inodes, error) {
+	kind, err := probe(t.is.device)
+	if err != nil {
+		return nil, err
+	}
+	changed, err := kind.changedInodes(ctx, t, b.pool)
+	if err != nil && ctx.Err() == nil {
+		log.G(ctx).WithError(err).Debugf("all inodes of %s are compared", t.is.device)
+		return nil, nil
+	}
+	return changed, err
+}
+
+// mountToRead mounts a device that nobody can write. Who has mounted it too has the same file system.
+func mountToRead(device string) (*detachedMount, error) {
+	kind, err := probe(device)
+	if err != nil {
+		return nil, err
+	}
+	root, err := openRoot(kind, device, kind.mountOptions(true))
+	if err != nil {
+		return nil, err
+	}
+	return &detachedMount{device: device, root: root}, nil
+}
+
+// close ends the mounts. What a client has mounted too stays so.
+func (t *trees) close() error {
+	var errs []error
+	for _, m := range []*detachedMount{t.lower, t.upper} {
+		if m != nil {
+			errs = append(errs, m.root.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tell calls fn with the differences. Who is told reads the files himself, and waits for the device as long as that takes.
+func (t *trees) tell(ctx context.Context, fn func(Change) error) error {
+	told := func(path string, st *unix.Stat_t, dir int) error { return fn(Change{Path: path, Stat: st, Dir: dir}) }
+	upper := int(t.upper.root.Fd())
+	if t.was == nil {
+		return treediff.All(ctx, upper, told)
+	}
+	return treediff.Tell(ctx, upper, t.differences, told)
+}
+
+// giveBack takes the device of a copy away. Who gave its number deletes it.
+func (b *Backend) giveBack(ctx context.Context, spare Content) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	defer cancel()
+	volume, err := volumeID(spare.ID)
+	if err != nil {
+		return
+	}
+	if err = waitUnmounted(ctx, b.pool.Path(volume)); errors.Is(err, fs.ErrNotExist) {
+		err = nil // it was never active
+	}
+	if err := errors.Join(err, b.Release(ctx, spare.ID)); err != nil {
+		log.G(ctx).WithError(err).Warnf("the device of volume %d, a copy to compare with, stays until that is deleted", volume)
+	}
+}
