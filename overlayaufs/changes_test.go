@@ -174,6 +174,26 @@ func TestChangesOfRenamed(t *testing.T) {
 	})
 }
 
+// TestChangesBelowRenamed makes a directory anew that is there only because a layer below renamed the one above it.
+func TestChangesBelowRenamed(t *testing.T) {
+	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union"), Metacopy: on})
+	tMake(t, b, 1, nil, "was/dir/file", "1")
+	tMustMake(t, b, 2, tChain(1), nil)
+	tMounted(t, b, tChain(2, 1), true, nil, func(dir string) {
+		if err := os.Rename(filepath.Join(dir, "was"), filepath.Join(dir, "is")); err != nil {
+			t.Fatal(err)
+		}
+	})
+	tMustMake(t, b, 3, tChain(2, 1), nil)
+	tMounted(t, b, tChain(3, 2, 1), true, nil, func(dir string) {
+		anew := filepath.Join(dir, "is/dir")
+		if err := errors.Join(os.RemoveAll(anew), os.Mkdir(anew, 0o755), os.Mkdir(filepath.Join(dir, "other"), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	tWant(t, tChanges(t, b, true, 3, 2, 1), "is", "=is/dir", "other")
+}
+
 // TestChangesWithIndex writes to a file whose other names are in a layer below, which overlayfs shows changed as well.
 func TestChangesWithIndex(t *testing.T) {
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union"), Index: on})
