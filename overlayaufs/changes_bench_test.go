@@ -24,7 +24,7 @@ func BenchmarkChanges(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer place.Close() //nolint:errcheck // nothing is kept
+	defer place.Close()
 	bImage(b, place)
 	for i, changed := range []int{1, 10_000} {
 		c := Content{ID: uint64(i + 2)}
