@@ -89,6 +89,7 @@ func (m *measured) change(b *testing.B, files int) {
 }
 
 func (m *measured) run(b *testing.B, cold bool) {
+	b.Helper()
 	ctx := b.Context()
 	timed := func(fn func() error) time.Duration {
 		if cold {

@@ -26,8 +26,10 @@ func mustImage(tb testing.TB, options ...string) (file string) {
 	file = filepath.Join(dir, "image")
 	require.NoError(tb, os.WriteFile(file, nil, 0o600))
 	require.NoError(tb, os.Truncate(file, 32<<20))
-	mustRun(tb, "mke2fs", append([]string{"-q", "-F", "-b", "4096", "-I", "256", "-d", tree, "-O",
-		"none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"},
+	mustRun(tb, "mke2fs", append([]string{
+		"-q", "-F", "-b", "4096", "-I", "256", "-d", tree, "-O",
+		"none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
+	},
 		append(options, file)...)...)
 	return file
 }
