@@ -26,7 +26,7 @@ type testBackend struct {
 	template Content
 }
 
-func openBackend(t *testing.T, c Config) *testBackend {
+func openBackend(t testing.TB, c Config) *testBackend {
 	t.Helper()
 	guest.Require(t)
 	c.Store, c.DataSize = storeUUID, 1<<30
@@ -47,7 +47,7 @@ func openBackend(t *testing.T, c Config) *testBackend {
 	return &testBackend{b, Content{ID: 1, Size: size}}
 }
 
-func (b *testBackend) mustMake(t *testing.T, id uint64, below Content, labels map[string]string) Content {
+func (b *testBackend) mustMake(t testing.TB, id uint64, below Content, labels map[string]string) Content {
 	t.Helper()
 	size, err := b.Make(t.Context(), Content{ID: id}, []Content{below}, labels)
 	require.NoError(t, err)
@@ -55,7 +55,7 @@ func (b *testBackend) mustMake(t *testing.T, id uint64, below Content, labels ma
 }
 
 // mount mounts a content and returns where, and what unmounts it.
-func (b *testBackend) mount(t *testing.T, c Content, writable bool) (dir string, unmount func()) {
+func (b *testBackend) mount(t testing.TB, c Content, writable bool) (dir string, unmount func()) {
 	t.Helper()
 	mounts, err := b.Mounts(t.Context(), []Content{c, b.template}, writable, nil)
 	require.NoError(t, err)

@@ -96,7 +96,7 @@ func (b *Backend) comparable(ctx context.Context, was, is *shown) error {
 		return fmt.Errorf("volume %d is below and may be written: %w", was.id, errdefs.ErrNotImplemented)
 	}
 	var uuids [2]string
-	if err := bounded(ctx, "compare superblocks", func() error {
+	if err := boundedLate(ctx, "compare superblocks", func() error {
 		for i, m := range []*shown{was, is} {
 			head, err := readHead(m.device)
 			if err != nil {
@@ -132,7 +132,7 @@ func (b *Backend) copyOf(ctx context.Context, of *shown, spare Content) (*shown,
 		return nil, err
 	}
 	// What a container has written is on its way to the disk before its file system is frozen: it waits the less.
-	if err := bounded(ctx, of.device, func() error { return syncMounted(of.device) }); err != nil {
+	if err := boundedLate(ctx, of.device, func() error { return syncMounted(of.device) }); err != nil {
 		return nil, err
 	}
 	b.forget(spare.ID)

@@ -3,6 +3,7 @@ package dmthin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"sync/atomic"
 	"time"
@@ -33,9 +34,7 @@ type trees struct {
 func (b *Backend) compare(ctx context.Context, was, is *shown, narrow narrowing) (*trees, error) {
 	t := &trees{was: was, is: is}
 	var ended atomic.Bool // true when it has ended, or is given up
-	waited, cancel := outlast(ctx, lastLook)
-	defer cancel()
-	err := bounded(waited, "compare "+is.device, func() error {
+	err := boundedLate(ctx, "compare "+is.device, func() error {
 		err := t.compare(ctx, narrow)
 		if !ended.CompareAndSwap(false, true) {
 			err = errors.Join(err, t.close())
@@ -51,13 +50,18 @@ func (b *Backend) compare(ctx context.Context, was, is *shown, narrow narrowing)
 	return t, nil
 }
 
-// outlast returns a context that ends some time after ctx.
-func outlast(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+// boundedLate is bounded for what soon ends by itself when ctx does, or at once: so what it has open is closed at return.
+func boundedLate(ctx context.Context, what string, fn func() error) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+	}
 	later, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
 	stop := context.AfterFunc(ctx, func() {
-		time.AfterFunc(by, func() { cancel(context.Cause(ctx)) })
+		time.AfterFunc(lastLook, func() { cancel(context.Cause(ctx)) })
 	})
-	return later, func() { stop(); cancel(nil) }
+	defer stop()
+	return bounded(later, what, fn)
 }
 
 func (t *trees) compare(ctx context.Context, narrow narrowing) (err error) {

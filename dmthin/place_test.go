@@ -46,7 +46,7 @@ func mustDevices(t *testing.T, control *dm.Control) (names []string) {
 
 // mustLoops wants so many loop devices with files below a directory. One that is detached while udevd looks into it goes
 // a little later.
-func mustLoops(t *testing.T, dir string, want int) {
+func mustLoops(t testing.TB, dir string, want int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")

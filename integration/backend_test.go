@@ -16,7 +16,10 @@ import (
 )
 
 // The suite passes over what a backend is not.
-var _ snapshotter.Differ = (*overlayaufs.Backend)(nil)
+var (
+	_ snapshotter.Differ = (*overlayaufs.Backend)(nil)
+	_ snapshotter.Differ = (*dmthin.Backend)(nil)
+)
 
 // TestUnionBackend holds the union backend to the text of snapshotter.Backend.
 // The backend's own package may not import that one.

@@ -7,10 +7,17 @@ import (
 	"os"
 	"path/filepath"
 
+	diffapi "github.com/containerd/containerd/api/services/diff/v1"
+	"github.com/containerd/containerd/v2/core/diff"
+	diffproxy "github.com/containerd/containerd/v2/core/diff/proxy"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/lamina-snapshotter/lamina"
 )
@@ -104,7 +111,51 @@ func (m matrix) commitSteps(active func(matrix)) []crashStep {
 			return err
 		}, refused: func(error) bool { return false }, shows: map[string][]string{"new": {"base", "new"}}},
 		m.resizeStep(),
+		m.compareStep(),
 	}
+}
+
+// compareStep compares what is mounted with what is below it, for a content store that does not answer: all that it leaves is the view.
+func (m matrix) compareStep() crashStep {
+	release := func() {}
+	return crashStep{
+		name: "compare what is mounted", on: lamina.BackendThin, xfs: true,
+		before: func(m matrix) {
+			var dir string
+			dir, release = m.hold(m.h.prepare("new", "base", nil))
+			require.NoError(m.t, os.WriteFile(filepath.Join(dir, "new"), []byte("new"), 0o600))
+		},
+		run: func(ctx context.Context) error {
+			lower, err := m.h.View(ctx, "below", "base")
+			if errdefs.IsAlreadyExists(err) {
+				lower, err = m.h.Mounts(ctx, "below")
+			}
+			if err != nil {
+				return err
+			}
+			upper, err := m.h.Mounts(ctx, "new")
+			if err == nil {
+				err = m.diff(ctx, lower, upper)
+			}
+			return err
+		},
+		refused: func(error) bool { return false }, finish: func(matrix) { release() },
+		shows: map[string][]string{"new": {"base", "new"}},
+	}
+}
+
+// diff has the daemon compare, which ends where it would write.
+func (m matrix) diff(ctx context.Context, lower, upper []mount.Mount) (err error) {
+	conn, err := grpc.NewClient("unix://"+m.socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	_, err = diffproxy.NewDiffApplier(diffapi.NewDiffClient(conn)).(diff.Comparer).Compare(namespaces.WithNamespace(ctx, "test"), lower, upper)
+	if errdefs.IsUnavailable(err) {
+		return nil
+	}
+	return fmt.Errorf("compared without a content store: %w", err)
 }
 
 // resizeStep makes a volume larger that is mounted.

@@ -29,6 +29,7 @@ const (
 
 	maxLogBlockSize = 6
 	dynamicRevision = 1
+	maxGroups       = 1 << 22 // of a file system of 512 TiB
 
 	fileType, extents, flexGroups = 0x2, 0x40, 0x200
 	has64Bit                      = 0x80
@@ -113,7 +114,7 @@ func parseSuper(super []byte) (l *layout, first uint64, err error) {
 		return nil, 0, fmt.Errorf("its superblock has sizes that are not known: %w", ErrUnknown)
 	}
 	l.groups = (l.blocks - first + perGroup - 1) / perGroup
-	if l.groups*l.inodesPerGroup != u32(inodesCount) {
+	if l.groups > maxGroups || l.groups*l.inodesPerGroup != u32(inodesCount) {
 		return nil, 0, fmt.Errorf("%d groups of %d inodes, and %d inodes: %w", l.groups, l.inodesPerGroup, u32(inodesCount), ErrUnknown)
 	}
 	return l, first, nil
