@@ -47,6 +47,8 @@ func TestThinDiffErrors(t *testing.T) {
 	c.interrupt()
 	c.requireLaminaAlone()
 	c.requireNothingLeft()
+	c.daemon.stop()
+	c.daemon.backend.check(t, c.daemon.root())
 }
 
 // whileWritten compares a container, whose files grow and vanish, until done says so of what it was told how often, or some seconds have
@@ -135,6 +137,8 @@ func TestDiffInterrupted(t *testing.T) {
 	c.interrupt()
 	c.requireLaminaAlone()
 	c.requireNothingLeft()
+	c.daemon.stop()
+	c.daemon.backend.check(t, c.daemon.root())
 }
 
 func (c *comparison) interrupt() {

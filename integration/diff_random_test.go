@@ -108,10 +108,11 @@ func (c *comparison) random(parent string, rounds, count int) {
 
 		theirs := c.applied(c.walks, walked, parent)
 		requireTree(c.t, forgetTimesOfDirectories(theirs), forgetTimesOfDirectories(want), "the walking diff")
+		got := c.applied(c.ours, ours, parent)
 		if !c.tellsTimes() {
-			want = withTimesOfDirectories(want, theirs)
+			want = forgiven(want, got, theirs)
 		}
-		requireTree(c.t, c.applied(c.ours, ours, parent), want, "Lamina's diff")
+		requireTree(c.t, got, want, "Lamina's diff")
 		c.t.Logf("round %d: %d files; Lamina wrote %d bytes, uncompressed", round, len(want), ours.Size)
 		if round == rounds-1 {
 			c.requireFormats(committed, ours)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -41,7 +42,7 @@ func TestDiffSpeed(t *testing.T) {
 	if benchmarking() {
 		more := c.race(many, speed{wanted: 100})
 		t.Logf("ten times the files: %.1f times the time", float64(more)/float64(one))
-		require.Less(t, more, 2*one, "the time grows with the image")
+		assert.Less(t, more, 2*one, "the time grows with the image")
 	}
 }
 
@@ -70,22 +71,25 @@ func (c *comparison) race(size bulk, s speed) time.Duration {
 		require.NoError(c.t, os.WriteFile(filepath.Join(dir, "d0", "f0"), []byte("changed"), 0o644))
 	})
 	rounds := 3
+	if benchmarking() {
+		rounds = 5
+	}
 	warm := c.timed(base+"-one", rounds, nil)
 	c.say(size, "one file changed, warm", warm)
 	want := s.small
 	if size == many {
 		want = s.wanted
 	}
-	require.Greater(c.t, warm.ratio(), want)
+	assert.Greater(c.t, warm.ratio(), want)
 	if benchmarking() {
 		cold := c.timed(base+"-one", rounds, func() { dropCaches(c.t) })
 		c.say(size, "one file changed, cold", cold)
-		require.Greater(c.t, cold.ratio(), want)
+		assert.Greater(c.t, cold.ratio(), want)
 		within(c.t, c.prepare(base+"-many", base), func(dir string) { size.write(c.t, dir, manyFrom, 1) })
 		for name, before := range map[string]func(){"warm": nil, "cold": func() { dropCaches(c.t) }} {
 			r := c.timed(base+"-many", 2, before)
 			c.say(size, fmt.Sprintf("%d files changed, %s", size.files/manyFrom, name), r)
-			require.Greater(c.t, r.ratio(), 1.0)
+			assert.Greater(c.t, r.ratio(), 1.0)
 		}
 	}
 	c.requireShortWay()

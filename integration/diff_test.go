@@ -178,17 +178,24 @@ func capabilityIn(xattrs string) string {
 // does the walking differ.
 func (c *comparison) tellsTimes() bool { return c.daemon.backend.name == lamina.BackendUnion }
 
-// forgetTimesOfDirectories returns a tree without what the walking differ does not tell of all directories.
-func forgetTimesOfDirectories(tree map[string]file) map[string]file {
-	return withTimesOfDirectories(tree, nil)
+// forgiven returns a tree with the times of those directories whose changes neither has told of: got and theirs have the same.
+func forgiven(want, got, theirs map[string]file) map[string]file {
+	want = maps.Clone(want)
+	for name, f := range want {
+		if f.mode.IsDir() && got[name].mtime == theirs[name].mtime {
+			f.mtime = theirs[name].mtime
+			want[name] = f
+		}
+	}
+	return want
 }
 
-// withTimesOfDirectories returns a tree with the times that its directories have in another.
-func withTimesOfDirectories(tree, other map[string]file) map[string]file {
+// forgetTimesOfDirectories returns a tree without what the walking differ does not tell of all directories.
+func forgetTimesOfDirectories(tree map[string]file) map[string]file {
 	tree = maps.Clone(tree)
 	for name, f := range tree {
 		if f.mode.IsDir() {
-			f.mtime = other[name].mtime
+			f.mtime = ""
 			tree[name] = f
 		}
 	}
