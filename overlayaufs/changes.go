@@ -87,7 +87,7 @@ func (b *Backend) tellChanges(ctx context.Context, s shown, fn func(Change) erro
 	m := marksOf(s)
 	c := &changeWalk{
 		walk: newWalk(top, nil), ctx: ctx, fn: fn, marks: m, union: u, owners: owners,
-		below: &below{b: b, marks: m, layers: u.layers()[1:], renamed: map[string]bool{}},
+		below: &below{b: b, marks: m, layers: s.chain[1:], renamed: map[string]bool{}},
 	}
 	return c.run(".")
 }

@@ -12,7 +12,7 @@ import (
 type below struct {
 	b       *Backend
 	marks   marks
-	layers  []string        // names from the root
+	layers  []uint64
 	renamed map[string]bool // directories that were asked for: whether a layer has them, or those above, under other names
 }
 
@@ -56,8 +56,8 @@ func (s *below) isRenamed(root int, dir string) (renamed bool, err error) {
 
 // each reports whether ok returns true for the directory of this path in each layer that has one.
 func (s *below) each(root int, where string, ok func(fd int) (bool, error)) (bool, error) {
-	for _, layer := range s.layers {
-		fd, err := openDir(root, path.Join(layer, where))
+	for _, id := range s.layers {
+		fd, err := openDir(root, path.Join(dirName(id), where))
 		switch {
 		case isGone(err): // or a symbolic link is on the way, and no directory
 			continue

@@ -194,6 +194,34 @@ func TestChangesBelowRenamed(t *testing.T) {
 	tWant(t, tChanges(t, b, true, 3, 2, 1), "is", "=is/dir", "other")
 }
 
+// TestChangesOfLongChain hides a directory of a layer that the mounts have a short name for.
+func TestChangesOfLongChain(t *testing.T) {
+	b := tUnprobed(t, Config{})
+	var chain []Content
+	for id := uint64(1_000_000); len(chain) < 400; id++ {
+		chain = slices.Insert(chain, 0, Content{ID: id})
+	}
+	if b.lowerName(chain)(1) != linkName(1) {
+		t.Fatal("the names are not short ones")
+	}
+	if err := b.link(chain); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"hides", "new"} {
+		tWrite(t, b.path(chain[0].ID, fsName, name, "file"), "1")
+		if err := unix.Setxattr(b.path(chain[0].ID, fsName, name), "user."+opaqueMark, []byte("y"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tWrite(t, b.path(chain[399].ID, fsName, "hides/other"), "1")
+	b.overlay.options = []string{"userxattr"}
+	ids := make([]uint64, len(chain))
+	for i, c := range chain {
+		ids[i] = c.ID
+	}
+	tWant(t, tChanges(t, b, true, ids...), "=hides", "hides/file", "new", "new/file")
+}
+
 // TestChangesWithIndex writes to a file whose other names are in a layer below, which overlayfs shows changed as well.
 func TestChangesWithIndex(t *testing.T) {
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union"), Index: on})

@@ -38,7 +38,7 @@ type changeLevel struct {
 // errMoved is what a change while a layer is read looks like.
 var errMoved = fmt.Errorf("the layer changed while it was read: %w", fs.ErrNotExist)
 
-// run tells of what is in the directory name in the top one. Path is what is before the names, and may be empty.
+// run tells of what is in the directory name in the top one.
 func (c *changeWalk) run(name string) error {
 	defer func() { c.cut(0) }()
 	fd, err := c.open(name)
