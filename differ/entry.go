@@ -167,6 +167,9 @@ func (l *lister) addContent(ctx context.Context, c Change, name string, h *tar.H
 
 // send waits for room.
 func (l *lister) send(ctx context.Context, e entry) error {
+	if err := ctx.Err(); err != nil { // there may be room all the same, and nobody who takes it
+		return err
+	}
 	select {
 	case l.entries <- e:
 		return nil
