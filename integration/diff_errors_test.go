@@ -244,13 +244,13 @@ func TestDiffFullStore(t *testing.T) {
 	n := &node{t: t, dir: mustTempDir(t), snapshotter: "lamina"}
 	n.daemon = startDaemonWith(t, filepath.Join(n.dir, "lamina"), union, union.toml()+n.contentStore())
 	disk := mustTempDir(t)
-	require.NoError(t, unix.Mount("tmpfs", disk, "tmpfs", 0, "size=32m"))
+	require.NoError(t, unix.Mount("tmpfs", disk, "tmpfs", 0, "size=8m"))
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(disk, 0)) }) // after the containerd on it
 	require.NoError(t, os.Symlink(disk, filepath.Join(n.dir, "root")))
 	n.startBeside(containerd2)
 	c := newComparison(n)
 	within(t, c.prepare("large", ""), func(dir string) {
-		require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), make([]byte, 64<<20), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), make([]byte, 16<<20), 0o600))
 	})
 	_, err := c.diff(c.ours, "large", plainly)
 	require.ErrorContains(t, err, "no space left on device")

@@ -190,14 +190,15 @@ func forgiven(want, got, theirs map[string]file) map[string]file {
 	return want
 }
 
-// forgetTimesOfDirectories returns a tree without what the walking differ does not tell of all directories.
-func forgetTimesOfDirectories(tree map[string]file) map[string]file {
+// forgetUnseen returns a tree without what the walking differ does not always see: the time of a directory, and a link that has become a
+// file of its own, which otherwise is as it was.
+func forgetUnseen(tree map[string]file) map[string]file {
 	tree = maps.Clone(tree)
 	for name, f := range tree {
-		if f.mode.IsDir() {
+		if f.nlink, f.sameAs = 0, ""; f.mode.IsDir() {
 			f.mtime = ""
-			tree[name] = f
 		}
+		tree[name] = f
 	}
 	return tree
 }
