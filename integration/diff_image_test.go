@@ -145,4 +145,5 @@ func (c *comparison) requireCtrDiff() {
 	require.NotContains(c.t, entries, "bin/busybox")
 	top := topOf(parentsIn(c.ctr("snapshots", "ls")))
 	require.NotEmpty(c.t, c.ctr("snapshots", "diff", top))
+	c.kept += 2
 }

@@ -197,6 +197,7 @@ func TestDiffFinerThanWalking(t *testing.T) {
 	requireRoot(t)
 	c := startComparison(t, union)
 	c.finerThanWalking()
+	c.keptByLease()
 	c.requireShortWay()
 	c.requireNothingLeft()
 	c.compareForeign()
@@ -255,4 +256,6 @@ func (c *comparison) compareForeign() {
 	require.NoError(c.t, err)
 	require.Contains(c.t, entriesIn(c.t, mustDecompress(c.t, c.blob(c.ours, desc))), "new")
 	require.True(c.t, strings.Contains(logOf(c.t, c.node), walked), "the walking differ has not been asked")
+	c.requireSaid("call refused", "class=Unimplemented")
+	c.requireUndone()
 }
