@@ -109,6 +109,7 @@ type live struct {
 type quiet interface {
 	Broken(medium metadata.Medium) error
 	Made(ctx context.Context, medium metadata.Medium) error
+	Spares(medium metadata.Medium) map[uint64]bool
 	Settled(ctx context.Context) error
 	Reaped(ctx context.Context, medium metadata.Medium) error
 	Alone(ctx context.Context, id metadata.ID, fn func(needed bool) error) error

@@ -32,12 +32,14 @@ type shown struct {
 // Changes tells what the mounts upper change in lower. Both are volumes that are copies of one, so what is to be
 // compared are the inodes that have changed since.
 //
-// A volume that may be written, as a running container's, is compared as it is at the begin: spare becomes a copy of it. Its
+// A volume that may be written, as a running container's, is compared as it is at the begin: a spare content becomes a copy of it. Its
 // file system is frozen for the moment that takes, so the copy is whole. A kill leaves that copy, perhaps with a device that
 // nobody has open, at a number that no record has: garbage for the next start. The mounts end with the process.
 //
 // What is compared does not change. A lower volume that may be written is not compared: errdefs.ErrNotImplemented.
-func (b *Backend) Changes(ctx context.Context, lower, upper []mount.Mount, spare Content, fn func(Change) error) (err error) {
+func (b *Backend) Changes(
+	ctx context.Context, lower, upper []mount.Mount, reserve func() (Content, error), fn func(Change) error,
+) (err error) {
 	is, err := b.shown(upper)
 	if err != nil {
 		return err
@@ -52,6 +54,10 @@ func (b *Backend) Changes(ctx context.Context, lower, upper []mount.Mount, spare
 		}
 	}
 	if !is.readOnly {
+		spare, err := reserve()
+		if err != nil {
+			return err
+		}
 		copied, err := b.copyOf(ctx, is, spare)
 		defer b.giveBack(ctx, spare)
 		if err != nil {

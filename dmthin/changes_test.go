@@ -23,6 +23,8 @@ import (
 
 const spareID = 1000
 
+func spare() (Content, error) { return Content{ID: spareID}, nil }
+
 // told is what Changes tells, as names of a layer: a directory ends with a slash, what is gone has the prefix of a whiteout.
 type told struct {
 	names []string
@@ -34,14 +36,13 @@ type told struct {
 func (b *testBackend) changes(t *testing.T, lower, upper []mount.Mount, into tree) *told {
 	t.Helper()
 	list := &told{into: into, once: map[string]bool{}}
-	spare := Content{ID: spareID}
 	require.NoError(t, b.Changes(t.Context(), lower, upper, spare, func(c Change) error {
 		list.add(t, c)
 		return nil
 	}))
 	info, err := b.control.Info(b.pool.volumeName(spareID))
 	require.ErrorIs(t, err, os.ErrNotExist, "%v", info)
-	require.NoError(t, b.Delete(t.Context(), spare))
+	require.NoError(t, b.Delete(t.Context(), Content{ID: spareID}))
 	return list
 }
 

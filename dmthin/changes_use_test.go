@@ -49,7 +49,7 @@ func openLayered(t *testing.T, c Config) *layered {
 func (l *layered) compare(ctx context.Context, t *testing.T) (files map[string]string, err error) {
 	t.Helper()
 	files = map[string]string{}
-	err = l.Changes(ctx, l.lower, l.upper, Content{ID: spareID}, func(c Change) error {
+	err = l.Changes(ctx, l.lower, l.upper, spare, func(c Change) error {
 		files[c.Path] = readAt(t, c)
 		return nil
 	})
@@ -137,7 +137,7 @@ func TestChangesGivenUp(t *testing.T) {
 			writeFile(t, filepath.Join(l.dir, "c"), "1")
 			failed := errors.New("no room")
 			calls := 0
-			require.ErrorIs(t, l.Changes(t.Context(), l.lower, l.upper, Content{ID: spareID}, func(Change) error {
+			require.ErrorIs(t, l.Changes(t.Context(), l.lower, l.upper, spare, func(Change) error {
 				calls++
 				return failed
 			}), failed)
@@ -145,7 +145,7 @@ func TestChangesGivenUp(t *testing.T) {
 			l.nothingLeft(t)
 
 			ctx, cancel := context.WithCancel(t.Context())
-			require.ErrorIs(t, l.Changes(ctx, l.lower, l.upper, Content{ID: spareID}, func(Change) error {
+			require.ErrorIs(t, l.Changes(ctx, l.lower, l.upper, spare, func(Change) error {
 				cancel()
 				return nil
 			}), context.Canceled)
@@ -201,12 +201,12 @@ func TestChangesOfOthers(t *testing.T) {
 		"writable":      {l.upper, l.upper},
 		"no copy":       {strange, l.upper},
 	} {
-		err := l.Changes(t.Context(), mounts[0], mounts[1], Content{ID: spareID}, func(Change) error { return errors.New("told of") })
+		err := l.Changes(t.Context(), mounts[0], mounts[1], spare, func(Change) error { return errors.New("told of") })
 		require.True(t, errdefs.IsNotImplemented(err), "%s: %v", name, err)
 	}
 	l.nothingLeft(t)
 	gone := []mount.Mount{{Type: fsExt4, Source: "/dev/mapper/" + l.pool.volumeName(77)}}
-	require.ErrorIs(t, l.Changes(t.Context(), l.lower, gone, Content{ID: spareID}, nil), os.ErrNotExist)
+	require.ErrorIs(t, l.Changes(t.Context(), l.lower, gone, spare, nil), os.ErrNotExist)
 	require.NoError(t, l.Release(t.Context(), 9))
 }
 

@@ -42,6 +42,9 @@ type Live interface {
 	// Made returns when every content of a medium whose making is under way has its record, or is gone.
 	Made(ctx context.Context, medium metadata.Medium) error
 
+	// Spares returns the contents of a medium that a comparison under way has made for itself. Neither a record nor the trash has them.
+	Spares(medium metadata.Medium) map[uint64]bool
+
 	// Settled returns when the devices that snapshots need are there, and those that they needed are not.
 	Settled(ctx context.Context) error
 

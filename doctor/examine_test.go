@@ -19,6 +19,8 @@ import (
 type fakeLive struct {
 	broken error // of the volumes
 	reaped func(context.Context) error
+	survey *dmthin.Survey // nil for volumes that are not to be looked at
+	spares map[uint64]bool
 }
 
 func (f fakeLive) Broken(medium metadata.Medium) error {
@@ -34,9 +36,15 @@ func (f fakeLive) Made(ctx context.Context, medium metadata.Medium) error {
 	}
 	return ctx.Err()
 }
-func (f fakeLive) Settled(ctx context.Context) error                          { return f.Made(ctx, metadata.Volume) }
-func (f fakeLive) Reaped(ctx context.Context, _ metadata.Medium) error        { return f.reaped(ctx) }
-func (f fakeLive) Survey(context.Context) (*dmthin.Survey, error)             { return nil, errors.New("it hangs") }
+func (f fakeLive) Spares(metadata.Medium) map[uint64]bool              { return f.spares }
+func (f fakeLive) Settled(ctx context.Context) error                   { return f.Made(ctx, metadata.Volume) }
+func (f fakeLive) Reaped(ctx context.Context, _ metadata.Medium) error { return f.reaped(ctx) }
+func (f fakeLive) Survey(context.Context) (*dmthin.Survey, error) {
+	if f.survey == nil {
+		return nil, errors.New("it hangs")
+	}
+	return f.survey, nil
+}
 func (f fakeLive) Alone(context.Context, metadata.ID, func(bool) error) error { return nil }
 func (f fakeLive) SurveyDevice(_ context.Context, d dmthin.SurveyedDevice) (dmthin.SurveyedDevice, bool, error) {
 	return d, false, nil
@@ -185,6 +193,17 @@ func TestUnionBesideHungVolumes(t *testing.T) {
 	defer cancel()
 	_, err = e.again(bounded, metadata.Volume)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// What a comparison has made for itself is not surplus, as long as the comparison takes.
+func TestSpareVolume(t *testing.T) {
+	for _, under := range []bool{true, false} {
+		live := fakeLive{survey: &dmthin.Survey{Volumes: []dmthin.SurveyedVolume{{ID: 7, Created: 3}}}, spares: map[uint64]bool{7: under}}
+		var found []Finding
+		e := &examination{Subject: Subject{Live: live}, found: func(f Finding) { found = append(found, f) }}
+		require.NoError(t, e.surplusVolumes(t.Context(), live.survey.Volumes))
+		require.Equal(t, under, len(found) == 0, "%v", found)
+	}
 }
 
 // A pool that the daemon has set aside is told with the reason, and looked at all the same.

@@ -133,6 +133,7 @@ func (e *examination) recorded(link metadata.Link) metadata.Link {
 // is given again, but the volume is then another one.
 func (e *examination) surplusVolumes(ctx context.Context, surplus []dmthin.SurveyedVolume) error {
 	if e.Live != nil && len(surplus) > 0 {
+		spares := e.Live.Spares(metadata.Volume) // before the second look: one that is still there then was one all the time
 		survey, err := e.thinSurvey(ctx)
 		if err != nil {
 			return err
@@ -141,7 +142,9 @@ func (e *examination) surplusVolumes(ctx context.Context, surplus []dmthin.Surve
 		for _, v := range survey.Volumes {
 			still[[2]uint32{v.ID, v.Created}] = true
 		}
-		surplus = keep(surplus, func(v dmthin.SurveyedVolume) bool { return still[[2]uint32{v.ID, v.Created}] })
+		surplus = keep(surplus, func(v dmthin.SurveyedVolume) bool {
+			return still[[2]uint32{v.ID, v.Created}] && !spares[uint64(v.ID)]
+		})
 	}
 	for _, v := range surplus {
 		e.found(finding(ContentSurplus, volumeName(uint64(v.ID)), "neither a record nor the trash names it; it maps %d bytes", v.Mapped))

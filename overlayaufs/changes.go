@@ -29,7 +29,7 @@ type Change = struct {
 //
 // The inode numbers are those that Dir shows, and all entries have one device: numbers are told of files on the file system of the
 // root alone. It writes nothing, and mounts only what goes with a descriptor (see union).
-func (b *Backend) Changes(ctx context.Context, lower, upper []mount.Mount, _ Content, fn func(Change) error) error {
+func (b *Backend) Changes(ctx context.Context, lower, upper []mount.Mount, _ func() (Content, error), fn func(Change) error) error {
 	from, fromErr := b.parseMounts(lower)
 	to, toErr := b.parseMounts(upper)
 	if err := errors.Join(fromErr, toErr); err != nil {

@@ -81,7 +81,7 @@ func bTell(b *testing.B, place *Backend, c Content, files int) {
 	lower, upper := place.plan(tChain(1), false, nil), place.plan(append([]Content{c}, tChain(1)...), true, nil)
 	for b.Loop() {
 		n := 0
-		if err := place.Changes(context.Background(), lower, upper, Content{}, func(c Change) error {
+		if err := place.Changes(context.Background(), lower, upper, nil, func(c Change) error {
 			if c.Stat.Mode&unix.S_IFMT == unix.S_IFREG {
 				n++
 			}

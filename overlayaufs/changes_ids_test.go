@@ -64,7 +64,7 @@ func tTellMapped(t *testing.T, b *Backend, fn func(Change) error) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b.Changes(t.Context(), b.plan(tChain(1), false, nil), upper, Content{}, fn)
+	return b.Changes(t.Context(), b.plan(tChain(1), false, nil), upper, nil, fn)
 }
 
 func tCheckMapped(t *testing.T, b *Backend, ids *idmap.Map, dir string) {

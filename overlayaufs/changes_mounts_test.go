@@ -99,7 +99,7 @@ func TestForeignMounts(t *testing.T) {
 		"one less":                 nil,
 		"upon another":             over("lowerdir=/r/3/fs:/r/2/fs"),
 	} {
-		err := b.Changes(t.Context(), lower, upper, Content{}, func(Change) error { return errors.New("was told") })
+		err := b.Changes(t.Context(), lower, upper, nil, func(Change) error { return errors.New("was told") })
 		if !errdefs.IsNotImplemented(err) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -35,7 +35,7 @@ func tTarOf(t *testing.T, b *Backend, lower, upper []mount.Mount) ([]byte, error
 	t.Helper()
 	var buf bytes.Buffer
 	w := &tarWriter{Writer: tar.NewWriter(&buf), links: map[[2]uint64]string{}}
-	err := b.Changes(t.Context(), lower, upper, Content{}, w.change)
+	err := b.Changes(t.Context(), lower, upper, nil, w.change)
 	return buf.Bytes(), errors.Join(err, w.Close())
 }
 

@@ -39,7 +39,7 @@ func tChanges(t *testing.T, b *Backend, writable bool, chain ...uint64) (told []
 func tTell(t *testing.T, b *Backend, writable bool, fn func(Change) error, chain ...uint64) error {
 	t.Helper()
 	all := tChain(chain...)
-	return b.Changes(t.Context(), b.plan(all[1:], false, nil), b.plan(all, writable, nil), Content{}, fn)
+	return b.Changes(t.Context(), b.plan(all[1:], false, nil), b.plan(all, writable, nil), nil, fn)
 }
 
 func tWant(t *testing.T, got []string, want ...string) {
@@ -104,7 +104,7 @@ func TestChangesOfLoose(t *testing.T) {
 		t.Fatal(err)
 	}
 	var told []string
-	if err := b.Changes(t.Context(), b.plan(nil, false, nil), b.plan(tChain(1), true, loose), Content{}, func(c Change) error {
+	if err := b.Changes(t.Context(), b.plan(nil, false, nil), b.plan(tChain(1), true, loose), nil, func(c Change) error {
 		told = append(told, fmt.Sprint(c.Path, c.Opaque))
 		return nil
 	}); err != nil {
@@ -333,7 +333,7 @@ func TestChangesEnd(t *testing.T) {
 	tManyFiles(t, b.path(1, fsName), 50)
 	ctx, cancel := context.WithCancel(t.Context())
 	n, own := 0, errors.New("enough")
-	err := b.Changes(ctx, nil, b.plan(tChain(1), true, nil), Content{}, func(Change) error {
+	err := b.Changes(ctx, nil, b.plan(tChain(1), true, nil), nil, func(Change) error {
 		if n++; n == 10 {
 			cancel()
 		}

@@ -199,8 +199,10 @@ type Differ interface {
 	// entry are told of before it, changed or not, but for the root. An entry that is there may be told of though it is as it was;
 	// what is not told of is as it was. The names of a file with several links that are told of have the same device and inode number.
 	//
-	// What changes meanwhile, where the backend does not keep that from being seen, is fs.ErrNotExist or not seen. An error of fn
-	// ends the call and is returned. spare is a content that does not exist and that nobody else is given during the call: the
-	// backend may make it, and needs not delete it. At return nothing is mounted.
-	Changes(ctx context.Context, lower, upper []mount.Mount, spare Content, fn func(Change) error) error
+	// What changes meanwhile, where the backend does not keep that from being seen, is fs.ErrNotExist or not seen; a snapshot that was
+	// removed is errdefs.ErrNotFound. An error of fn ends the call and is returned. fn is not called any more when Changes has returned.
+	//
+	// spare reserves the number of a content that does not exist and that nobody else is given. The backend calls it once at
+	// most, when it knows the mounts for its own; it may then make that content, and needs not delete it. At return nothing is mounted.
+	Changes(ctx context.Context, lower, upper []mount.Mount, spare func() (Content, error), fn func(Change) error) error
 }

@@ -27,6 +27,9 @@ func (s *Set) Made(ctx context.Context, medium metadata.Medium) error {
 	return s.making.of(medium).wait(ctx)
 }
 
+// Spares returns the contents of a medium that are there for a comparison under way, and of which the store knows nothing.
+func (s *Set) Spares(medium metadata.Medium) map[uint64]bool { return s.spares.of(medium) }
+
 // Settled returns when what the kernel has of contents is as the store says, as far as the settler could make it so.
 func (s *Set) Settled(ctx context.Context) error { return s.settler.wait(ctx) }
 

@@ -30,7 +30,8 @@ type Set struct {
 	locks    lockTable
 	making   makings // contents that have no record yet
 
-	differing *gate // of Changes
+	differing *gate  // of Changes
+	spares    spares // of those that are under way
 
 	mu     sync.Mutex // of reapers too, until Open has returned
 	open   []*Snapshotter

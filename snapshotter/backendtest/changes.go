@@ -25,6 +25,8 @@ import (
 // spareID is the number of the content that a Differ may make.
 const spareID = 1 << 20
 
+func spare() (snapshotter.Content, error) { return snapshotter.Content{ID: spareID}, nil }
+
 // testChanges applies what a Differ tells to a model of the tree below, which must become that of the tree above.
 func testChanges(t *testing.T, f *fixture) {
 	t.Helper()
@@ -77,16 +79,16 @@ func (f *fixture) testChangesRefused(t *testing.T) {
 	lower, upper := f.mounts(t, false, 1), f.mounts(t, false, 2, 1)
 	other := []mount.Mount{{Type: "bind", Source: t.TempDir(), Options: []string{"ro", "rbind"}}}
 	for _, pair := range [][2][]mount.Mount{{other, upper}, {lower, other}, {nil, other}} {
-		err := d.Changes(ctx, pair[0], pair[1], snapshotter.Content{ID: spareID}, none)
+		err := d.Changes(ctx, pair[0], pair[1], spare, none)
 		require.True(t, errdefs.IsNotImplemented(err), "%v: %v", pair, err)
 	}
-	if err := d.Changes(ctx, upper, lower, snapshotter.Content{ID: spareID}, none); !errdefs.IsNotImplemented(err) {
+	if err := d.Changes(ctx, upper, lower, spare, none); !errdefs.IsNotImplemented(err) {
 		require.ErrorContains(t, err, "was told of a change", "the other way round")
 	}
-	require.ErrorContains(t, d.Changes(ctx, lower, upper, snapshotter.Content{ID: spareID}, none), "was told of a change")
+	require.ErrorContains(t, d.Changes(ctx, lower, upper, spare, none), "was told of a change")
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
-	require.ErrorIs(t, d.Changes(cancelled, lower, upper, snapshotter.Content{ID: spareID}, none), context.Canceled)
+	require.ErrorIs(t, d.Changes(cancelled, lower, upper, spare, none), context.Canceled)
 	require.NoError(t, f.Delete(ctx, snapshotter.Content{ID: spareID}))
 }
 
@@ -156,7 +158,7 @@ func describe(t *testing.T, dir int, name string, st *unix.Stat_t) string {
 // changes applies what a Differ tells to a model, and returns the paths that it told of.
 func (f *fixture) changes(t *testing.T, model map[string]string, lower, upper []mount.Mount) (told []string) {
 	t.Helper()
-	require.NoError(t, f.Backend.(snapshotter.Differ).Changes(t.Context(), lower, upper, snapshotter.Content{ID: spareID},
+	require.NoError(t, f.Backend.(snapshotter.Differ).Changes(t.Context(), lower, upper, spare,
 		func(c snapshotter.Change) error {
 			told = append(told, c.Path)
 			if parent := path.Dir(c.Path); parent != "." {
