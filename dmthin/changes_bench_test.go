@@ -125,7 +125,7 @@ func (m *measured) compareAll(ctx context.Context, narrow func(context.Context, 
 	if err != nil {
 		return err
 	}
-	is, err := m.copyOf(ctx, of, Content{ID: spareID})
+	is, giveBack, err := m.copyShown(ctx, of, spare)
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (m *measured) compareAll(ctx context.Context, narrow func(context.Context, 
 	if err := t.close(); err != nil {
 		return err
 	}
-	m.giveBack(ctx, Content{ID: spareID})
+	giveBack()
 	return m.Delete(ctx, Content{ID: spareID})
 }
 
