@@ -66,7 +66,7 @@ func TestChangesOfFrozen(t *testing.T) {
 	l := openLayered(t, Config{})
 	root, err := unix.Open(l.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	require.NoError(t, err)
-	defer unix.Close(root)                      //nolint:errcheck // it was only read
+	defer unix.Close(root)
 	const freeze, thaw = 0xC0045877, 0xC0045878 // FIFREEZE and FITHAW
 	require.NoError(t, unix.IoctlSetInt(root, freeze, 0))
 	_, err = l.compare(t.Context(), t)
