@@ -3,7 +3,6 @@ package dmthin
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -69,15 +68,7 @@ func (b *Backend) Changes(
 		defer giveBack()
 		is = copied
 	}
-	t, err := b.compare(ctx, was, is, b.changedInodes)
-	if err != nil {
-		return cmp.Or(b.still(was, is), err)
-	}
-	defer func() { err = errors.Join(err, t.close()) }()
-	if err := b.still(was, is); err != nil { // what is mounted, and so stays, is what was shown
-		return err
-	}
-	return t.tell(ctx, fn)
+	return b.compare(ctx, was, is, b.changedInodes, fn)
 }
 
 // shown returns the volume that mounts show, which are those of an active device of this pool, or
@@ -102,7 +93,7 @@ func (b *Backend) comparable(ctx context.Context, was, is *shown) error {
 		return fmt.Errorf("volume %d is below and may be written: %w", was.id, errdefs.ErrNotImplemented)
 	}
 	var uuids [2]string
-	if err := boundedLate(ctx, "compare superblocks", func() error {
+	if err := b.pool.boundedLate(ctx, "compare superblocks", func() error {
 		for i, m := range []*shown{was, is} {
 			head, err := readHead(m.device)
 			if err != nil {

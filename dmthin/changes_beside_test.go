@@ -100,6 +100,8 @@ func TestChangesOfRemoved(t *testing.T) {
 	require.Equal(t, of.dev, again.dev, "the lowest number that is free")
 	_, err = l.copyOf(t.Context(), of, Content{ID: spareID})
 	require.True(t, errdefs.IsAborted(err), "%v", err)
+	err = l.Backend.compare(t.Context(), nil, of, notNarrowed, nil)
+	require.True(t, errdefs.IsAborted(err), "%v", err)
 	l.nothingLeft(t)
 	require.NoError(t, mount.All(l.upper, l.dir)) // for the end of the test
 }
