@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/epoch"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
@@ -56,16 +57,17 @@ func New(source Source, store content.Store, manager leases.Manager) *Differ {
 //
 // Its errors have these classes of errdefs: ErrNotImplemented for mounts and media types that are not served here, before anything is
 // written or asked; ErrAborted for a file that changed or vanished while it was read; ErrInvalidArgument for a name that a layer cannot
-// have; ErrResourceExhausted for a full content store; ErrUnavailable for one that does not answer. A context that ends is its own error.
+// have; ErrNotFound for a snapshot that was removed, or a lease; ErrResourceExhausted for a full content store; ErrUnavailable for one that
+// does not answer. A context that ends is its own error, soon, whatever the disks do.
 func (d *Differ) Compare(ctx context.Context, lower, upper []mount.Mount, opts ...diff.Opt) (ocispec.Descriptor, error) {
 	config, err := parse(ctx, opts)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	w := d.walk(ctx, lower, upper, config.SourceDateEpoch)
-	defer w.stop()
+	defer w.stop(ctx)
 	// Until the source has said that the mounts are its own, nothing is asked of the content store.
-	if err := w.begun(); err != nil {
+	if err := w.begun(ctx); err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	return d.ingest(ctx, config, w.writeTar)
@@ -114,7 +116,7 @@ const queued = 64
 func (d *Differ) walk(ctx context.Context, lower, upper []mount.Mount, bound *time.Time) *walk {
 	ctx, cancel := context.WithCancel(ctx)
 	w := &walk{entries: make(chan entry, queued), cancel: cancel}
-	l := &lister{entries: w.entries, bound: bound, links: make(map[inode]link)}
+	l := newLister(w.entries, bound)
 	go func() {
 		defer close(w.entries)
 		w.err = changed(d.source.Changes(ctx, lower, upper, func(c Change) error { return l.add(ctx, c) }))
@@ -122,52 +124,73 @@ func (d *Differ) walk(ctx context.Context, lower, upper []mount.Mount, bound *ti
 	return w
 }
 
-// changed gives an error for something that is gone its class.
+// changed gives an error for something that is gone its class. A snapshot that is gone as a whole has one, and to try again does not bring
+// it back.
 func changed(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errdefs.IsNotFound(err) {
+	if errors.Is(err, fs.ErrNotExist) && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("%w: something vanished while it was read: pause the container, or try again: %w", errdefs.ErrAborted, err)
 	}
 	return err
 }
 
 // begun waits for the first entry, or for the end of the walk.
-func (w *walk) begun() error {
-	first, ok := <-w.entries
-	if !ok {
-		return w.err
+func (w *walk) begun(ctx context.Context) error {
+	select {
+	case first, ok := <-w.entries:
+		if !ok {
+			return w.err
+		}
+		w.first = &first
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	w.first = &first
-	return nil
 }
 
 // writeTar writes the layer to out.
 func (w *walk) writeTar(ctx context.Context, out io.Writer) error {
 	l := newLayer(out)
 	if w.first != nil {
-		first := *w.first
-		w.first = nil
-		if err := l.write(ctx, first); err != nil {
+		if err := l.write(*w.first); err != nil {
 			return err
 		}
 	}
-	for e := range w.entries {
-		if err := l.write(ctx, e); err != nil {
-			return err
+	for {
+		select {
+		case e, ok := <-w.entries:
+			if !ok {
+				if err := errors.Join(w.err, ctx.Err()); err != nil {
+					return err
+				}
+				return l.close()
+			}
+			if err := l.write(e); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
-	if err := errors.Join(w.err, ctx.Err()); err != nil {
-		return err
-	}
-	return l.close()
 }
 
-// stop ends the walk and waits for its end.
-func (w *walk) stop() {
+// leaveTime is how long the walk of a call that failed may take to end, with its mounts and descriptors.
+const leaveTime = 2 * time.Second
+
+// stop ends the walk and waits for its end, though not for a disk that does not answer: the walk ends when that does. Till then it has
+// what is its own, and nobody takes what it sends.
+func (w *walk) stop(ctx context.Context) {
 	w.cancel()
-	if w.first != nil {
-		w.first.release()
-	}
-	for e := range w.entries {
-		e.release()
+	timer := time.NewTimer(leaveTime)
+	defer timer.Stop()
+	for {
+		select {
+		case _, ok := <-w.entries:
+			if !ok {
+				return
+			}
+		case <-timer.C:
+			log.G(ctx).Warn("a comparison has ended, and the kernel still reads for it")
+			return
+		}
 	}
 }

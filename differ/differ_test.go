@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/containerd/containerd/v2/pkg/epoch"
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -51,7 +52,12 @@ func TestCompareEpoch(t *testing.T) {
 	n := tNode(t)
 	bound := time.Date(1990, 1, 2, 3, 4, 5, 6, time.UTC)
 	got, _ := n.mustCompare(lower, upper, diff.WithSourceDateEpoch(&bound))
-	require.Equal(t, headers(t, theirs(t, lower, upper, archive.WithSourceDateEpoch(&bound))), headers(t, got))
+	want := headers(t, theirs(t, lower, upper, archive.WithSourceDateEpoch(&bound)))
+	require.Equal(t, want, headers(t, got))
+
+	desc, err := n.Compare(epoch.WithSourceDateEpoch(n.ctx(), &bound), tMounts(lower), tMounts(upper))
+	require.NoError(t, err)
+	require.Equal(t, want, headers(t, n.mustRead(desc)), "that of the context")
 }
 
 // A layer without an entry is one too.

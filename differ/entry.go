@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"strconv"
 	"strings"
 	"time"
 
@@ -28,41 +27,38 @@ const (
 	capabilitySize = 64
 )
 
-// small is the size up to which the walk reads a file at once. A larger one is read by the tar stream, and the walk waits.
+// small is the size up to which a file's content goes with its header. That of a larger one follows in pieces.
 const small = 128 << 10
 
-// An entry is one of a tar stream with its content: what was read, or a file to read.
+const (
+	// readSize is the size of a piece.
+	readSize = 256 << 10
+	// readAhead is how many pieces there are.
+	readAhead = 4
+)
+
+// An entry is one of a tar stream with its content, or, without a header, a piece of the content of the one before.
 type entry struct {
 	header *tar.Header
 	data   []byte
-	file   *file
+	free   chan<- []byte // where data goes when it is written, or nil
 }
 
-// release lets the walk go on, which waits for whoever reads the entry's file.
-func (e entry) release() {
-	if e.file != nil {
-		close(e.file.released)
-	}
-}
-
-// A file is open, and to be read as the stat says. The walk closes it when it is released, before it tells the Source to go on: a Source
-// may show a file system that has to be unmounted when it is done.
-type file struct {
-	fd       int
-	stat     *unix.Stat_t
-	released chan struct{}
-}
-
-type inode struct{ dev, ino uint64 }
-
-// A link is the name of a file with several, by which the others refer to it, and its capabilities.
-type link struct{ name, capability string }
-
-// A lister makes entries of changes. It is the walk's alone.
+// A lister makes entries of changes. It is the walk's alone, and all that it reads it reads itself: a tree whose disk does not answer
+// holds up nobody else.
 type lister struct {
 	entries chan<- entry
 	bound   *time.Time
-	links   map[inode]link
+	links   links
+	free    chan []byte // pieces
+}
+
+func newLister(entries chan<- entry, bound *time.Time) *lister {
+	l := &lister{entries: entries, bound: bound, links: make(links), free: make(chan []byte, readAhead)}
+	for range readAhead {
+		l.free <- nil // made when it is needed: most layers have no large file
+	}
+	return l
 }
 
 // add sends what says c.
@@ -70,6 +66,9 @@ func (l *lister) add(ctx context.Context, c Change) error {
 	dir, name := path.Split(c.Path)
 	if strings.HasPrefix(name, whiteout) {
 		return fmt.Errorf("/%s: in a layer a name that begins with %q is a deletion: rename it: %w", c.Path, whiteout, errdefs.ErrInvalidArgument)
+	}
+	if err := checkLength(c); err != nil {
+		return err
 	}
 	if c.Stat == nil {
 		return l.send(ctx, entry{header: deletion(dir + whiteout + name)})
@@ -83,6 +82,23 @@ func (l *lister) add(ctx context.Context, c Change) error {
 		err = l.send(ctx, entry{header: deletion(c.Path + "/" + opaque)})
 	}
 	return err
+}
+
+// checkLength refuses what nobody could unpack, as no path is so long. Whoever keeps the place where he is can make it, name by name.
+func checkLength(c Change) error {
+	length := len(c.Path)
+	switch {
+	case c.Stat == nil:
+		length += len(whiteout)
+	case c.Opaque:
+		length += len("/" + opaque)
+	}
+	if length < unix.PathMax {
+		return nil
+	}
+	const shown = 60
+	return fmt.Errorf("/%q...%q: a path of %d bytes cannot be unpacked, %d are too many: move it up or remove it: %w",
+		c.Path[:shown], c.Path[len(c.Path)-shown:], length, unix.PathMax, errdefs.ErrInvalidArgument)
 }
 
 // deletion is as containerd writes it, time and mode.
@@ -129,47 +145,60 @@ func (l *lister) header(c Change) *tar.Header {
 
 // addContent sends an entry with what it contains. A further name of a file refers to the first.
 func (l *lister) addContent(ctx context.Context, c Change, name string, h *tar.Header) error {
-	i := inode{c.Stat.Dev, c.Stat.Ino}
-	if first, ok := l.links[i]; ok && h.Typeflag != tar.TypeDir {
+	first, err := l.links.find(c)
+	if err != nil {
+		return whileRead(c.Path, err)
+	}
+	if first != nil {
 		h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first.name, 0
 		setCapability(h, first.capability)
 		return l.send(ctx, entry{header: h})
 	}
-	if c.Stat.Nlink > 1 && h.Typeflag != tar.TypeDir {
-		defer func() { l.links[i] = link{h.Name, h.PAXRecords[capabilityTag]} }()
-	}
 	if h.Typeflag == tar.TypeReg {
-		return l.addFile(ctx, c, name, h)
+		err = l.addFile(ctx, c, name, h)
+	} else {
+		err = l.addOther(ctx, c, name, h)
 	}
+	if err == nil {
+		l.links.add(c, h)
+	}
+	return err
+}
+
+// send waits for room.
+func (l *lister) send(ctx context.Context, e entry) error {
+	if err := ctx.Err(); err != nil { // there may be room all the same, and nobody who takes it
+		return err
+	}
+	select {
+	case l.entries <- e:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// addOther sends what is no regular file.
+func (l *lister) addOther(ctx context.Context, c Change, name string, h *tar.Header) (err error) {
+	f, err := find(c, name)
+	if err != nil {
+		return whileRead(c.Path, err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(f.fd)) }()
 	if h.Typeflag == tar.TypeSymlink {
-		target, err := readlink(c.Dir, name, c.Stat.Size)
-		if err != nil {
+		if h.Linkname, err = f.readlink(); err != nil {
 			return whileRead(c.Path, err)
 		}
-		h.Linkname = target
 	}
 	buf := make([]byte, capabilitySize)
-	n, err := unix.Lgetxattr(procPath(c.Dir)+"/"+name, capability, buf)
+	n, err := unix.Getxattr(procPath(f.fd), capability, buf)
 	if err := readCapability(h, buf, n, err); err != nil {
 		return whileRead(c.Path, err)
 	}
 	return l.send(ctx, entry{header: h})
 }
 
-// send waits for room, and where there is a file to be read, until it is.
-func (l *lister) send(ctx context.Context, e entry) error {
-	select {
-	case l.entries <- e:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if e.file != nil {
-		<-e.file.released // by the tar stream, or by stop, which takes what that left
-	}
-	return nil
-}
-
-// addFile sends a regular file, a small one with its content.
+// addFile sends a regular file.
 func (l *lister) addFile(ctx context.Context, c Change, name string, h *tar.Header) (err error) {
 	f, err := open(c, name)
 	if err != nil {
@@ -182,20 +211,55 @@ func (l *lister) addFile(ctx context.Context, c Change, name string, h *tar.Head
 		return whileRead(c.Path, err)
 	}
 	if h.Size > small {
-		return l.send(ctx, entry{header: h, file: f})
+		return l.addLarge(ctx, f, h)
 	}
 	data := make([]byte, h.Size)
-	for rest := data; len(rest) > 0; {
-		n, err := f.read(rest)
-		if err != nil {
-			return whileRead(c.Path, err)
-		}
-		rest = rest[n:]
+	if err := f.readFull(data); err != nil {
+		return whileRead(c.Path, err)
 	}
 	if err := f.unchanged(); err != nil {
 		return whileRead(c.Path, err)
 	}
 	return l.send(ctx, entry{header: h, data: data})
+}
+
+// addLarge sends a file in pieces. It must be as long as the header says, and the same at the end as at the begin.
+func (l *lister) addLarge(ctx context.Context, f *file, h *tar.Header) error {
+	left, name := h.Size, h.Name // the header is the tar stream's once it is sent
+	if err := l.send(ctx, entry{header: h}); err != nil {
+		return err
+	}
+	for left > 0 {
+		piece, err := l.piece(ctx)
+		if err != nil {
+			return err
+		}
+		piece = piece[:min(left, readSize)]
+		if err := f.readFull(piece); err != nil {
+			return whileRead(name, err)
+		}
+		left -= int64(len(piece))
+		if err := l.send(ctx, entry{data: piece, free: l.free}); err != nil {
+			return err
+		}
+	}
+	if err := f.unchanged(); err != nil {
+		return whileRead(name, err)
+	}
+	return nil
+}
+
+// piece returns one that nobody writes any more.
+func (l *lister) piece(ctx context.Context) ([]byte, error) {
+	select {
+	case piece := <-l.free:
+		if piece == nil {
+			piece = make([]byte, readSize)
+		}
+		return piece, ctx.Err()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // errChanged says that a file is not what it was when the walk came by it.
@@ -209,73 +273,6 @@ func whileRead(name string, err error) error {
 		}
 	}
 	return fmt.Errorf("/%s: %w", name, err)
-}
-
-// open opens the file that c tells of, and no other: what took its place may be a device, which to open has effects. So it is looked at
-// first, by a descriptor that keeps it.
-func open(c Change, name string) (*file, error) {
-	found, err := unix.Openat(c.Dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = unix.Close(found) }() // it has no data
-	f := &file{fd: found, stat: c.Stat, released: make(chan struct{})}
-	if err := f.unchanged(); err != nil {
-		return nil, err
-	}
-	const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC // not to wait for the lease of another process
-	link := procPath(found)
-	f.fd, err = unix.Open(link, flags|unix.O_NOATIME, 0)
-	if errors.Is(err, unix.EPERM) { // only an owner may leave the access time alone
-		f.fd, err = unix.Open(link, flags, 0)
-	}
-	return f, err
-}
-
-// procPath returns a path to what a descriptor is of.
-func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
-
-// read reads what comes next, at least a byte: what ends early has become shorter.
-func (f *file) read(p []byte) (int, error) {
-	for {
-		n, err := unix.Read(f.fd, p)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err == nil && n == 0:
-			return 0, errChanged
-		default:
-			return n, err
-		}
-	}
-}
-
-// unchanged returns errChanged if the open file is another than the walk came by, or has been written to since.
-func (f *file) unchanged() error {
-	var now unix.Stat_t
-	if err := unix.Fstat(f.fd, &now); err != nil {
-		return err
-	}
-	was := f.stat
-	if now.Ino != was.Ino || now.Size != was.Size || now.Mtim != was.Mtim || now.Ctim != was.Ctim || now.Mode != was.Mode {
-		return errChanged
-	}
-	return nil
-}
-
-// readlink returns the target of a link, whose length is size, or on some file systems 0.
-func readlink(dir int, name string, size int64) (string, error) {
-	buf := make([]byte, max(size, unix.PathMax)+1)
-	n, err := unix.Readlinkat(dir, name, buf)
-	if errors.Is(err, unix.EINVAL) {
-		return "", errChanged // it is no link
-	}
-	if err != nil {
-		return "", err
-	}
-	if n == len(buf) {
-		return "", errChanged
-	}
-	return string(buf[:n]), nil
 }
 
 // readCapability puts the first n bytes of buf, or nothing where the file has no capabilities, into the header.

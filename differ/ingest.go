@@ -19,8 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// undoTime is how long it may take to undo a call that failed, whose context may have ended.
-const undoTime = 10 * time.Second
+// undoTime is how long each of the two steps may take that undo a call that failed, whose context may have ended. With leaveTime, they stay
+// within what a stop of the daemon gives calls that it has cancelled.
+const undoTime = 4 * time.Second
 
 // A writeFunc writes the tar stream of a layer.
 type writeFunc func(context.Context, io.Writer) error
@@ -29,7 +30,7 @@ type writeFunc func(context.Context, io.Writer) error
 func (d *Differ) ingest(ctx context.Context, config diff.Config, write writeFunc) (_ ocispec.Descriptor, err error) {
 	ctx, unlease, err := d.lease(ctx)
 	if err != nil {
-		return ocispec.Descriptor{}, full(err)
+		return ocispec.Descriptor{}, storeError(err)
 	}
 	own := config.Reference == ""
 	if own {
@@ -53,7 +54,7 @@ func (d *Differ) ingest(ctx context.Context, config diff.Config, write writeFunc
 	cw, err := d.store.Writer(writing, content.WithRef(config.Reference),
 		content.WithDescriptor(ocispec.Descriptor{MediaType: config.MediaType}))
 	if err != nil {
-		return ocispec.Descriptor{}, full(fmt.Errorf("open the ingest: %w", err))
+		return ocispec.Descriptor{}, storeError(fmt.Errorf("open the ingest: %w", err))
 	}
 	desc, err := d.fill(writing, cw, config, own, write)
 	if err != nil {
@@ -96,7 +97,7 @@ func (d *Differ) abort(ctx context.Context, ref string) error {
 func (d *Differ) fill(ctx context.Context, cw content.Writer, config diff.Config, own bool, write writeFunc) (ocispec.Descriptor, error) {
 	if !own {
 		if err := cw.Truncate(0); err != nil {
-			return ocispec.Descriptor{}, full(fmt.Errorf("begin the ingest anew: %w", err))
+			return ocispec.Descriptor{}, storeError(fmt.Errorf("begin the ingest anew: %w", err))
 		}
 	}
 	size, uncompressed, err := send(ctx, cw, config, write)
@@ -111,8 +112,11 @@ func (d *Differ) fill(ctx context.Context, cw content.Writer, config diff.Config
 	if errdefs.IsAlreadyExists(err) {
 		return desc, d.label(ctx, dgst, uncompressed)
 	}
+	if errdefs.IsNotFound(err) {
+		err = fmt.Errorf("its lease has expired, or somebody deleted it: %w", err)
+	}
 	if err != nil {
-		return ocispec.Descriptor{}, full(fmt.Errorf("commit the layer: %w", err))
+		return ocispec.Descriptor{}, storeError(fmt.Errorf("commit the layer: %w", err))
 	}
 	return desc, nil
 }
@@ -161,14 +165,18 @@ func (d *Differ) label(ctx context.Context, dgst, uncompressed digest.Digest) er
 	return nil
 }
 
-// full gives an error that says that the content store is full its class. containerd's content service gives what its disk says no class: the
-// text of the errno is all that comes.
-func full(err error) error {
+// storeError gives an error of the content store that has none its class. Of what its disk says containerd's content service passes on the
+// text of the errno alone, and its client says EOF of a stream that was cut off.
+func storeError(err error) error {
 	text := fmt.Sprint(err)
 	for _, errno := range []unix.Errno{unix.ENOSPC, unix.EDQUOT} {
 		if errors.Is(err, errno) || strings.Contains(text, errno.Error()) {
 			return fmt.Errorf("containerd's content store is full: %w: %w", errdefs.ErrResourceExhausted, err)
 		}
+	}
+	cutOff := errors.Is(err, io.EOF) || errdefs.IsUnknown(err) && strings.HasSuffix(text, ": "+io.EOF.Error())
+	if cutOff || errdefs.IsUnavailable(err) {
+		return fmt.Errorf("containerd's content store went away: %w: %w", errdefs.ErrUnavailable, err)
 	}
 	return err
 }

@@ -10,9 +10,10 @@ import (
 )
 
 const (
-	// leaseTime is how long a layer is kept that nothing refers to yet. The caller has that long to make an image of it, and
-	// the call itself to write it; a layer that is thrown away takes up space no longer.
-	leaseTime = 2 * time.Hour
+	// leaseTime is how long a layer is kept that nothing refers to yet: the call has it to write the layer, and then the caller to make an
+	// image of it. It is that of containerd's own client. The API cannot renew a lease, and the stream that writes the
+	// layer is bound to the one it began with, so it has to be longer than any layer takes; one that is thrown away takes up space as long.
+	leaseTime = 24 * time.Hour
 	// leaseLabel says who made a lease.
 	leaseLabel = "lamina/made-by"
 )

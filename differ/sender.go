@@ -50,7 +50,7 @@ func (s *sender) run() {
 	for piece := range s.full {
 		if !s.hasFailed() {
 			if _, err := s.out.Write(piece); err != nil {
-				s.fail(full(err))
+				s.fail(storeError(err))
 			}
 		}
 		s.free <- piece[:0]

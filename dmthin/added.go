@@ -165,8 +165,9 @@ func (p *Pool) Added(ctx context.Context, id, origin uint32) (bytes uint64, err 
 
 // differing returns the places at which two volumes have different blocks, or one of them has none, in blocks of the pool. What is elsewhere is
 // the same in both. What was written to them must have been flushed.
-func (p *Pool) differing(ctx context.Context, id, other uint32) (places bitmap, err error) {
-	err = p.compareTrees(ctx, id, other, func(metadata io.ReaderAt, root, origin uint64) error {
+func (p *Pool) differing(ctx context.Context, id, other uint32) (bitmap, error) {
+	var places bitmap // no result of this function: what is left behind when ctx ends goes on with it
+	err := p.compareTrees(ctx, id, other, func(metadata io.ReaderAt, root, origin uint64) error {
 		places = bitmap{}
 		return errors.Join(
 			eachAdded(ctx, metadata, root, origin, places.add),
@@ -244,7 +245,7 @@ func (p *Pool) withMetadata(ctx context.Context, fn func(metadata io.ReaderAt) e
 	if err != nil {
 		return err
 	}
-	return bounded(ctx, "read the metadata of "+p.name, func() error {
+	return p.boundedLate(ctx, "read the metadata of "+p.name, func() error {
 		return errors.Join(fn(device), device.Close())
 	})
 }

@@ -65,12 +65,7 @@ func (b *Backend) Changes(
 		}
 		is = copied
 	}
-	t, err := b.compare(ctx, was, is, b.changedInodes)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, t.close()) }()
-	return t.tell(ctx, fn)
+	return b.compare(ctx, was, is, b.changedInodes, fn)
 }
 
 // shown returns the volume that mounts show, which are those of an active device of this pool, or
@@ -102,7 +97,7 @@ func (b *Backend) comparable(ctx context.Context, was, is *shown) error {
 		return fmt.Errorf("volume %d is below and may be written: %w", was.id, errdefs.ErrNotImplemented)
 	}
 	var uuids [2]string
-	if err := boundedLate(ctx, "compare superblocks", func() error {
+	if err := b.pool.boundedLate(ctx, "compare superblocks", func() error {
 		for i, m := range []*shown{was, is} {
 			head, err := readHead(m.device)
 			if err != nil {
@@ -138,7 +133,7 @@ func (b *Backend) copyOf(ctx context.Context, of *shown, spare Content) (*shown,
 		return nil, err
 	}
 	// What a container has written is on its way to the disk before its file system is frozen: it waits the less.
-	if err := boundedLate(ctx, of.device, func() error { return syncMounted(of.device) }); err != nil {
+	if err := b.pool.boundedLate(ctx, of.device, func() error { return syncMounted(of.device) }); err != nil {
 		return nil, err
 	}
 	b.forget(spare.ID)

@@ -129,14 +129,7 @@ func (m *measured) compareAll(ctx context.Context, narrow func(context.Context, 
 	if err != nil {
 		return err
 	}
-	t, err := m.compare(ctx, was, is, narrow)
-	if err != nil {
-		return err
-	}
-	if err := t.tell(ctx, readChange); err != nil {
-		return err
-	}
-	if err := t.close(); err != nil {
+	if err := m.compare(ctx, was, is, narrow, readChange); err != nil {
 		return err
 	}
 	m.giveBack(ctx, Content{ID: spareID})

@@ -23,6 +23,7 @@ type layered struct {
 	image, container Content
 	lower, upper     []mount.Mount
 	dir              string
+	unmount          func()
 }
 
 func openLayered(t *testing.T, c Config) *layered {
@@ -37,7 +38,7 @@ func openLayered(t *testing.T, c Config) *layered {
 	_, err := l.Freeze(t.Context(), []Content{l.image, l.template})
 	require.NoError(t, err)
 	l.container = l.mustMake(t, 3, l.image, nil)
-	l.dir, _ = l.mount(t, l.container, true)
+	l.dir, l.unmount = l.mount(t, l.container, true)
 	l.lower, err = l.Mounts(t.Context(), []Content{l.image, l.template}, false, nil)
 	require.NoError(t, err)
 	l.upper, err = l.Mounts(t.Context(), []Content{l.container, l.template}, true, nil)
@@ -87,10 +88,10 @@ func TestChangesOfWriter(t *testing.T) {
 			l := openLayered(t, Config{FS: kind})
 			ctx, stop := context.WithCancel(t.Context())
 			defer stop()
-			written, ended := make(chan int, 1), make(chan error)
+			written, ended := make(chan int, 1), make(chan error, 1)
 			go func() { ended <- l.writePairs(ctx, written) }()
 			for range 3 {
-				before := <-written
+				before := mustNext(t, written, ended)
 				files, err := l.compare(t.Context(), t)
 				require.NoError(t, err)
 				a, err := strconv.Atoi(files["a"])
@@ -100,11 +101,23 @@ func TestChangesOfWriter(t *testing.T) {
 				require.GreaterOrEqual(t, b, before)
 				require.True(t, a == b || a == b+1, "a has %d and b %d", a, b)
 				l.nothingLeft(t)
-				<-written
+				mustNext(t, written, ended)
 			}
 			stop()
 			require.NoError(t, <-ended)
 		})
+	}
+}
+
+// mustNext returns what the writer writes next. One that has failed writes nothing any more.
+func mustNext(t *testing.T, written <-chan int, ended <-chan error) int {
+	t.Helper()
+	select {
+	case i := <-written:
+		return i
+	case err := <-ended:
+		require.FailNow(t, "the writer has ended", "%v", err)
+		return 0
 	}
 }
 
@@ -158,10 +171,10 @@ func TestChangesGivenUp(t *testing.T) {
 			is, err := l.shown(l.lower)
 			require.NoError(t, err)
 			ctx, cancel = context.WithCancel(t.Context())
-			_, err = l.Backend.compare(ctx, &shown{id: 99, device: is.device, readOnly: true}, is, func(context.Context, *trees) (treediff.Inodes, error) {
+			err = l.Backend.compare(ctx, &shown{id: 99, device: is.device, readOnly: true}, is, func(context.Context, *trees) (treediff.Inodes, error) {
 				cancel()
 				return nil, nil
-			})
+			}, nil)
 			require.ErrorIs(t, err, context.Canceled)
 			l.nothingLeft(t)
 		})

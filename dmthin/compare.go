@@ -3,9 +3,7 @@ package dmthin
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/log"
@@ -14,14 +12,8 @@ import (
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/treediff"
 )
 
-const (
-	// afterwards bounds how long the device of a copy may take to be given back.
-	afterwards = 20 * time.Second
-
-	// lastLook bounds how long a comparison that is given up may take to end: it looks at its context at each entry, so
-	// only a device that hangs takes longer.
-	lastLook = time.Second
-)
+// afterwards bounds how long the device of a copy may take to be given back.
+const afterwards = 20 * time.Second
 
 // A comparison of trees: their file systems, mounted for nobody else, and in what they differ.
 type trees struct {
@@ -30,38 +22,17 @@ type trees struct {
 	differences  []treediff.Difference
 }
 
-// compare mounts both volumes and compares them. If it is given up while a device hangs, the mounts end when that answers.
-func (b *Backend) compare(ctx context.Context, was, is *shown, narrow narrowing) (*trees, error) {
+// compare mounts both volumes, compares them, and calls fn with the differences. The mounts end with it; if it is given up while
+// a device hangs, when that answers.
+func (b *Backend) compare(ctx context.Context, was, is *shown, narrow narrowing, fn func(Change) error) error {
 	t := &trees{was: was, is: is}
-	var ended atomic.Bool // true when it has ended, or is given up
-	err := boundedLate(ctx, "compare "+is.device, func() error {
+	return b.pool.outlast(ctx, "compare "+is.device, fn, func(ctx context.Context, told func(Change) error) error {
 		err := t.compare(ctx, narrow)
-		if !ended.CompareAndSwap(false, true) {
-			err = errors.Join(err, t.close())
+		if err == nil {
+			err = t.tell(ctx, told)
 		}
-		return err
+		return errors.Join(err, t.close())
 	})
-	if err != nil && !ended.CompareAndSwap(false, true) {
-		err = errors.Join(err, t.close())
-	}
-	if err != nil {
-		return nil, err
-	}
-	return t, nil
-}
-
-// boundedLate is bounded for what soon ends by itself when ctx does, or at once: so what it has open is closed at return.
-func boundedLate(ctx context.Context, what string, fn func() error) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
-	}
-	later, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cancel(nil)
-	stop := context.AfterFunc(ctx, func() {
-		time.AfterFunc(lastLook, func() { cancel(context.Cause(ctx)) })
-	})
-	defer stop()
-	return bounded(later, what, fn)
 }
 
 func (t *trees) compare(ctx context.Context, narrow narrowing) (err error) {
@@ -125,7 +96,7 @@ func (t *trees) close() error {
 	return errors.Join(errs...)
 }
 
-// tell calls fn with the differences. Who is told reads the files himself, and waits for the device as long as that takes.
+// tell calls fn with the differences. Who is told reads the files himself.
 func (t *trees) tell(ctx context.Context, fn func(Change) error) error {
 	told := func(path string, st *unix.Stat_t, dir int) error { return fn(Change{Path: path, Stat: st, Dir: dir}) }
 	upper := int(t.upper.root.Fd())

@@ -17,6 +17,7 @@ const (
 	poolLock                                   // the state and the table of the pool itself
 	metadataSnapLock                           // the one metadata snapshot that a pool can have
 	statusLock                                 // a look at the pool's status: one that hangs is enough
+	readLocks                                  // the first of those that read has
 )
 
 // volumeLock is the lock of one volume; refs counts who holds it or waits for it.
@@ -63,11 +64,20 @@ func (p *Pool) settle(ctx context.Context) error {
 	p.mu.Lock()
 	ids := slices.Collect(maps.Keys(p.locks))
 	p.mu.Unlock()
-	unlock, err := p.lockAll(ctx, ids)
-	if err == nil {
+	for _, id := range ids { // one by one: who reads needs others, and this would have them
+		unlock, err := p.lock(ctx, id)
+		if err != nil {
+			return err
+		}
 		unlock()
 	}
-	return err
+	return nil
+}
+
+// read begins what reads devices and has no volume for itself. It is for settle alone: the lock is nobody else's, so who has it may
+// take any other.
+func (p *Pool) read(ctx context.Context) (end func(), err error) {
+	return p.lock(ctx, readLocks+p.reads.Add(1)%dm.MaxThinID)
 }
 
 // lockAll waits for all of these volumes, in the order of their numbers, so that two who want the same do not wait for each
@@ -118,7 +128,10 @@ func (p *Pool) lock(ctx context.Context, id uint32) (unlock func(), err error) {
 }
 
 func (p *Pool) lockName(id uint32) string {
-	if id > dm.MaxThinID {
+	switch {
+	case id > readLocks:
+		return "who reads volumes or metadata of pool " + p.name
+	case id > dm.MaxThinID:
 		return "pool " + p.name
 	}
 	return fmt.Sprintf("volume %d", id)

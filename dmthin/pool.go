@@ -34,6 +34,8 @@ type Pool struct {
 	settings poolSettings  // under poolLock
 	reloads  atomic.Uint64 // odd while the pool is given another table
 
+	reads atomic.Uint32 // how many have begun
+
 	mu    sync.Mutex
 	locks map[uint32]*volumeLock
 }

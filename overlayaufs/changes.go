@@ -42,22 +42,34 @@ func (b *Backend) Changes(ctx context.Context, lower, upper []mount.Mount, _ fun
 		return fmt.Errorf("layers %v and %v of the union root %s: the first are not what is below the other's topmost: %w",
 			from.chain, to.chain, b.root, errdefs.ErrNotImplemented)
 	}
-	if err := b.checkIndex(to); err != nil {
+	if err := b.checkLinks(to); err != nil {
 		return err
 	}
-	if err := b.tellChanges(ctx, to, fn); err != nil {
+	err := b.rehearse(ctx, to)
+	if err == nil {
+		err = b.tellChanges(ctx, to, fn)
+	}
+	if err != nil {
 		return fmt.Errorf("changes in %s: %w", b.path(to.chain[0], fsName), err)
 	}
 	return nil
 }
 
-// checkIndex refuses the writable layer of a container in which overlayfs keeps hard links together (index=on): what was
-// written by one name is seen by all of them, and the layer has those alone that somebody opened.
-func (b *Backend) checkIndex(s shown) error {
-	if !s.writable || slices.Contains(s.options, "index=off") {
+// checkLinks refuses the writable layer of a container in which hard links of the layers below are kept together: by an index of
+// overlayfs (index=on) or by pseudo-links of aufs. What was written by one name is seen by all of them, and the layer has those alone that
+// somebody opened.
+func (b *Backend) checkLinks(s shown) error {
+	var dir string
+	switch {
+	case !s.writable:
 		return nil
+	case s.driver == driverAufs:
+		dir = b.path(s.chain[0], fsName, pseudoLinks)
+	case slices.Contains(s.options, "index=off"):
+		return nil
+	default:
+		dir = b.path(s.chain[0], workName, "index")
 	}
-	dir := b.path(s.chain[0], workName, "index")
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

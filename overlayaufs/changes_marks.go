@@ -24,11 +24,14 @@ const (
 	whiteoutsMark = "x"                // of opaqueMark: such files are in the directory
 )
 
+// sectorSize is the unit of st_blocks.
+const sectorSize = 512
+
 func marksOf(s shown) marks {
 	m := marks{driver: s.driver, attrs: trustedPrefix}
 	if slices.Contains(s.options, "userxattr") {
 		m.attrs = userPrefix
-		return m // which has neither renamed directories nor files without content
+		return m // which makes neither renamed directories nor files without content
 	}
 	m.metacopy = !slices.Contains(s.options, "metacopy=off")
 	return m
@@ -47,16 +50,15 @@ type dirMark struct {
 	whiteouts  bool // empty files in it may be whiteouts
 }
 
-// read returns what an open directory is and what is in it, sorted.
-func (m marks) read(fd int, names []string, inTop bool) (mark dirMark, entries []listed, err error) {
+// read returns what an open directory is and, in the place of its names, what is in it, sorted.
+func (m marks) read(fd int, names []listed, inTop bool) (mark dirMark, entries []listed, err error) {
 	if m.driver == driverOverlay {
 		mark, err = m.overlayDir(fd)
 	}
-	entries = make([]listed, 0, len(names))
-	for _, name := range names {
-		e := listed{name: name}
-		if m.driver == driverAufs && strings.HasPrefix(name, whPrefix) {
-			what, err := m.aufsEntry(fd, name, inTop)
+	entries = names[:0]
+	for _, e := range names {
+		if m.driver == driverAufs && strings.HasPrefix(e.name, whPrefix) {
+			what, err := m.aufsEntry(fd, e.name, inTop)
 			switch {
 			case err != nil:
 				return mark, nil, err
@@ -66,7 +68,7 @@ func (m marks) read(fd int, names []string, inTop bool) (mark dirMark, entries [
 			case what == private:
 				continue
 			}
-			e = listed{strings.TrimPrefix(name, whPrefix), true}
+			e = listed{strings.TrimPrefix(e.name, whPrefix), true}
 		}
 		entries = append(entries, e)
 	}
@@ -122,9 +124,14 @@ func (m marks) isDeletion(fd int, name string, st *unix.Stat_t, in dirMark) (boo
 	return false, nil
 }
 
-// isBelow reports whether the content of an entry, which is no directory, is in a layer below.
+// isBelow reports whether the content of an entry, which is no directory, is in a layer below. It asks whatever
+// the options are, as a layer may have been written with others; but without metacopy only of a file that has fewer blocks than content:
+// one of which the attributes alone were copied up has none but for attributes (ovl_copy_up_metadata in fs/overlayfs/copy_up.c).
 func (m marks) isBelow(fd int, name string, st *unix.Stat_t) (bool, error) {
-	if m.driver != driverOverlay || !m.metacopy || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 {
+	if m.driver != driverOverlay || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 {
+		return false, nil
+	}
+	if !m.metacopy && st.Blocks*sectorSize >= st.Size {
 		return false, nil
 	}
 	return m.has(fd, name, metacopyMark)

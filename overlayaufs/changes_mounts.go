@@ -73,15 +73,18 @@ func (b *Backend) parseOverlay(options []string) (s shown, err error) {
 	var upper string
 	if upper, s.writable = dirs["upperdir"]; s.writable {
 		layers = slices.Insert(layers, 0, upper)
-		if s.ids, err = idmap.FromLabels(labels); err != nil {
-			return shown{}, err
-		}
 	}
 	if s.chain, err = b.parseLayers(layers); err != nil {
 		return shown{}, err
 	}
-	if s.writable && (len(s.chain) == 0 || dirs["workdir"] != b.path(s.chain[0], workName)) {
+	if !s.writable {
+		return s, nil
+	}
+	if len(s.chain) == 0 || dirs["workdir"] != b.path(s.chain[0], workName) {
 		return shown{}, errNotOurs
+	}
+	if s.ids, err = idmap.FromLabels(labels); err != nil {
+		return shown{}, fmt.Errorf("%w: %s", errNotOurs, err.Error()) // without its class: nothing of ours is invalid
 	}
 	return s, nil
 }

@@ -47,7 +47,7 @@ type changeRounds struct {
 	*Backend
 	vandal
 	indexed bool      // what was written to a file with hard links below is refused
-	renames bool      // of a directory: a link between it and a file that is as it was is not kept
+	renames bool      // of a directory: a link between it and a file that is as it was is refused
 	chain   []Content // frozen
 	next    uint64
 	told    bool
@@ -118,7 +118,8 @@ func (r *changeRounds) compare(t *testing.T, chain []Content, lower, upper strin
 	tCopy(t, lower, ours)
 	r.layer = nil
 	layer, err := tTar(t, r.Backend, r.chain, chain, true)
-	if r.indexed && errors.Is(err, errdefs.ErrNotImplemented) {
+	if (r.indexed || r.renames) && errors.Is(err, errdefs.ErrNotImplemented) {
+		t.Log("refused", err)
 		return
 	}
 	if err != nil {
@@ -129,8 +130,7 @@ func (r *changeRounds) compare(t *testing.T, chain []Content, lower, upper strin
 	if _, err := archive.Apply(t.Context(), ours, bytes.NewReader(layer)); err != nil {
 		t.Fatal(err)
 	}
-	links := !r.renames
-	tSameEntries(t, "applied", tEntries(t, ours, true, links), tEntries(t, upper, true, links))
+	tSameEntries(t, "applied", tEntries(t, ours, true, true), tEntries(t, upper, true, true))
 	theirs := t.TempDir()
 	var buf bytes.Buffer
 	tCopy(t, lower, theirs)

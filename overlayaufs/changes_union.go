@@ -2,11 +2,13 @@ package overlayaufs
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path"
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,7 +43,7 @@ func (u *union) directory(where string, fn func(dir int) error) (err error) {
 	}
 	fd, err := openIn(int(u.dir.Fd()), where)
 	if err != nil {
-		return &os.PathError{Op: "open united", Path: "/" + where, Err: moved(err)}
+		return &os.PathError{Op: "open united", Path: "/" + where, Err: united(err)}
 	}
 	defer func() { err = errors.Join(err, unix.Close(fd)) }()
 	return fn(fd)
@@ -52,11 +54,20 @@ func (u *union) file(where, name string, dev uint64, fn func(st *unix.Stat_t, di
 	return u.directory(where, func(dir int) error {
 		var st unix.Stat_t
 		if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return &os.PathError{Op: "stat united", Path: "/" + where + name, Err: moved(err)}
+			return &os.PathError{Op: "stat united", Path: "/" + where + name, Err: united(err)}
 		}
 		st.Dev = dev // the file system is the same, and so are its numbers
 		return fn(&st, dir)
 	})
+}
+
+// united returns what an error of the union means.
+func united(err error) error {
+	if errors.Is(err, unix.EPERM) { // the kernel's answer to a mark that its options forbid to follow (fs/overlayfs/namei.c)
+		return fmt.Errorf("%w: it is marked as renamed (redirect), or as without its content (metacopy), and the union root is not mounted "+
+			"with that; a container cannot read it either: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	return moved(err)
 }
 
 // openIn opens a directory below the directory root by a path of any length, and no symbolic link on the way.
@@ -86,6 +97,9 @@ func (b *Backend) openShown(s shown) (fd int, err error) {
 		fd, err = openDir(root, name) // Linux 5.1 and before, or not allowed
 		return err
 	})
+	if errors.Is(err, unix.ENOENT) {
+		err = fmt.Errorf("%s: the snapshot was removed: %w", b.path(s.chain[0], fsName), errdefs.ErrNotFound)
+	}
 	if err != nil {
 		return -1, err
 	}
@@ -116,6 +130,10 @@ func (u *union) mount() (*os.File, error) {
 		return nil, &os.PathError{Op: "chdir", Path: u.b.root, Err: err}
 	}
 	layers := u.layers()
+	if len(layers) > maxLower {
+		return nil, fmt.Errorf("%d layers, where overlayfs stacks %d: what was renamed or copied up in part is not to be had: %w",
+			len(layers), maxLower, errdefs.ErrNotImplemented)
+	}
 	if u.ids != nil { // the others have the ids of the container as they are
 		if err := unix.MoveMount(u.top, "", unix.AT_FDCWD, emptyName, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return nil, &os.PathError{Op: "move_mount", Path: u.b.root, Err: err}

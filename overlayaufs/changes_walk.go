@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,6 +38,9 @@ type changeLevel struct {
 
 // errMoved is what a change while a layer is read looks like.
 var errMoved = fmt.Errorf("the layer changed while it was read: %w", fs.ErrNotExist)
+
+// errNoContent is for what a container itself can not read.
+var errNoContent = fmt.Errorf("the layer has its attributes alone, and nothing is below: %w", errdefs.ErrFailedPrecondition)
 
 // run tells of what is in the directory name in the top one.
 func (c *changeWalk) run(name string) error {
@@ -113,8 +117,11 @@ func (c *changeWalk) file(name string, st *unix.Stat_t) error {
 	if err != nil {
 		return c.at("getxattr", name, moved(err))
 	}
-	if !below || c.union.isAlone() {
+	if !below {
 		return c.tell(name, st, false, c.last())
+	}
+	if c.union.isAlone() {
+		return c.at("read", name, errNoContent)
 	}
 	return c.union.file(string(c.path), name, st.Dev, func(st *unix.Stat_t, dir int) error {
 		return c.tell(name, st, false, dir)
@@ -123,6 +130,10 @@ func (c *changeWalk) file(name string, st *unix.Stat_t) error {
 
 func (c *changeWalk) tell(name string, st *unix.Stat_t, opaque bool, dir int) error {
 	path := string(c.path) + name
+	if len(path) >= unix.PathMax {
+		return fmt.Errorf("/%.100s...: a path of %d bytes, of which nobody takes more than %d: %w",
+			path, len(path), unix.PathMax-1, errdefs.ErrInvalidArgument)
+	}
 	if err := c.owners.check(path, st); err != nil {
 		return err
 	}
@@ -200,7 +211,7 @@ func (c *changeWalk) enter(name string, fd int, l *changeLevel, told func(*unix.
 	return nil
 }
 
-func (c *changeWalk) names(fd int) (names []string, err error) {
+func (c *changeWalk) names(fd int) (names []listed, err error) {
 	for {
 		if err := c.ctx.Err(); err != nil {
 			return nil, err
@@ -210,7 +221,7 @@ func (c *changeWalk) names(fd int) (names []string, err error) {
 			return names, err
 		}
 		for e, rest := nextDirent(c.buf[:n]); e.name != ""; e, rest = nextDirent(rest) {
-			names = append(names, e.name)
+			names = append(names, listed{name: e.name})
 		}
 	}
 }

@@ -46,8 +46,10 @@ func parseForm(name string) (form, error) {
 const (
 	whPrefix   = ".wh."
 	opaqueName = ".wh..wh..opq"
+
+	pseudoLinks = ".wh..wh.plnk"
 )
 
 // aufsOwn are what aufs makes in the root of a writable branch for itself: the file that whiteouts are hard links to,
 // what is removed while it is open, and pseudo-links: files that were copied up, of which other names are below.
-var aufsOwn = []string{".wh..wh.aufs", ".wh..wh.orph", ".wh..wh.plnk"}
+var aufsOwn = []string{".wh..wh.aufs", ".wh..wh.orph", pseudoLinks}

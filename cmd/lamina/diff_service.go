@@ -9,6 +9,7 @@ import (
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	"github.com/containerd/containerd/v2/contrib/diffservice"
 	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
+	"github.com/containerd/containerd/v2/core/leases"
 	leasesproxy "github.com/containerd/containerd/v2/core/leases/proxy"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -17,7 +18,7 @@ import (
 	"github.com/containerd/log"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/lamina-snapshotter/lamina/differ"
 )
@@ -34,23 +35,47 @@ type diffService struct {
 
 // registerDiff serves what source tells, for the containerd at the other end of conn.
 func registerDiff(server *grpc.Server, logger *log.Entry, source differ.Source, conn *grpc.ClientConn) {
-	d := differ.New(source, contentproxy.NewContentStore(contentapi.NewContentClient(conn)), leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(conn)))
+	manager := reconnecting{leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(conn)), conn}
+	d := differ.New(source, contentproxy.NewContentStore(contentapi.NewContentClient(conn)), manager)
 	diffapi.RegisterDiffServer(server, &diffService{DiffServer: diffservice.FromApplierAndComparer(nil, d), log: logger})
 }
 
 // reconnectDelay is how soon after a failure a connection is tried again, at most. Who calls is the containerd at its other end, so it does run.
 const reconnectDelay = time.Second
 
-// dialContainerd connects with the first call, and again whenever the connection is lost. A containerd that does not run makes calls fail at
-// once.
+// dialContainerd connects with the first call, and again whenever the connection is lost. A containerd that does not run makes calls fail.
 func dialContainerd(address string) (*grpc.ClientConn, error) {
 	retry := backoff.DefaultConfig
 	retry.MaxDelay = reconnectDelay
-	return grpc.NewClient("unix:"+address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	return dial(address,
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: reconnectDelay}),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(defaults.DefaultMaxRecvMsgSize), grpc.MaxCallSendMsgSize(defaults.DefaultMaxSendMsgSize)))
+}
+
+// reconnecting is containerd's lease manager, whose Create is the first call of a Diff to containerd. It waits for the connection: one that
+// was lost would fail the calls until it is tried again.
+type reconnecting struct {
+	leases.Manager
+
+	conn *grpc.ClientConn
+}
+
+func (m reconnecting) Create(ctx context.Context, opts ...leases.Opt) (leases.Lease, error) {
+	m.awaitReady(ctx)
+	return m.Manager.Create(ctx, opts...) // if not even now, it says why
+}
+
+func (m reconnecting) awaitReady(ctx context.Context) {
+	m.conn.ResetConnectBackoff()
+	ctx, cancel := context.WithTimeout(ctx, reconnectDelay)
+	defer cancel()
+	for state := m.conn.GetState(); state != connectivity.Ready; state = m.conn.GetState() {
+		m.conn.Connect()
+		if !m.conn.WaitForStateChange(ctx, state) {
+			return
+		}
+	}
 }
 
 // Diff logs each layer that was written in one line.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/lamina-snapshotter/lamina"
@@ -77,7 +76,7 @@ func answer[T any](service any, stream grpc.ServerStream, look func(host examine
 
 // askDaemon calls a method of the doctor of the daemon at an address, for the root that it has open.
 func askDaemon[T any](ctx context.Context, method, address, root string, found func(T)) (err error) {
-	conn, err := grpc.NewClient("unix:"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := dial(address)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -58,7 +57,7 @@ func serveAdd(service any, ctx context.Context, decode func(any) error, _ grpc.U
 
 // askToAdd has the daemon at an address take a device into the pool of the root that it has open.
 func askToAdd(ctx context.Context, address, root, device string) (err error) {
-	conn, err := grpc.NewClient("unix:"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := dial(address)
 	if err != nil {
 		return err
 	}

@@ -124,12 +124,16 @@ func (c *comparison) compareInodes(first uint64) {
 		if bytes.Equal(old, now) {
 			continue
 		}
-		names := namesOf(now)
+		inode, names := first+uint64(i/size), namesOf(now)
 		mask(old)
 		mask(now)
-		if !bytes.Equal(old, now) {
-			c.changed[first+uint64(i/size)] = names
+		if bytes.Equal(old, now) {
+			continue
 		}
+		if !c.is.hasName(inode) {
+			names = 0
+		}
+		c.changed[inode] = names
 	}
 }
 

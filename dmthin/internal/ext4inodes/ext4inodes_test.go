@@ -144,6 +144,10 @@ func TestChangedWithMore(t *testing.T) {
 	require.NoError(t, err)
 	before := len(found) // those that resizing itself has changed
 	require.Less(t, before, 4)
+	require.Contains(t, found, uint64(7), "the inode that keeps room to grow")
+	for inode, names := range found {
+		require.Equal(t, inode == rootInode, names > 0, "%d: the file system's own have no names", inode)
+	}
 	added := filepath.Join(t.TempDir(), "new")
 	require.NoError(t, os.WriteFile(added, []byte("new"), 0o600))
 	debug(t, larger, "write "+added+" new")
@@ -157,19 +161,48 @@ func TestUnknown(t *testing.T) {
 	image := mustImage(t)
 	for name, options := range map[string][]string{
 		"another":       nil,
-		"small inodes":  {"-I", "128", "-O", "none,filetype,extent"},
-		"inline data":   {"-O", "inline_data"},
-		"metablocks":    {"-O", "^resize_inode,meta_bg"},
 		"large inodes":  {"-I", "512"},
 		"other density": {"-i", "65536"},
 	} {
 		_, err := changed(t, image, mustImage(t, options...))
 		require.ErrorIs(t, err, ErrUnknown, name)
 	}
+	for name, options := range map[string][]string{
+		"small inodes": {"-I", "128", "-O", "none,filetype,extent"},
+		"inline data":  {"-O", "inline_data"},
+		"metablocks":   {"-O", "^resize_inode,meta_bg"},
+		"encryption":   {"-O", "encrypt"},
+		"case folding": {"-O", "casefold"},
+		"large values": {"-O", "ea_inode"},
+		"clusters":     {"-O", "bigalloc"},
+		"verity":       {"-O", "verity"},
+	} {
+		other := mustImage(t, options...)
+		_, err := changed(t, other, other)
+		require.ErrorIs(t, err, ErrUnknown, name)
+	}
 	dirty := mustCopy(t, image)
 	debug(t, dirty, "feature needs_recovery")
 	_, err := changed(t, image, dirty)
 	require.ErrorIs(t, err, ErrUnknown, "a journal that is to be replayed")
+}
+
+// Files of the file system's own are no names that are to be found, wherever they are.
+func TestOwnInodes(t *testing.T) {
+	for _, options := range [][]string{{"-O", "orphan_file"}, {"-O", "quota,project", "-E", "quotatype=prjquota"}} {
+		image := mustImage(t, options...)
+		copied := mustCopy(t, image)
+		b, err := os.ReadFile(image)
+		require.NoError(t, err)
+		l, err := readLayout(bytes.NewReader(b))
+		require.NoError(t, err)
+		own := max(l.ownInodes[0], l.ownInodes[1])
+		require.GreaterOrEqual(t, own, l.firstInode)
+		debug(t, copied, fmt.Sprintf("sif <%d> mtime 1234567890", own))
+		found, err := changed(t, image, copied)
+		require.NoError(t, err)
+		require.Equal(t, map[uint64]uint32{own: 0}, found)
+	}
 }
 
 // No device makes it fail otherwise than by an error.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // Fields of the superblock (struct ext4_super_block in fs/ext4/ext4.h), 1024 bytes into the device. Numbers are little endian.
@@ -20,12 +21,15 @@ const (
 	inodesPerGroup = 0x28
 	magicAt        = 0x38
 	revision       = 0x4C
+	firstInodeAt   = 0x54
 	inodeSizeAt    = 0x58 // u16
 	incompat       = 0x60
 	roCompat       = 0x64
 	uuidAt         = 0x68
 	descSize       = 0xFE // u16
 	blocksHigh     = 0x150
+	projectQuota   = 0x26C
+	orphanFile     = 0x280
 
 	maxLogBlockSize = 6
 	dynamicRevision = 1
@@ -36,7 +40,15 @@ const (
 	checksumSeed                  = 0x2000
 	known                         = fileType | extents | flexGroups | has64Bit | checksumSeed
 
-	groupChecksum, metadataChecksum = 0x10, 0x400 // of roCompat: with either the groups say what they have never used
+	// Of roCompat. With either of these the groups say what they have never used.
+	groupChecksum, metadataChecksum = 0x10, 0x400
+
+	sparseSuper, largeFile, hugeFile, dirLinks, extraSize = 0x1, 0x2, 0x8, 0x20, 0x40
+	quotas, projects, orphansPresent                      = 0x100, 0x2000, 0x10000
+	knownToRead                                           = sparseSuper | largeFile | hugeFile | groupChecksum | dirLinks | extraSize |
+		quotas | metadataChecksum | projects | orphansPresent
+
+	rootInode = 2
 )
 
 // Fields of a group descriptor (struct ext4_group_desc).
@@ -63,6 +75,8 @@ type layout struct {
 	descriptors    []byte
 	descSize       uint64
 	tellsUnused    bool
+	firstInode     uint64    // those before are the file system's own, but for the root
+	ownInodes      [2]uint64 // and these, 0 for none
 }
 
 func readLayout(device io.ReaderAt) (*layout, error) {
@@ -97,11 +111,14 @@ func parseSuper(super []byte) (l *layout, first uint64, err error) {
 		return nil, 0, fmt.Errorf("its superblock is not known: %w", ErrUnknown)
 	case features&^known != 0:
 		return nil, 0, fmt.Errorf("incompatible features %#x: %w", features&^known, ErrUnknown)
+	case u32(roCompat)&^knownToRead != 0:
+		return nil, 0, fmt.Errorf("features %#x: %w", u32(roCompat)&^knownToRead, ErrUnknown)
 	}
 	l = &layout{
 		uuid: [16]byte(super[uuidAt:]), blockSize: 1024 << u32(logBlockSize),
 		blocks: u32(blocksLow), inodeSize: u16(inodeSizeAt), inodesPerGroup: u32(inodesPerGroup), descSize: shortDesc,
 		tellsUnused: u32(roCompat)&(groupChecksum|metadataChecksum) != 0,
+		firstInode:  u32(firstInodeAt), ownInodes: [2]uint64{u32(projectQuota), u32(orphanFile)},
 	}
 	if features&has64Bit != 0 {
 		l.blocks |= u32(blocksHigh) << 32
@@ -118,6 +135,12 @@ func parseSuper(super []byte) (l *layout, first uint64, err error) {
 		return nil, 0, fmt.Errorf("%d groups of %d inodes, and %d inodes: %w", l.groups, l.inodesPerGroup, u32(inodesCount), ErrUnknown)
 	}
 	return l, first, nil
+}
+
+// hasName reports whether an inode that is in use has a name in a directory. The file system's own, such as those of the journal and of
+// what is kept to grow, count a link all the same.
+func (l *layout) hasName(inode uint64) bool {
+	return inode == rootInode || inode >= l.firstInode && !slices.Contains(l.ownInodes[:], inode)
 }
 
 // A table is that of the inodes of one group.

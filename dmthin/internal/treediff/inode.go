@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +20,7 @@ func (d *directory) stat(name string) (*unix.Statx_t, error) {
 	}
 	st, err := statAt(fd, name)
 	if err != nil {
-		return nil, &os.PathError{Op: "statx", Path: filepath.Join(d.path(), name), Err: err}
+		return nil, &os.PathError{Op: "statx", Path: d.entryPath(name), Err: err}
 	}
 	return st, nil
 }
@@ -66,7 +65,7 @@ func handle(d *directory, name string) (unix.FileHandle, error) {
 	}
 	h, _, err := unix.NameToHandleAt(fd, name, unix.AT_EMPTY_PATH)
 	if err != nil {
-		return h, &os.PathError{Op: "name_to_handle_at", Path: filepath.Join(d.path(), name), Err: err}
+		return h, &os.PathError{Op: "name_to_handle_at", Path: d.entryPath(name), Err: err}
 	}
 	return h, nil
 }

@@ -3,7 +3,6 @@ package treediff
 import (
 	"context"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,49 +30,63 @@ func Tell(ctx context.Context, upper int, differences []Difference, fn Told) err
 // A teller has the directory open that it told of last, and those above it.
 type teller struct {
 	fn   Told
-	open []level // the root first
-	last string  // the path that was told of last
+	open []level    // the root first
+	at   *directory // the last of these, if it was told of for a difference
+	last string     // the path that was told of last
 }
 
 type level struct {
-	path string
-	fd   int
+	name, path string
+	fd         int
 }
 
 func (t *teller) tell(d Difference) error {
-	names := strings.Split(d.Path, "/")
-	for depth, name := range names[:len(names)-1] {
-		path := join(t.open[depth].path, name)
-		if depth+1 < len(t.open) && t.open[depth+1].path == path {
-			continue
-		}
-		t.leave(depth + 1)
-		if err := t.enter(path, name); err != nil {
+	if err := t.goTo(d.dir); err != nil {
+		return err
+	}
+	dir := t.open[len(t.open)-1]
+	path := join(dir.path, d.name)
+	t.last = path
+	if d.Gone {
+		return t.fn(path, nil, dir.fd)
+	}
+	return t.entry(path, d.name, dir.fd)
+}
+
+// goTo opens a directory and those above it, as far as they are not open, and closes the others.
+func (t *teller) goTo(d *directory) error {
+	if d == t.at {
+		return nil
+	}
+	names := d.names()
+	same := 0
+	for same < len(names) && same+1 < len(t.open) && t.open[same+1].name == names[same] {
+		same++
+	}
+	t.leave(same + 1)
+	for _, name := range names[same:] {
+		if err := t.enter(name); err != nil {
 			return err
 		}
 	}
-	t.leave(len(names))
-	dir, name := t.open[len(names)-1].fd, names[len(names)-1]
-	t.last = d.Path
-	if d.Gone {
-		return t.fn(d.Path, nil, dir)
-	}
-	return t.entry(d.Path, name, dir)
+	t.at = d
+	return nil
 }
 
 // enter opens a directory in the one that is open, and tells of it if it was not told of just now.
-func (t *teller) enter(path, name string) error {
-	above := t.open[len(t.open)-1].fd
+func (t *teller) enter(name string) error {
+	above := t.open[len(t.open)-1]
+	path := join(above.path, name)
 	if t.last != path {
-		if err := t.entry(path, name, above); err != nil {
+		if err := t.entry(path, name, above.fd); err != nil {
 			return err
 		}
 	}
-	fd, err := openAt(above, name, unix.O_DIRECTORY)
+	fd, err := openAt(above.fd, name, unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
-	t.open = append(t.open, level{path, fd})
+	t.open = append(t.open, level{name, path, fd})
 	return nil
 }
 
@@ -93,7 +106,7 @@ func (t *teller) leave(depth int) {
 	}
 }
 
-// All tells of all that is in the tree under a descriptor.
+// All tells of all that is in the tree under a descriptor. A path that no layer can have is errdefs.ErrInvalidArgument.
 func All(ctx context.Context, upper int, fn Told) error {
 	return tellAll(ctx, "", &directory{fd: upper}, &teller{fn: fn}, make([]byte, direntBuffer))
 }
@@ -107,6 +120,9 @@ func tellAll(ctx context.Context, path string, d *directory, t *teller, buffer [
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if err := d.checkPath(e.name); err != nil {
+			return err
+		}
 		path := join(path, e.name)
 		if err := t.entry(path, e.name, d.fd); err != nil {
 			return err
@@ -114,8 +130,11 @@ func tellAll(ctx context.Context, path string, d *directory, t *teller, buffer [
 		if !e.dir {
 			continue
 		}
-		sub := d.sub(e.name)
-		err := tellAll(ctx, path, sub, t, buffer)
+		sub, err := d.sub(e.name)
+		if err != nil {
+			return err
+		}
+		err = tellAll(ctx, path, sub, t, buffer)
 		sub.close()
 		if err != nil {
 			return err

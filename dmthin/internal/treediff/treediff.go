@@ -11,16 +11,19 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // A Difference is one entry of the upper tree that is not as in the lower, or one of the lower that the upper has not.
+//
+// It knows its directory and no path: thousands of names in one directory far down would have thousands of long ones.
 type Difference struct {
-	Path string // from the root
+	dir  *directory // of the upper tree
+	name string
 	Gone bool
 }
+
+// Path returns the path from the root.
+func (d Difference) Path() string { return join(d.dir.path(), d.name) }
 
 // Inodes are those that may have changed, by their numbers. What is not among them is the same in both file systems: a file
 // with all that is in it, a directory with all names in it. The value is how many names it has in the upper tree.
@@ -30,50 +33,31 @@ type Inodes map[uint64]uint32
 // not nil it says what may have: then no other inode is looked at, and directories only as long as names are to be found.
 //
 // Of a file with several links that is told of, all names are told of, so that they are links of each other again where the
-// difference is applied.
+// difference is applied. A path that no layer can have is errdefs.ErrInvalidArgument.
 func Compare(ctx context.Context, lower, upper int, changed Inodes) ([]Difference, error) {
 	w := &walk{ctx: ctx, changed: changed, groups: map[uint64]*group{}, buffer: make([]byte, direntBuffer)}
-	for ino, names := range changed {
-		if ino != rootOf(upper) {
-			w.unfound += int64(names)
-		}
-	}
 	if err := w.roots(lower, upper); err != nil {
 		return nil, err
 	}
 	if err := w.completeGroups(upper); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(w.found, func(a, b Difference) int { return compareNames(a.Path, b.Path) })
-	return slices.Compact(w.found), nil
+	slices.SortFunc(w.found, compareOrder)
+	return slices.CompactFunc(w.found, func(a, b Difference) bool { return compareOrder(a, b) == 0 && a.Gone == b.Gone }), nil
 }
 
-// compareNames gives the order of a layer: by name in each directory, what is in a directory right behind it.
-func compareNames(a, b string) int {
-	for {
-		aName, aRest, aMore := strings.Cut(a, "/")
-		bName, bRest, bMore := strings.Cut(b, "/")
-		if c := cmp.Compare(aName, bName); c != 0 {
-			return c
-		}
-		if !aMore || !bMore {
-			return cmp.Compare(len(a), len(b))
-		}
-		a, b = aRest, bRest
-	}
+// compareOrder gives the order of a layer: by name in each directory, what is in a directory right behind it.
+func compareOrder(a, b Difference) int {
+	deeper := a.dir.depth - b.dir.depth
+	aDir, aName := a.dir.above(a.name, max(0, deeper))
+	bDir, bName := b.dir.above(b.name, max(0, -deeper))
+	return cmp.Or(compareDirectories(aDir, bDir), cmp.Compare(aName, bName), deeper)
 }
 
-func join(dir, name string) string {
-	if dir == "" {
-		return name
-	}
-	return dir + "/" + name
-}
-
-func rootOf(fd int) uint64 {
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil {
+// compareDirectories compares directories of one depth. One directory may have been come by twice.
+func compareDirectories(a, b *directory) int {
+	if a == b || a.depth == 0 {
 		return 0
 	}
-	return st.Ino
+	return cmp.Or(compareDirectories(a.parent, b.parent), cmp.Compare(a.name, b.name))
 }

@@ -21,7 +21,7 @@ type walk struct {
 type group struct {
 	links     uint32
 	told      uint32
-	unchanged []string // names that are as they were, as far as they were seen
+	unchanged []Difference // names that are as they were, as far as they were seen
 }
 
 func (w *walk) roots(lower, upper int) error {
@@ -34,15 +34,20 @@ func (w *walk) roots(lower, upper int) error {
 	if err != nil {
 		return err
 	}
+	for ino, names := range w.changed {
+		if ino != now.Ino {
+			w.unfound += int64(names)
+		}
+	}
 	same, err := w.unchanged(l, u, "", was, now)
 	if err != nil {
 		return err
 	}
-	return w.pair("", l, u, same)
+	return w.pair(l, u, same)
 }
 
 // pair compares two directories that have the same path, same ones if they have the same names for the same inodes.
-func (w *walk) pair(path string, lower, upper *directory, same bool) error {
+func (w *walk) pair(lower, upper *directory, same bool) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
@@ -63,19 +68,28 @@ func (w *walk) pair(path string, lower, upper *directory, same bool) error {
 	for len(was) > 0 || len(now) > 0 {
 		switch {
 		case len(now) == 0 || len(was) > 0 && was[0].name < now[0].name:
-			w.found = append(w.found, Difference{Path: join(path, was[0].name), Gone: true})
+			err = w.find(Difference{upper, was[0].name, true})
 			was = was[1:]
 		case len(was) == 0 || now[0].name < was[0].name:
-			err = w.added(path, upper, now[0])
+			err = w.added(upper, now[0])
 			now = now[1:]
 		default:
-			err = w.both(path, lower, upper, was[0], now[0])
+			err = w.both(lower, upper, was[0], now[0])
 			was, now = was[1:], now[1:]
 		}
 		if err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// find notes a difference.
+func (w *walk) find(d Difference) error {
+	if err := d.dir.checkPath(d.name); err != nil {
+		return err
+	}
+	w.found = append(w.found, d)
 	return nil
 }
 
@@ -97,13 +111,12 @@ func (w *walk) mayDiffer(ino uint64, dir bool) bool {
 }
 
 // both compares entries of the same name.
-func (w *walk) both(path string, lower, upper *directory, was, now entry) error {
-	path = join(path, now.name)
+func (w *walk) both(lower, upper *directory, was, now entry) error {
 	if w.known(was, now) {
 		if !now.dir || w.unfound <= 0 {
 			return nil
 		}
-		return w.descend(path, lower, upper, now.name, true)
+		return w.descend(lower, upper, now.name, true)
 	}
 	old, err := lower.stat(now.name)
 	if err != nil {
@@ -114,7 +127,7 @@ func (w *walk) both(path string, lower, upper *directory, was, now entry) error 
 		return err
 	}
 	if old.Mode&unix.S_IFMT != st.Mode&unix.S_IFMT {
-		return w.addedStat(path, upper, now, st)
+		return w.addedStat(upper, now, st)
 	}
 	same, err := w.unchanged(lower, upper, now.name, old, st)
 	if err != nil {
@@ -126,11 +139,10 @@ func (w *walk) both(path string, lower, upper *directory, was, now entry) error 
 			return err
 		}
 	}
-	w.note(path, st, differs)
-	if now.dir {
-		return w.descend(path, lower, upper, now.name, same)
+	if err := w.note(upper, now.name, st, differs); err != nil || !now.dir {
+		return err
 	}
-	return nil
+	return w.descend(lower, upper, now.name, same)
 }
 
 // known reports whether two entries are known to be of one inode that has not changed.
@@ -143,15 +155,22 @@ func (w *walk) known(was, now entry) bool {
 }
 
 // descend compares two directories of one name.
-func (w *walk) descend(path string, lower, upper *directory, name string, same bool) error {
-	l, u := lower.sub(name), upper.sub(name)
-	defer l.close()
+func (w *walk) descend(lower, upper *directory, name string, same bool) error {
+	u, err := upper.sub(name)
+	if err != nil {
+		return err
+	}
 	defer u.close()
-	return w.pair(path, l, u, same)
+	l, err := lower.sub(name)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	return w.pair(l, u, same)
 }
 
 // added tells of an entry that the lower tree has not, with all that is in it.
-func (w *walk) added(path string, d *directory, e entry) error {
+func (w *walk) added(d *directory, e entry) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
@@ -159,22 +178,24 @@ func (w *walk) added(path string, d *directory, e entry) error {
 	if err != nil {
 		return err
 	}
-	return w.addedStat(join(path, e.name), d, e, st)
+	return w.addedStat(d, e, st)
 }
 
-func (w *walk) addedStat(path string, d *directory, e entry, st *unix.Statx_t) error {
-	w.note(path, st, true)
-	if !e.dir {
-		return nil
+func (w *walk) addedStat(d *directory, e entry, st *unix.Statx_t) error {
+	if err := w.note(d, e.name, st, true); err != nil || !e.dir {
+		return err
 	}
-	sub := d.sub(e.name)
+	sub, err := d.sub(e.name)
+	if err != nil {
+		return err
+	}
 	defer sub.close()
 	entries, err := w.list(sub, all)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if err := w.added(path, sub, e); err != nil {
+		if err := w.added(sub, e); err != nil {
 			return err
 		}
 	}
@@ -182,12 +203,15 @@ func (w *walk) addedStat(path string, d *directory, e entry, st *unix.Statx_t) e
 }
 
 // note notes an entry of the upper tree that was looked at.
-func (w *walk) note(path string, st *unix.Statx_t, told bool) {
+func (w *walk) note(dir *directory, name string, st *unix.Statx_t, told bool) error {
+	d := Difference{dir: dir, name: name}
 	if told {
-		w.found = append(w.found, Difference{Path: path})
+		if err := w.find(d); err != nil {
+			return err
+		}
 	}
 	if st.Nlink < 2 || st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return
+		return nil
 	}
 	g := w.groups[st.Ino]
 	if g == nil {
@@ -197,8 +221,9 @@ func (w *walk) note(path string, st *unix.Statx_t, told bool) {
 	if told {
 		g.told++
 	} else {
-		g.unchanged = append(g.unchanged, path)
+		g.unchanged = append(g.unchanged, d)
 	}
+	return nil
 }
 
 // completeGroups tells of the other names of files of which one is told of: alone it would become a file of its own.
@@ -214,28 +239,35 @@ func (w *walk) completeGroups(upper int) error {
 			wanted[ino] = g
 			continue
 		}
-		w.tell(g)
+		if err := w.tell(g); err != nil {
+			return err
+		}
 	}
 	if len(wanted) == 0 {
 		return nil
 	}
-	if err := w.search("", &directory{fd: upper}, wanted); err != nil {
+	if err := w.search(&directory{fd: upper}, wanted); err != nil {
 		return err
 	}
 	for _, g := range wanted {
-		w.tell(g)
+		if err := w.tell(g); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (w *walk) tell(g *group) {
-	for _, path := range g.unchanged {
-		w.found = append(w.found, Difference{Path: path})
+func (w *walk) tell(g *group) error {
+	for _, d := range g.unchanged {
+		if err := w.find(d); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // search notes all names of the inodes that are wanted, also those that are told of already.
-func (w *walk) search(path string, d *directory, wanted map[uint64]*group) error {
+func (w *walk) search(d *directory, wanted map[uint64]*group) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
@@ -245,13 +277,16 @@ func (w *walk) search(path string, d *directory, wanted map[uint64]*group) error
 	}
 	for _, e := range entries {
 		if g := wanted[e.ino]; g != nil {
-			g.unchanged = append(g.unchanged, join(path, e.name))
+			g.unchanged = append(g.unchanged, Difference{dir: d, name: e.name})
 		}
 		if !e.dir {
 			continue
 		}
-		sub := d.sub(e.name)
-		err := w.search(join(path, e.name), sub, wanted)
+		sub, err := d.sub(e.name)
+		if err != nil {
+			return err
+		}
+		err = w.search(sub, wanted)
 		sub.close()
 		if err != nil {
 			return err
