@@ -35,7 +35,7 @@ test: root
 	integration/setup packages tools debian image
 	@$(MAKE) --no-print-directory build
 	$(say) 'testing all packages, with the race detector, as root'
-	LAMINA_TEST_ROOT=1 go test -race -count=1 -timeout 25m ./...
+	LAMINA_TEST_ROOT=1 go test -race -count=1 -timeout 28m ./...
 	go test -count=1 -tags failpoint ./internal/failpoint
 
 torture: root
@@ -60,7 +60,7 @@ lint:
 	set -e; for m in $(modules); do go -C $$m mod tidy -diff; done
 
 bench: root
-	integration/setup packages tools udev
+	integration/setup packages tools image udev
 	$(say) 'the store, the snapshotter and the backends'
 	go test -run '^$$' -bench . -benchmem ./metadata ./overlayaufs ./integration
 	$(say) 'the thin backend beside devmapper of containerd, in a guest if need be'

@@ -80,18 +80,17 @@ func (c *changer) requireAll() {
 
 func (c *changer) at(rel string) string { return filepath.Join(c.dir, rel) }
 
-// pick returns the full path of one of the entries that is there and fits, or "".
+// pick returns the full path of one of the entries that is there and fits, or "" if there is none.
 func (c *changer) pick(from []string, fits func(fs.FileInfo) bool) string {
-	for range 300 {
-		if len(from) == 0 {
-			return ""
-		}
-		name := c.at(from[c.rng.IntN(len(from))])
-		// A symlink may stand where a directory was on the way.
-		if real, err := filepath.EvalSymlinks(filepath.Dir(name)); err != nil || real != filepath.Dir(name) {
+	first := c.rng.IntN(max(1, len(from)))
+	for i := range from {
+		name := c.at(from[(first+i)%len(from)])
+		info, err := os.Lstat(name)
+		if err != nil || !fits(info) {
 			continue
 		}
-		if info, err := os.Lstat(name); err == nil && fits(info) {
+		// A symlink may stand where a directory was on the way.
+		if real, err := filepath.EvalSymlinks(filepath.Dir(name)); err == nil && real == filepath.Dir(name) {
 			return name
 		}
 	}

@@ -169,14 +169,17 @@ func (c *changer) capability() error {
 }
 
 func (c *changer) noCapability() error {
-	name := c.pick(c.files, func(i fs.FileInfo) bool { return i.Mode().IsRegular() })
-	for range 20 { // mostly there is none
-		if _, err := unix.Lgetxattr(name, "security.capability", nil); err == nil {
-			return unix.Removexattr(name, "security.capability")
+	var capable []string
+	for _, rel := range c.files {
+		if _, err := unix.Lgetxattr(c.at(rel), "security.capability", nil); err == nil {
+			capable = append(capable, rel)
 		}
-		name = c.pick(c.files, func(i fs.FileInfo) bool { return i.Mode().IsRegular() })
 	}
-	return errors.Join(c.capability(), errNothing)
+	name := c.pick(capable, func(i fs.FileInfo) bool { return i.Mode().IsRegular() })
+	if name == "" {
+		return errors.Join(c.capability(), errNothing)
+	}
+	return unix.Removexattr(name, "security.capability")
 }
 
 func (c *changer) rename() error {

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/rootfs"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -29,9 +32,7 @@ var plainly = diff.WithMediaType(ocispec.MediaTypeImageLayer)
 func TestDiffWhileWritten(t *testing.T) {
 	requireRoot(t)
 	c := startComparison(t, union)
-	told := c.whileWritten(func(told map[string]int) bool { return told["grows"] > 0 && told["vanishes"] > 0 })
-	require.NotZero(t, told["grows"])
-	require.NotZero(t, told["vanishes"])
+	require.Equal(t, 2, c.whileWritten(math.MaxInt))
 	c.refuseHalf()
 	c.requireLaminaAlone()
 	c.requireNothingLeft()
@@ -41,9 +42,7 @@ func TestDiffWhileWritten(t *testing.T) {
 func TestThinDiffErrors(t *testing.T) {
 	guest.Require(t)
 	c := startComparison(t, thinExt4)
-	compared := 0
-	told := c.whileWritten(func(map[string]int) bool { compared++; return compared > 5 })
-	require.Empty(t, told, "a comparison saw what was written meanwhile")
+	require.Zero(t, c.whileWritten(3), "a comparison saw what was written meanwhile")
 	c.interrupt()
 	c.requireLaminaAlone()
 	c.requireNothingLeft()
@@ -51,24 +50,33 @@ func TestThinDiffErrors(t *testing.T) {
 	c.daemon.backend.check(t, c.daemon.root())
 }
 
-// whileWritten compares a container, whose files grow and vanish, until done says so of what it was told how often, or some seconds have
-// passed.
-func (c *comparison) whileWritten(done func(map[string]int) bool) map[string]int {
+// whileWritten compares two containers, whose files grow and vanish, each until it is told that one could not be read, so many times
+// at most. It returns how many containers could not.
+func (c *comparison) whileWritten(most int) (told int) {
 	c.t.Helper()
-	told, deadline := map[string]int{}, time.Now().Add(20*time.Second)
 	c.prepare("base", "")
 	require.NoError(c.t, c.Commit(c.ctx, "empty", "base"))
 	for name, write := range map[string]func(context.Context, string) error{"grows": grow, "vanishes": vanish} {
 		within(c.t, c.prepare(name, "empty"), func(dir string) {
 			defer c.during(func(ctx context.Context) error { return write(ctx, dir) })()
-			for time.Now().Before(deadline) && told[name] == 0 && !done(told) {
+			require.NoError(c.t, poll(diffTimeout, func() error {
+				entries, err := os.ReadDir(dir)
+				if err == nil && len(entries) == 0 {
+					err = errors.New("nothing is written")
+				}
+				return err
+			}))
+			deadline := time.Now().Add(diffTimeout)
+			for range most {
 				_, err := c.diff(c.ours, name, plainly)
 				if err != nil {
 					require.ErrorIs(c.t, err, errdefs.ErrAborted)
 					require.ErrorContains(c.t, err, name, "it names the file")
-					told[name]++
 					c.t.Log(err)
+					told++
+					break
 				}
+				require.True(c.t, time.Now().Before(deadline), "it is never told")
 			}
 		})
 		require.NoError(c.t, c.Remove(c.ctx, name))
@@ -141,48 +149,80 @@ func TestDiffInterrupted(t *testing.T) {
 	c.daemon.backend.check(t, c.daemon.root())
 }
 
+// interrupt ends comparisons that would go on for minutes.
 func (c *comparison) interrupt() {
 	c.t.Helper()
-	c.prepareLong("long")
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
-	ended := c.startDiff(ctx, "long")
+	c.prepareEndless("cancelled")
+	ended := c.startDiff(ctx, "cancelled")
 	cancel()
 	require.ErrorIs(c.t, c.await(ended), context.Canceled)
-	require.NoError(c.t, poll(diffTimeout, c.noIngests))
+	c.requireSaid("class=Canceled")
+	c.requireUndone()
+	c.interruptRemoved()
+	c.interruptKilled()
+}
 
-	ended = c.startDiff(c.ctx, "long")
-	require.NoError(c.t, c.Remove(c.ctx, "long"))
-	if err := c.await(ended); err != nil { // the kernel may have kept all for those that read it
-		require.True(c.t, errdefs.IsAborted(err) || errdefs.IsNotFound(err), "%v", err)
-		c.t.Log(err)
+// interruptRemoved removes what is compared. A directory goes with what is in it; of a volume a copy is compared, which stays.
+func (c *comparison) interruptRemoved() {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	want, end := context.Canceled, func() error { cancel(); return nil }
+	mounts := c.prepareEndless("removed")
+	if upper := optionOf(mounts[0], "upperdir"); upper != "" {
+		hole, err := os.OpenFile(filepath.Join(upper, "hole"), os.O_RDWR, 0)
+		require.NoError(c.t, err)
+		defer hole.Close() //nolint:errcheck // it is gone
+		want, end = errdefs.ErrAborted, func() error { return hole.Truncate(0) }
 	}
-	require.NoError(c.t, poll(diffTimeout, c.noIngests))
+	ended := c.startDiff(ctx, "removed")
+	require.NoError(c.t, c.Remove(c.ctx, "removed"))
+	require.NoError(c.t, end())
+	require.ErrorIs(c.t, c.await(ended), want)
+	c.requireUndone()
+}
 
-	c.prepareLong("long-too")
-	ended = c.startDiff(c.ctx, "long-too")
+func optionOf(m mount.Mount, name string) string {
+	for _, o := range m.Options {
+		if value, ok := strings.CutPrefix(o, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// interruptKilled kills the daemon. As long as there is none, containerd asks nobody else; afterwards it is asked again.
+func (c *comparison) interruptKilled() {
+	c.t.Helper()
+	c.prepareEndless("killed")
+	ended := c.startDiff(c.ctx, "killed")
 	c.daemon.kill()
-	err := c.await(ended)
+	require.ErrorIs(c.t, c.await(ended), errdefs.ErrUnavailable)
+	_, err := c.ours.differ().Compare(c.ctx, nil, nil)
 	require.ErrorIs(c.t, err, errdefs.ErrUnavailable)
 	c.daemon.restart()
+	require.NoError(c.t, poll(readyTimeout, func() error { // containerd connects again after a while
+		_, err := c.diff(c.ours, "empty")
+		return err
+	}))
 	c.forgetLeases()
 }
 
-// prepareLong makes a container that takes some seconds to compare: a file with nothing in it, which takes no room, and small ones
+// prepareEndless makes a container that takes minutes to compare: a file of nothing but a hole, which takes no room, and small ones
 // behind it.
-func (c *comparison) prepareLong(key string) {
+func (c *comparison) prepareEndless(key string) []mount.Mount {
 	c.t.Helper()
-	size := int64(128 << 20)
-	if raceEnabled { // the daemon compresses at a tenth of the speed
-		size /= 8
-	}
-	within(c.t, c.prepare(key, "empty"), func(dir string) {
+	mounts := c.prepare(key, "empty")
+	within(c.t, mounts, func(dir string) {
 		require.NoError(c.t, os.WriteFile(filepath.Join(dir, "hole"), nil, 0o600))
-		require.NoError(c.t, os.Truncate(filepath.Join(dir, "hole"), size))
+		require.NoError(c.t, os.Truncate(filepath.Join(dir, "hole"), 100<<30))
 		for i := range 100 {
 			require.NoError(c.t, os.WriteFile(filepath.Join(dir, fmt.Sprint("small-", i)), []byte("small"), 0o600))
 		}
 	})
+	return mounts
 }
 
 // startDiff starts a comparison and returns when it writes.
@@ -194,16 +234,12 @@ func (c *comparison) startDiff(ctx context.Context, key string) <-chan error {
 		ended <- err
 	}()
 	require.NoError(c.t, poll(diffTimeout, func() error {
-		select {
-		case err := <-ended:
-			return fmt.Errorf("the comparison has ended: %w", err)
-		default:
-		}
-		if c.noIngests() == nil {
+		if len(ended) == 0 && c.noIngests() == nil {
 			return errors.New("nothing is written")
 		}
-		return ctx.Err()
+		return nil
 	}))
+	require.Empty(c.t, ended, "the comparison has ended")
 	return ended
 }
 
@@ -219,46 +255,28 @@ func (c *comparison) await(ended <-chan error) error {
 	}
 }
 
-func (c *comparison) noIngests() error {
-	active, err := c.ours.content().ListStatuses(c.ctx)
-	if err == nil && len(active) > 0 {
-		err = fmt.Errorf("ingests: %v", active)
-	}
-	return err
-}
-
-// forgetLeases ends the leases, with the snapshots that they keep, and begins that of the test again. What a daemon that was killed
-// had begun to write is containerd's, which collects it when the lease that the daemon took has expired.
-func (c *comparison) forgetLeases() {
-	c.t.Helper()
-	for _, id := range c.words("leases", "ls", "--quiet") {
-		c.ctr("leases", "delete", "--sync", id)
-	}
-	require.NoError(c.t, poll(diffTimeout, c.noIngests))
-	c.ctr("leases", "create", "--id", lease)
-}
-
 // TestDiffFullStore compares what is larger than the disk of containerd's content store.
 func TestDiffFullStore(t *testing.T) {
 	requireRoot(t)
 	n := &node{t: t, dir: mustTempDir(t), snapshotter: "lamina"}
 	n.daemon = startDaemonWith(t, filepath.Join(n.dir, "lamina"), union, union.toml()+n.contentStore())
 	disk := mustTempDir(t)
-	require.NoError(t, unix.Mount("tmpfs", disk, "tmpfs", 0, "size=32m"))
+	require.NoError(t, unix.Mount("tmpfs", disk, "tmpfs", 0, "size=8m"))
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(disk, 0)) }) // after the containerd on it
 	require.NoError(t, os.Symlink(disk, filepath.Join(n.dir, "root")))
 	n.startBeside(containerd2)
 	c := newComparison(n)
 	within(t, c.prepare("large", ""), func(dir string) {
-		require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), make([]byte, 64<<20), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), make([]byte, 16<<20), 0o600))
 	})
 	_, err := c.diff(c.ours, "large", plainly)
 	require.ErrorContains(t, err, "no space left on device")
 	t.Log(err)
 	require.ErrorIs(t, err, errdefs.ErrResourceExhausted)
-	require.NoError(t, poll(diffTimeout, c.noIngests))
+	c.requireSaid("call failed", "class=ResourceExhausted", "content store is full")
+	c.requireUndone()
 	_, err = c.diff(c.ours, "large") // small when it is compressed
 	require.NoError(t, err)
 	c.requireLaminaAlone()
-	require.NoError(t, c.Remove(c.ctx, "large"))
+	c.requireNothingLeft()
 }
