@@ -49,7 +49,7 @@ func (b *Backend) uncopied(ctx context.Context, of *shown, err error) error {
 		return err
 	}
 	log.G(ctx).WithError(err).Warn("a container is not compared by what it has changed")
-	return fmt.Errorf("%v: %w", err, errdefs.ErrNotImplemented) // and no other class
+	return fmt.Errorf("%v: %w", err, errdefs.ErrNotImplemented) //nolint:errorlint // it has no other class
 }
 
 // copyOf makes the content spare a copy of a volume that may be written, with an empty journal, and gives it a device.
