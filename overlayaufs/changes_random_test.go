@@ -119,7 +119,6 @@ func (r *changeRounds) compare(t *testing.T, chain []Content, lower, upper strin
 	r.layer = nil
 	layer, err := tTar(t, r.Backend, r.chain, chain, true)
 	if (r.indexed || r.renames) && errors.Is(err, errdefs.ErrNotImplemented) {
-		t.Log("refused", err)
 		return
 	}
 	if err != nil {
@@ -155,6 +154,9 @@ func (r *changeRounds) freeze(t *testing.T, chain []Content) {
 		t.Fatal(freezeErr)
 	}
 	after, afterErr := tTar(t, r.Backend, r.chain, chain, false)
+	if r.renames && err != nil && errdefs.IsNotImplemented(afterErr) {
+		afterErr = nil
+	}
 	if afterErr != nil || err == nil && !bytes.Equal(before, after) {
 		t.Errorf("a view tells of %d bytes (%v), what is written of %d", len(after), afterErr, len(before))
 	}

@@ -42,6 +42,12 @@ func tTell(t *testing.T, b *Backend, writable bool, fn func(Change) error, chain
 	return b.Changes(t.Context(), b.plan(all[1:], false, nil), b.plan(all, writable, nil), nil, fn)
 }
 
+// tTellNothing returns the error of a call that must tell nothing.
+func tTellNothing(t *testing.T, b *Backend, writable bool, chain ...uint64) error {
+	t.Helper()
+	return tTell(t, b, writable, func(c Change) error { return fmt.Errorf("told of %q", c.Path) }, chain...)
+}
+
 func tWant(t *testing.T, got []string, want ...string) {
 	t.Helper()
 	if !slices.Equal(got, want) {
@@ -55,7 +61,7 @@ func TestChangesInAufs(t *testing.T) {
 	b.aufs = tAufs().aufs
 	root := b.path(2, fsName)
 	for _, name := range []string{
-		".wh..wh.aufs", ".wh..wh.orph/x", ".wh..wh.plnk/1.2", ".wh..wh.moved.0a1b/file", // its own
+		".wh..wh.aufs", ".wh..wh.orph/x", ".wh..wh.plnk/1.2", ".wh..wh.moved.0a1b/file", // aufs's own
 		"etc/.wh.gone", "etc/a", "etc/z", "etc/.wh.b", "new/.wh..wh..opq", "new/in", ".wh.old",
 	} {
 		tWrite(t, filepath.Join(root, name), "")
@@ -67,9 +73,14 @@ func TestChangesInAufs(t *testing.T) {
 	if os.Geteuid() != 0 {
 		want = slices.DeleteFunc(want, func(name string) bool { return name == "null" })
 	}
-	for _, writable := range []bool{true, false} {
-		tWant(t, tChanges(t, b, writable, 2, 1), want...)
+	tWant(t, tChanges(t, b, false, 2, 1), want...)
+	if err := tTellNothing(t, b, true, 2, 1); !errdefs.IsNotImplemented(err) {
+		t.Errorf("with a pseudo-link: %v", err)
 	}
+	if err := os.Remove(filepath.Join(root, ".wh..wh.plnk/1.2")); err != nil {
+		t.Fatal(err)
+	}
+	tWant(t, tChanges(t, b, true, 2, 1), want...)
 	tWrite(t, filepath.Join(root, "etc/gone"), "")
 	if err := tTell(t, b, true, func(Change) error { return nil }, 2, 1); err == nil || !strings.Contains(err.Error(), "/etc") {
 		t.Errorf("deleted and there: %v", err)
@@ -252,21 +263,27 @@ func TestChangesBeneathMounts(t *testing.T) {
 	tWant(t, tChanges(t, b, true, 2, 1), "dir", "dir/beneath")
 }
 
-// TestChangesOfDeepTree has a path that is longer than PATH_MAX and more levels than a walk holds descriptors.
+// TestChangesOfDeepTree has more levels than a walk holds descriptors, and a path that is as long as any can be, and then longer ones.
 func TestChangesOfDeepTree(t *testing.T) {
 	b := tUnprobed(t, Config{})
 	tMustMake(t, b, 1, nil, nil)
-	const depth = 1000
-	tDeep(t, b.path(1, fsName), depth)
-	n := 0
-	var at string
-	if err := tTell(t, b, true, func(c Change) error {
-		if n++; n == depth {
-			at = c.Path
-		}
+	tDeep(t, b.path(1, fsName), 1000)
+	n, longest := 0, ""
+	err := tTell(t, b, true, func(c Change) error {
+		n++
+		longest = c.Path
 		return nil
-	}, 1); err != nil || n != 2*depth || at != strings.Repeat("deep/", depth-1)+"deep" {
-		t.Errorf("told of %d entries, the %dth is of %d bytes: %v", n, depth, len(at), err)
+	}, 1)
+	deepest := strings.TrimSuffix(strings.Repeat("deep/", unix.PathMax/len("deep/")), "/")
+	if !errdefs.IsInvalidArgument(err) || n != unix.PathMax/len("deep/") || longest != deepest {
+		t.Errorf("told of %d entries, the last is of %d bytes: %v", n, len(longest), err)
+	}
+	at := filepath.Join(b.path(1, fsName), strings.TrimSuffix(strings.Repeat("deep/", windowSize+20), "/"))
+	if err := os.RemoveAll(at); err != nil {
+		t.Fatal(err)
+	}
+	if got := tChanges(t, b, true, 1); len(got) != 2*(windowSize+20)-1 {
+		t.Errorf("told of %d entries", len(got))
 	}
 }
 
@@ -345,7 +362,7 @@ func TestChangesEnd(t *testing.T) {
 	if err := tTell(t, b, true, func(Change) error { return own }, 1); !errors.Is(err, own) {
 		t.Error(err)
 	}
-	if err := tTell(t, b, true, func(Change) error { return nil }, 7); !errors.Is(err, fs.ErrNotExist) {
+	if err := tTellNothing(t, b, true, 7); !errdefs.IsNotFound(err) || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a layer that is gone: %v", err)
 	}
 }

@@ -168,7 +168,7 @@ func (c *changeWalk) redirected(name string, st *unix.Stat_t) error {
 		return err
 	}
 	dev := st.Dev
-	return c.union.directory(string(c.path), func(dir int) error {
+	return c.union.directory(string(c.path)+name, func(dir int) error {
 		whole := &changeWalk{
 			walk: newWalk(dir, nil), ctx: c.ctx, union: c.union, owners: c.owners,
 			path: []byte(string(c.path) + name + "/"),
@@ -177,7 +177,7 @@ func (c *changeWalk) redirected(name string, st *unix.Stat_t) error {
 				return c.fn(ch)
 			},
 		}
-		return whole.run(name)
+		return whole.run(".")
 	})
 }
 
