@@ -146,7 +146,7 @@ func (i inodes) add(name string, st *unix.Stat_t) {
 func (f *fixture) checkLinks(t *testing.T, writable bool, ids []uint64, told inodes) {
 	t.Helper()
 	tree := inodes{}
-	f.walk(t, writable, ids, func(name, at string, st *unix.Stat_t) { tree.add(name, st) })
+	f.walk(t, writable, ids, func(name, _ string, st *unix.Stat_t) { tree.add(name, st) })
 	for a, inTree := range tree {
 		for b := range tree {
 			if _, ok := told[b]; ok {
