@@ -174,7 +174,7 @@ func storeError(err error) error {
 			return fmt.Errorf("containerd's content store is full: %w: %w", errdefs.ErrResourceExhausted, err)
 		}
 	}
-	cutOff := errors.Is(err, io.EOF) || errdefs.IsUnknown(err) && strings.HasSuffix(text, ": "+io.EOF.Error())
+	cutOff := errors.Is(err, io.EOF) || errdefs.IsUnknown(err) && strings.HasSuffix(text, fmt.Sprint(": ", io.EOF))
 	if cutOff || errdefs.IsUnavailable(err) {
 		return fmt.Errorf("containerd's content store went away: %w: %w", errdefs.ErrUnavailable, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/log"
@@ -34,7 +35,8 @@ type Backend struct {
 	watch   *watch // of the pool
 
 	memory
-	mapsIDs sync.Map // the names of file systems of which it was found
+	mapsIDs sync.Map    // the names of file systems of which it was found
+	slow    atomic.Bool // it was said that comparing is slow
 
 	stop func() error // shutDown, once
 }

@@ -1,17 +1,16 @@
 package dmthin
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"github.com/lamina-snapshotter/lamina/internal/failpoint"
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
 )
 
 // Change is an entry of a tree that is not as it is in another, as the snapshotter knows it.
@@ -27,6 +26,9 @@ type shown struct {
 	id       uint32
 	device   string
 	readOnly bool // nobody can write it
+
+	dev         dm.DevNum
+	incarnation uint64 // of the device
 }
 
 // Changes tells what the mounts upper change in lower. Both are volumes that are copies of one, so what is to be
@@ -36,7 +38,12 @@ type shown struct {
 // file system is frozen for the moment that takes, so the copy is whole. A kill leaves that copy, perhaps with a device that
 // nobody has open, at a number that no record has: garbage for the next start. The mounts end with the process.
 //
-// What is compared does not change. A lower volume that may be written is not compared: errdefs.ErrNotImplemented.
+// What is compared does not change. A lower volume that may be written is not compared: errdefs.ErrNotImplemented; nor is one that
+// cannot be copied.
+//
+// Mounts name a volume by its number, and a number that is free again is given to the next. So each volume has to be the one that
+// was found at the begin when it is copied, under its lock, and when it is mounted, with which it stays. What was before the
+// call cannot be told here: who asks keeps the snapshots.
 func (b *Backend) Changes(
 	ctx context.Context, lower, upper []mount.Mount, reserve func() (Content, error), fn func(Change) error,
 ) (err error) {
@@ -50,19 +57,15 @@ func (b *Backend) Changes(
 			return err
 		}
 		if err := b.comparable(ctx, was, is); err != nil {
-			return err
+			return cmp.Or(b.still(was, is), err)
 		}
 	}
 	if !is.readOnly {
-		spare, err := reserve()
+		copied, giveBack, err := b.copyShown(ctx, is, reserve)
 		if err != nil {
 			return err
 		}
-		copied, err := b.copyOf(ctx, is, spare)
-		defer b.giveBack(ctx, spare)
-		if err != nil {
-			return fmt.Errorf("copy volume %d to compare it: %w", is.id, err)
-		}
+		defer giveBack()
 		is = copied
 	}
 	return b.compare(ctx, was, is, b.changedInodes, fn)
@@ -80,14 +83,7 @@ func (b *Backend) shown(mounts []mount.Mount) (*shown, error) {
 	if _, err := fsByName(m.Type); err != nil || !ok || m.Source != b.pool.Path(id) {
 		return nil, notOurs
 	}
-	info, err := b.pool.volume(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the volume %d is mounted no more: %w", id, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &shown{id: id, device: m.Source, readOnly: info.ReadOnly}, nil
+	return b.pool.show(id)
 }
 
 // comparable returns nil for two volumes that are copies of one, by what their file systems are called: a copy keeps the uuid,
@@ -117,54 +113,4 @@ func (b *Backend) comparable(ctx context.Context, was, is *shown) error {
 		return fmt.Errorf("volumes %d and %d are no copies of one: %w", was.id, is.id, errdefs.ErrNotImplemented)
 	}
 	return nil
-}
-
-// copyOf makes the content spare a copy of a volume that may be written, with an empty journal, and gives it a device.
-func (b *Backend) copyOf(ctx context.Context, of *shown, spare Content) (*shown, error) {
-	volume, err := b.begin(ctx, spare.ID)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.admit(ctx); err != nil {
-		return nil, err
-	}
-	size, err := deviceSize(of.device)
-	if err != nil {
-		return nil, err
-	}
-	// What a container has written is on its way to the disk before its file system is frozen: it waits the less.
-	if err := b.pool.boundedLate(ctx, of.device, func() error { return syncMounted(of.device) }); err != nil {
-		return nil, err
-	}
-	b.forget(spare.ID)
-	if err := b.pool.Snapshot(ctx, volume, of.id); err != nil {
-		return nil, err
-	}
-	failpoint.Hit("thin.compare-copied")
-	// Nobody may have had the original mounted, after a power cut: then nothing was frozen, and its journal is as it was.
-	if err := b.pool.Use(ctx, volume, size, false, func(device string) error { return replay(ctx, device) }); err != nil {
-		return nil, err
-	}
-	device, err := b.pool.Activate(ctx, volume, size, true)
-	failpoint.Hit("thin.compare-active")
-	return &shown{id: volume, device: device, readOnly: true}, err
-}
-
-// syncMounted writes what the file system on a device has not written yet, if it is mounted to be written.
-func syncMounted(device string) error {
-	if err := checkUnmounted(device); !errors.Is(err, unix.EBUSY) {
-		return err
-	}
-	kind, err := probe(device)
-	if err != nil {
-		return err
-	}
-	root, err := openRoot(kind, device, kind.ownMount(false))
-	if errors.Is(err, unix.EBUSY) { // mounted read-only
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(unix.Syncfs(int(root.Fd())), root.Close())
 }

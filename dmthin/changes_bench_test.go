@@ -125,14 +125,14 @@ func (m *measured) compareAll(ctx context.Context, narrow func(context.Context, 
 	if err != nil {
 		return err
 	}
-	is, err := m.copyOf(ctx, of, Content{ID: spareID})
+	is, giveBack, err := m.copyShown(ctx, of, spare)
 	if err != nil {
 		return err
 	}
 	if err := m.compare(ctx, was, is, narrow, readChange); err != nil {
 		return err
 	}
-	m.giveBack(ctx, Content{ID: spareID})
+	giveBack()
 	return m.Delete(ctx, Content{ID: spareID})
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
 )
@@ -85,6 +86,24 @@ func TestChangesOfLargerAndCut(t *testing.T) {
 			require.NoError(t, errors.Join(err, b.control.Resume(b.pool.volumeName(3))))
 			unmount()
 			require.Contains(t, b.namesOf(t, image, Content{ID: 4, Size: larger.Size}), "synced")
+		})
+	}
+}
+
+// Of a mount with lazytime, which keeps times in memory for a day, a copy has them all the same: they are written before its file system
+// is frozen.
+func TestChangesOfLazyTimes(t *testing.T) {
+	for _, kind := range []string{fsExt4, fsXFS} {
+		t.Run(kind, func(t *testing.T) {
+			l := openLayered(t, Config{FS: kind})
+			require.NoError(t, unix.Mount("", l.dir, "", unix.MS_REMOUNT|unix.MS_LAZYTIME, ""))
+			f, err := os.OpenFile(filepath.Join(l.dir, "c"), os.O_WRONLY, 0)
+			require.NoError(t, err)
+			_, err = f.WriteAt([]byte("2"), 0) // in place: nothing but the times of its inode changes
+			require.NoError(t, errors.Join(err, f.Close()))
+			files, err := l.compare(t.Context(), t)
+			require.NoError(t, err)
+			require.Equal(t, map[string]string{"c": "2"}, files)
 		})
 	}
 }

@@ -3,17 +3,12 @@ package dmthin
 import (
 	"context"
 	"errors"
-	"io/fs"
-	"time"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/treediff"
 )
-
-// afterwards bounds how long the device of a copy may take to be given back.
-const afterwards = 20 * time.Second
 
 // A comparison of trees: their file systems, mounted for nobody else, and in what they differ.
 type trees struct {
@@ -27,7 +22,13 @@ type trees struct {
 func (b *Backend) compare(ctx context.Context, was, is *shown, narrow narrowing, fn func(Change) error) error {
 	t := &trees{was: was, is: is}
 	return b.pool.outlast(ctx, "compare "+is.device, fn, func(ctx context.Context, told func(Change) error) error {
-		err := t.compare(ctx, narrow)
+		err := t.mount()
+		if lost := b.still(was, is); lost != nil { // what is mounted stays
+			err = lost
+		}
+		if err == nil {
+			err = t.compare(ctx, narrow)
+		}
 		if err == nil {
 			err = t.tell(ctx, told)
 		}
@@ -35,15 +36,17 @@ func (b *Backend) compare(ctx context.Context, was, is *shown, narrow narrowing,
 	})
 }
 
-func (t *trees) compare(ctx context.Context, narrow narrowing) (err error) {
+func (t *trees) mount() (err error) {
 	if t.was != nil {
 		if t.lower, err = mountToRead(t.was.device); err != nil {
 			return err
 		}
 	}
-	if t.upper, err = mountToRead(t.is.device); err != nil {
-		return err
-	}
+	t.upper, err = mountToRead(t.is.device)
+	return err
+}
+
+func (t *trees) compare(ctx context.Context, narrow narrowing) error {
 	if t.was == nil || t.was.id == t.is.id {
 		return nil
 	}
@@ -58,18 +61,31 @@ func (t *trees) compare(ctx context.Context, narrow narrowing) (err error) {
 // A narrowing returns the inodes that may differ in two trees, or nil if that is not known.
 type narrowing func(ctx context.Context, t *trees) (treediff.Inodes, error)
 
-// changedInodes is what the file system can tell. Where it cannot, all inodes are compared, which is the same, but slow.
+// changedInodes is what the file system can tell. Where it cannot, all inodes are compared, which is the same, but slow: the
+// first time that is a warning. A disk that cannot be read is an error.
 func (b *Backend) changedInodes(ctx context.Context, t *trees) (treediff.Inodes, error) {
 	kind, err := probe(t.is.device)
 	if err != nil {
 		return nil, err
 	}
 	changed, err := kind.changedInodes(ctx, t, b.pool)
-	if err != nil && ctx.Err() == nil {
-		log.G(ctx).WithError(err).Debugf("all inodes of %s are compared", t.is.device)
-		return nil, nil
+	if err != nil {
+		return nil, b.untold(ctx, t.is.device, err)
 	}
-	return changed, err
+	return changed, nil
+}
+
+// untold says why a file system could not tell its inodes, and returns nil if they can be looked at.
+func (b *Backend) untold(ctx context.Context, device string, err error) error {
+	if ctx.Err() != nil || errors.Is(err, unix.EIO) {
+		return err
+	}
+	level := log.WarnLevel
+	if b.slow.Swap(true) {
+		level = log.DebugLevel
+	}
+	log.G(ctx).WithError(err).Logf(level, "containers are compared slowly: all inodes of %s have to be looked at", device)
+	return nil
 }
 
 // mountToRead mounts a device that nobody can write. Who has mounted it too has the same file system.
@@ -104,20 +120,4 @@ func (t *trees) tell(ctx context.Context, fn func(Change) error) error {
 		return treediff.All(ctx, upper, told)
 	}
 	return treediff.Tell(ctx, upper, t.differences, told)
-}
-
-// giveBack takes the device of a copy away. Who gave its number deletes it.
-func (b *Backend) giveBack(ctx context.Context, spare Content) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
-	defer cancel()
-	volume, err := volumeID(spare.ID)
-	if err != nil {
-		return
-	}
-	if err = waitUnmounted(ctx, b.pool.Path(volume)); errors.Is(err, fs.ErrNotExist) {
-		err = nil // it was never active
-	}
-	if err := errors.Join(err, b.Release(ctx, spare.ID)); err != nil {
-		log.G(ctx).WithError(err).Warnf("the device of volume %d, a copy to compare with, stays until that is deleted", volume)
-	}
 }

@@ -59,15 +59,42 @@ func (p *Pool) suspend(id uint32) (resume func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	flags := dm.SuspendFlags(0)
-	if info.ReadOnly {
-		flags = dm.NoFlush | dm.SkipLockFS
+	flags := dm.NoFlush | dm.SkipLockFS
+	if !info.ReadOnly {
+		if flags, err = p.quiet(id, info); err != nil {
+			return nil, unlessGone(err)
+		}
 	}
 	resume = func() error { return unlessGone(p.control.Resume(name)) }
 	if err := unlessGone(p.control.Suspend(name, flags)); err != nil {
 		return nil, errors.Join(err, resume())
 	}
 	return resume, nil
+}
+
+// quiet returns how to suspend a volume that may be written. The kernel mounts no device that is frozen, also if it was frozen
+// without a file system on it: who is about to mount it would get EBUSY, where he waits for one that is just suspended. So only
+// what is mounted is frozen; of another device that somebody has open the pages are written. One that is mounted from here
+// on has nothing yet that has to be in a copy, and what its journal holds is replayed there.
+func (p *Pool) quiet(id uint32, info dm.Info) (dm.SuspendFlags, error) {
+	mounted, err := isMounted(info)
+	if err != nil || mounted || info.DeferredRemove { // the node of the latter is gone, so that nobody mounts it
+		return 0, err
+	}
+	if info.OpenCount > 0 {
+		err = syncDevice(p.Path(id))
+	}
+	return dm.SkipLockFS, err
+}
+
+// syncDevice writes the pages of a device, and flushes it. A flush of a thin device commits the pool's metadata
+// (process_deferred_bios in drivers/md/dm-thin.c).
+func syncDevice(path string) error {
+	device, err := os.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(device.Sync(), device.Close())
 }
 
 // unlessGone returns nil for the error of a device that is gone.
@@ -148,7 +175,11 @@ func (p *Pool) flush(ctx context.Context, id uint32) error {
 	if err != nil {
 		return err
 	}
-	if info.OpenCount > 0 {
+	mounted, err := isMounted(info)
+	if err != nil {
+		return err
+	}
+	if mounted { // another is not frozen: nobody could mount it
 		err := p.control.Suspend(name, 0)
 		failpoint.Hit("thin.flush-suspended")
 		if err := errors.Join(err, p.control.Resume(name)); err != nil {
@@ -158,12 +189,7 @@ func (p *Pool) flush(ctx context.Context, id uint32) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	device, err := os.OpenFile(p.Path(id), os.O_RDONLY, 0)
-	if err != nil {
-		return err
-	}
-	// A flush of a thin device commits the pool's metadata (process_deferred_bios in drivers/md/dm-thin.c).
-	return errors.Join(device.Sync(), device.Close())
+	return syncDevice(p.Path(id))
 }
 
 // mapped returns how many bytes of the active volume id have blocks, be they its own or shared.

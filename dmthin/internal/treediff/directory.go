@@ -65,7 +65,7 @@ func (d *directory) checkPath(name string) error {
 		return nil
 	}
 	path := join(d.path(), name)
-	return fmt.Errorf("/%s...%s: its path has %d bytes, and in a layer it can have %d: move it up or remove it: %w",
+	return fmt.Errorf("/%q...%q: its path has %d bytes, and in a layer it can have %d: move it up or remove it: %w",
 		path[:shownOfPath], path[n-shownOfPath:], n, unix.PathMax-1, errdefs.ErrInvalidArgument)
 }
 
