@@ -136,12 +136,17 @@ var oddNames = []string{"plain", "with space", "new\nline", "tab\t", "\xff\xfe n
 
 // name returns a path that is free, in some directory.
 func (c *changer) name() string {
-	c.names++
-	rel := fmt.Sprintf("%s %d", oddNames[c.rng.IntN(len(oddNames))], c.names)
-	if dir := c.directory(); dir != "" && len(dir) < 2000 {
-		return filepath.Join(dir, rel)
+	for {
+		c.names++
+		rel := fmt.Sprintf("%s %d", oddNames[c.rng.IntN(len(oddNames))], c.names)
+		name := c.at(rel)
+		if dir := c.directory(); dir != "" && len(dir) < 2000 {
+			name = filepath.Join(dir, rel)
+		}
+		if _, err := os.Lstat(name); err != nil { // a changer of the container before had the same numbers
+			return name
+		}
 	}
-	return c.at(rel)
 }
 
 // added remembers an entry for changes to come.

@@ -180,6 +180,9 @@ func requireAlike(t *testing.T, ours, theirs []*tar.Header) {
 			continue
 		}
 		i := slices.IndexFunc(rest, named)
+		if i < 0 && h.Typeflag == tar.TypeDir && slices.ContainsFunc(ours, named) {
+			continue // the walking differ has the directory of such a name behind it too
+		}
 		if i < 0 {
 			require.True(t, hides(ours, h.Name), "Lamina does not tell of %q, or earlier", h.Name)
 			continue
