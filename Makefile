@@ -19,7 +19,7 @@ help:
 	@echo 'make test    install what is missing, then run all tests (needs root; some twenty minutes)'
 	@echo 'make torture the crash tests with all their kills and power cuts (needs root; an hour or more)'
 	@echo 'make lint    golangci-lint, go vet and the state of go.mod, over all modules'
-	@echo 'make bench   the benchmarks, also beside those of containerd (some fifteen minutes)'
+	@echo 'make bench   the benchmarks, also beside containerd (up to an hour)'
 	@echo "make guest CMD='...'  run a command in a guest kernel that has device mapper"
 	@echo 'make clean   remove bin and .cache'
 

@@ -211,7 +211,7 @@ func TestCompareStoreGoes(t *testing.T) {
 	gone := fmt.Errorf("failed to send write: %w", errgrpc.ToNative(io.EOF)) // as containerd's proxy does
 	for _, s := range []*brokenStore{{Store: n.store, write: gone}, {Store: n.store, commit: gone}} {
 		n.Differ = New(n.source, s, n.leases)
-		_, err := n.Compare(n.ctx(), tMounts(lower), tMounts(upper))
+		_, err := n.Compare(n.ctx(), tMounts(lower), tMounts(upper), diff.WithMediaType(ocispec.MediaTypeImageLayer))
 		require.ErrorIs(t, err, errdefs.ErrUnavailable)
 		require.ErrorContains(t, err, "containerd's content store went away")
 	}

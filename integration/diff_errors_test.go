@@ -174,7 +174,7 @@ func (c *comparison) interruptRemoved() {
 	if upper := optionOf(mounts[0], "upperdir"); upper != "" {
 		hole, err := os.OpenFile(filepath.Join(upper, "hole"), os.O_RDWR, 0)
 		require.NoError(c.t, err)
-		defer hole.Close() //nolint:errcheck // it is gone
+		defer hole.Close()
 		want, end = errdefs.ErrAborted, func() error { return hole.Truncate(0) }
 	}
 	ended := c.startDiff(ctx, "removed")

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/integration/image"
@@ -30,14 +32,14 @@ func TestRootlessContainers(t *testing.T) {
 	expand := strings.NewReplacer("/home/alice", home, "/run/user/1000", filepath.Join(home, "run"), "%E", filepath.Join(home, "config"))
 	config := filepath.Join(home, "config/lamina/config.toml")
 	mustMkdir(t, filepath.Dir(config))
-	if err := os.WriteFile(config, []byte(expand.Replace(guide.block(t, "toml"))), 0o600); err != nil {
+	n := &node{t: t, dir: mustTempDir(t), snapshotter: "lamina"}
+	if err := os.WriteFile(config, []byte(expand.Replace(guide.block(t, "toml"))+n.contentStore()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	argv := guide.execStart(t, expand)
 	lamina := mustBuild(t, buildLamina)
 	daemon := startProcess(t, home, "lamina", nil, append([]string{lamina}, argv...)...)
 
-	n := &node{t: t, dir: mustTempDir(t), snapshotter: "lamina"}
 	imports := filepath.Join(n.dir, "lamina.toml")
 	out, err := command(background, nil, lamina, "config", "containerd", "--config", config)
 	if err != nil {
@@ -106,6 +108,11 @@ func (n *node) runRootless(count int) {
 			n.t.Errorf("a directory that the container replaced has %v, %v", names, err)
 		}
 	})
+	layer := entriesIn(n.t, []byte(n.ctr("snapshots", "diff", "--media-type", ocispec.MediaTypeImageLayer, "r0")))
+	for _, name := range []string{"written", "lamina/.wh.mode", "lamina/names/", "lamina/names/" + opaque, "lamina/grows"} {
+		require.Contains(n.t, layer, name)
+	}
+	require.NotContains(n.t, logOf(n.t, n), walked, "containerd has compared")
 	for i := range count {
 		n.ctr("containers", "delete", fmt.Sprintf("r%d", i))
 	}

@@ -84,7 +84,7 @@ func (b *Backend) parseOverlay(options []string) (s shown, err error) {
 		return shown{}, errNotOurs
 	}
 	if s.ids, err = idmap.FromLabels(labels); err != nil {
-		return shown{}, fmt.Errorf("%w: %s", errNotOurs, err.Error()) // without its class: nothing of ours is invalid
+		return shown{}, fmt.Errorf("no id map %.200q: %w", labels, errNotOurs) // and not of its class: what is not ours is not invalid
 	}
 	return s, nil
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -35,10 +36,12 @@ func testChanges(t *testing.T, f *fixture) {
 	}
 	f.mustMake(t, 1)
 	f.with(t, []uint64{1}, true, func(dir string) {
-		mustRun(t, dir, "kept/file=same", "kept/gone=1", "replaced/old=1", "removed/deep/file=1", "to-file/x=1", "to-dir=1", "name=1", "na-me=1", "name.x=1")
+		mustRun(t, dir, "kept/file=same", "kept/gone=1", "replaced/old=1", "removed/deep/file=1", "to-file/x=1", "to-dir=1", "name=1", "na-me=1", "name.x=1",
+			"owned=1", "older=1", "links/a=1", "was-node=1")
+		require.NoError(t, os.Link(filepath.Join(dir, "links/a"), filepath.Join(dir, "links/b")))
 	})
 	f.mustFreeze(t, 1)
-	require.Empty(t, f.changes(t, map[string]string{}, f.mounts(t, false, 1), f.mounts(t, false, 1)), "a tree and itself")
+	require.Empty(t, f.changes(t, map[string]string{}, inodes{}, f.mounts(t, false, 1), f.mounts(t, false, 1)), "a tree and itself")
 
 	f.mustMake(t, 2, 1)
 	f.with(t, []uint64{2, 1}, true, func(dir string) {
@@ -48,12 +51,29 @@ func testChanges(t *testing.T, f *fixture) {
 		mustRun(t, dir, "kept/new\nname=2", "replaced/new=2", "to-file=2", "to-dir/a/b/c=2", "name/=", "na-me=22", "na=2")
 		require.NoError(t, os.Symlink("kept", filepath.Join(dir, "link")))
 		require.NoError(t, os.Chmod(filepath.Join(dir, "kept"), 0o711))
+		changeNodes(t, dir)
 	})
 	f.checkChanges(t, false, nil, []uint64{1})
 	f.checkChanges(t, true, []uint64{1}, []uint64{2, 1})
 	f.mustFreeze(t, 2)
 	f.checkChanges(t, false, []uint64{1}, []uint64{2, 1})
 	f.testChangesRefused(t)
+}
+
+// changeNodes changes what is not a content: owner, time, names and kind.
+func changeNodes(t *testing.T, dir string) {
+	t.Helper()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	require.NoError(t, os.Chown(at("owned"), 1, 2))
+	older := time.Unix(1234567, 0)
+	require.NoError(t, os.Chtimes(at("older"), older, older))
+	mustRun(t, dir, "links/a=2", "links/new=2")
+	require.NoError(t, os.Link(at("links/new"), at("links/newer")))
+	require.NoError(t, os.Remove(at("was-node")))
+	require.NoError(t, unix.Mkfifo(at("was-node"), 0o640))
+	if err := unix.Mknod(at("device"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))); !errors.Is(err, unix.EPERM) { // in a user namespace
+		require.NoError(t, err)
+	}
 }
 
 // mustRun makes files, given as name=content, and of a name that ends with a slash a directory. A file of the name goes.
@@ -106,35 +126,69 @@ func (f *fixture) mounts(t *testing.T, writable bool, ids ...uint64) []mount.Mou
 func (f *fixture) checkChanges(t *testing.T, writable bool, lower, upper []uint64) {
 	t.Helper()
 	want, have := f.model(t, writable, upper), f.model(t, false, lower)
-	f.changes(t, have, f.mounts(t, false, lower...), f.mounts(t, writable, upper...))
+	told := inodes{}
+	f.changes(t, have, told, f.mounts(t, false, lower...), f.mounts(t, writable, upper...))
 	require.Equal(t, want, have, "%v and %v", lower, upper)
+	f.checkLinks(t, writable, upper, told)
+}
+
+// inodes are those of regular files, by path.
+type inodes map[string][2]uint64
+
+func (i inodes) add(name string, st *unix.Stat_t) {
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		i[name] = [2]uint64{st.Dev, st.Ino}
+	}
+}
+
+// checkLinks checks that what was told of has the names in common that it has in the tree, and that all names of a file were told of if one
+// was.
+func (f *fixture) checkLinks(t *testing.T, writable bool, ids []uint64, told inodes) {
+	t.Helper()
+	tree := inodes{}
+	f.walk(t, writable, ids, func(name, _ string, st *unix.Stat_t) { tree.add(name, st) })
+	for a, inTree := range tree {
+		for b := range tree {
+			if _, ok := told[b]; ok {
+				require.Equal(t, inTree == tree[b], told[a] == told[b], "%s and %s are one file", a, b)
+			}
+		}
+	}
 }
 
 // model returns the tree of a chain, as describe has it.
 func (f *fixture) model(t *testing.T, writable bool, ids []uint64) map[string]string {
 	t.Helper()
 	model := map[string]string{}
-	if len(ids) == 0 {
-		return model
-	}
-	f.with(t, ids, writable, func(root string) {
-		require.NoError(t, filepath.WalkDir(root, func(name string, _ fs.DirEntry, err error) error {
-			if err != nil || name == root {
-				return err
-			}
-			dir, err := os.Open(filepath.Dir(name))
-			require.NoError(t, err)
-			defer dir.Close() //nolint:errcheck // nothing was written through it
-			var st unix.Stat_t
-			require.NoError(t, unix.Lstat(name, &st))
-			model[strings.TrimPrefix(name, root+"/")] = describe(t, int(dir.Fd()), filepath.Base(name), &st)
-			return nil
-		}))
+	f.walk(t, writable, ids, func(name, at string, st *unix.Stat_t) {
+		dir, err := os.Open(filepath.Dir(at))
+		require.NoError(t, err)
+		defer dir.Close() //nolint:errcheck // nothing was written through it
+		model[name] = describe(t, int(dir.Fd()), filepath.Base(at), st)
 	})
 	return model
 }
 
-// describe says what an entry of the directory dir is.
+// walk calls fn with each entry of a chain's tree: its path there, and where it is mounted.
+func (f *fixture) walk(t *testing.T, writable bool, ids []uint64, fn func(name, at string, st *unix.Stat_t)) {
+	t.Helper()
+	if len(ids) == 0 {
+		return
+	}
+	f.with(t, ids, writable, func(root string) {
+		require.NoError(t, filepath.WalkDir(root, func(at string, _ fs.DirEntry, err error) error {
+			if err != nil || at == root {
+				return err
+			}
+			var st unix.Stat_t
+			require.NoError(t, unix.Lstat(at, &st))
+			fn(strings.TrimPrefix(at, root+"/"), at, &st)
+			return nil
+		}))
+	})
+}
+
+// describe says what an entry of the directory dir is. The time of a directory is not told of in all cases.
 func describe(t *testing.T, dir int, name string, st *unix.Stat_t) string {
 	t.Helper()
 	var content []byte
@@ -152,11 +206,15 @@ func describe(t *testing.T, dir int, name string, st *unix.Stat_t) string {
 		require.NoError(t, err)
 		content = content[:n]
 	}
-	return fmt.Sprintf("%o %s", st.Mode, content)
+	var mtime int64
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		mtime = st.Mtim.Nano()
+	}
+	return fmt.Sprintf("%o %d:%d %d %d %s", st.Mode, st.Uid, st.Gid, st.Rdev, mtime, content)
 }
 
-// changes applies what a Differ tells to a model, and returns the paths that it told of.
-func (f *fixture) changes(t *testing.T, model map[string]string, lower, upper []mount.Mount) (told []string) {
+// changes applies what a Differ tells to a model, notes the files that it tells of, and returns the paths.
+func (f *fixture) changes(t *testing.T, model map[string]string, files inodes, lower, upper []mount.Mount) (told []string) {
 	t.Helper()
 	require.NoError(t, f.Backend.(snapshotter.Differ).Changes(t.Context(), lower, upper, spare,
 		func(c snapshotter.Change) error {
@@ -171,6 +229,7 @@ func (f *fixture) changes(t *testing.T, model map[string]string, lower, upper []
 			delete(model, c.Path)
 			if c.Stat != nil {
 				model[c.Path] = describe(t, c.Dir, path.Base(c.Path), c.Stat)
+				files.add(c.Path, c.Stat)
 			}
 			return nil
 		}))
