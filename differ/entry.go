@@ -149,7 +149,7 @@ func (l *lister) addContent(ctx context.Context, c Change, name string, h *tar.H
 		h.Linkname = target
 	}
 	buf := make([]byte, capabilitySize)
-	n, err := unix.Lgetxattr("/proc/self/fd/"+strconv.Itoa(c.Dir)+"/"+name, capability, buf)
+	n, err := unix.Lgetxattr(procPath(c.Dir)+"/"+name, capability, buf)
 	if err := readCapability(h, buf, n, err); err != nil {
 		return whileRead(c.Path, err)
 	}
@@ -203,7 +203,7 @@ var errChanged = errors.New("it is another than before")
 
 // whileRead gives an error that comes of a change its class. All others, such as a disk's, stay.
 func whileRead(name string, err error) error {
-	for _, sign := range []error{errChanged, unix.ENOENT, unix.ELOOP, unix.ENXIO, unix.ESTALE} {
+	for _, sign := range []error{errChanged, unix.ENOENT, unix.ESTALE, unix.EAGAIN} {
 		if errors.Is(err, sign) {
 			return fmt.Errorf("/%s changed while it was read: pause the container, or try again: %w", name, errdefs.ErrAborted)
 		}
@@ -211,22 +211,29 @@ func whileRead(name string, err error) error {
 	return fmt.Errorf("/%s: %w", name, err)
 }
 
-// open opens the file that c tells of, and no other. What took its place is not waited for: it may be a fifo.
+// open opens the file that c tells of, and no other: what took its place may be a device, which to open has effects. So it is looked at
+// first, by a descriptor that keeps it.
 func open(c Change, name string) (*file, error) {
-	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-	fd, err := unix.Openat(c.Dir, name, flags|unix.O_NOATIME, 0)
-	if errors.Is(err, unix.EPERM) { // only an owner may leave the access time alone
-		fd, err = unix.Openat(c.Dir, name, flags, 0)
-	}
+	found, err := unix.Openat(c.Dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	f := &file{fd: fd, stat: c.Stat, released: make(chan struct{})}
+	defer func() { _ = unix.Close(found) }() // it has no data
+	f := &file{fd: found, stat: c.Stat, released: make(chan struct{})}
 	if err := f.unchanged(); err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
+		return nil, err
 	}
-	return f, nil
+	const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC // not to wait for the lease of another process
+	link := procPath(found)
+	f.fd, err = unix.Open(link, flags|unix.O_NOATIME, 0)
+	if errors.Is(err, unix.EPERM) { // only an owner may leave the access time alone
+		f.fd, err = unix.Open(link, flags, 0)
+	}
+	return f, err
 }
+
+// procPath returns a path to what a descriptor is of.
+func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // read reads what comes next, at least a byte: what ends early has become shorter.
 func (f *file) read(p []byte) (int, error) {

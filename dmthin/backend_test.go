@@ -26,49 +26,49 @@ type testBackend struct {
 	template Content
 }
 
-func openBackend(t testing.TB, c Config) *testBackend {
-	t.Helper()
-	guest.Require(t)
+func openBackend(tb testing.TB, c Config) *testBackend {
+	tb.Helper()
+	guest.Require(tb)
 	c.Store, c.DataSize = storeUUID, 1<<30
 	if c.Root == "" {
-		c.Root = filepath.Join(t.TempDir(), "thin")
+		c.Root = filepath.Join(tb.TempDir(), "thin")
 	}
-	b, err := Open(t.Context(), c)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		require.NoError(t, b.Close())
-		mustLoops(t, c.Root, 0)
+	b, err := Open(tb.Context(), c)
+	require.NoError(tb, err)
+	tb.Cleanup(func() {
+		require.NoError(tb, b.Close())
+		mustLoops(tb, c.Root, 0)
 	})
-	require.NoError(t, b.Claim(t.Context(), storeUUID, 1))
+	require.NoError(tb, b.Claim(tb.Context(), storeUUID, 1))
 	name, err := b.Template(nil)
-	require.NoError(t, err)
-	size, err := b.MakeTemplate(t.Context(), 1, name)
-	require.NoError(t, err)
+	require.NoError(tb, err)
+	size, err := b.MakeTemplate(tb.Context(), 1, name)
+	require.NoError(tb, err)
 	return &testBackend{b, Content{ID: 1, Size: size}}
 }
 
-func (b *testBackend) mustMake(t testing.TB, id uint64, below Content, labels map[string]string) Content {
-	t.Helper()
-	size, err := b.Make(t.Context(), Content{ID: id}, []Content{below}, labels)
-	require.NoError(t, err)
+func (b *testBackend) mustMake(tb testing.TB, id uint64, below Content, labels map[string]string) Content {
+	tb.Helper()
+	size, err := b.Make(tb.Context(), Content{ID: id}, []Content{below}, labels)
+	require.NoError(tb, err)
 	return Content{ID: id, Size: size}
 }
 
 // mount mounts a content and returns where, and what unmounts it.
-func (b *testBackend) mount(t testing.TB, c Content, writable bool) (dir string, unmount func()) {
-	t.Helper()
-	mounts, err := b.Mounts(t.Context(), []Content{c, b.template}, writable, nil)
-	require.NoError(t, err)
-	dir = t.TempDir()
-	require.NoError(t, mount.All(mounts, dir))
+func (b *testBackend) mount(tb testing.TB, c Content, writable bool) (dir string, unmount func()) {
+	tb.Helper()
+	mounts, err := b.Mounts(tb.Context(), []Content{c, b.template}, writable, nil)
+	require.NoError(tb, err)
+	dir = tb.TempDir()
+	require.NoError(tb, mount.All(mounts, dir))
 	done := false
 	unmount = func() {
 		if !done {
-			require.NoError(t, mount.UnmountAll(dir, 0))
+			require.NoError(tb, mount.UnmountAll(dir, 0))
 			done = true
 		}
 	}
-	t.Cleanup(unmount)
+	tb.Cleanup(unmount)
 	return dir, unmount
 }
 

@@ -100,7 +100,7 @@ func TestChanges(t *testing.T) {
 			b := openBackend(t, Config{FS: kind})
 			r := &randomTree{t: t, r: rand.New(rand.NewPCG(seed, 0))}
 			below := b.template
-			for id := uint64(2); id < 7; id++ {
+			for id := uint64(2); id < 6; id++ {
 				below = b.oneMoreLayer(t, r, below, id)
 			}
 		})
@@ -118,7 +118,7 @@ func (b *testBackend) oneMoreLayer(t *testing.T, r *randomTree, below Content, i
 	require.NoError(t, err)
 	upperDir, unmount := b.mount(t, c, true)
 	r.root = upperDir
-	for i := range []int{300, 60, 20, 5, 1}[id-2] {
+	for i := range []int{200, 50, 15, 2}[id-2] {
 		if i%20 == 0 {
 			r.look()
 		}

@@ -46,11 +46,11 @@ func mustDevices(t *testing.T, control *dm.Control) (names []string) {
 
 // mustLoops wants so many loop devices with files below a directory. One that is detached while udevd looks into it goes
 // a little later.
-func mustLoops(t testing.TB, dir string, want int) {
-	t.Helper()
-	require.Eventually(t, func() bool {
+func mustLoops(tb testing.TB, dir string, want int) {
+	tb.Helper()
+	require.Eventually(tb, func() bool {
 		files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-		require.NoError(t, err)
+		require.NoError(tb, err)
 		n := 0
 		for _, f := range files {
 			if file, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(file), dir+"/") {

@@ -119,7 +119,7 @@ func (m matrix) commitSteps(active func(matrix)) []crashStep {
 func (m matrix) compareStep() crashStep {
 	release := func() {}
 	return crashStep{
-		name: "compare what is mounted", on: lamina.BackendThin, xfs: true,
+		name: "compare what is mounted", on: lamina.BackendThin,
 		before: func(m matrix) {
 			var dir string
 			dir, release = m.hold(m.h.prepare("new", "base", nil))

@@ -124,7 +124,7 @@ func (m marks) isDeletion(fd int, name string, st *unix.Stat_t, in dirMark) (boo
 
 // isBelow reports whether the content of an entry, which is no directory, is in a layer below.
 func (m marks) isBelow(fd int, name string, st *unix.Stat_t) (bool, error) {
-	if m.driver != driverOverlay || !m.metacopy || st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if m.driver != driverOverlay || !m.metacopy || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 {
 		return false, nil
 	}
 	return m.has(fd, name, metacopyMark)

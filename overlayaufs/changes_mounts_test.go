@@ -92,7 +92,7 @@ func TestForeignMounts(t *testing.T) {
 		"layers twice":             over("lowerdir=/r/2/fs:/r/1/fs", "lowerdir=/r/2/fs:/r/1/fs"),
 		"another work directory":   over("workdir=/r/3/work", "upperdir=/r/2/fs", "lowerdir=/r/1/fs"),
 		"no work directory":        over("upperdir=/r/2/fs", "lowerdir=/r/1/fs"),
-		"an empty layer":           over("lowerdir=/r/2/fs:/r/empty:/r/1/fs"),
+		"an empty layer":           over("lowerdir=/r/2/fs:/r/1/fs:/r/empty:/r/3/fs"),
 		"half a map":               over("uidmap=0:1:1", "workdir=/r/2/work", "upperdir=/r/2/fs", "lowerdir=/r/1/fs"),
 		"at another place":         target,
 		"two more":                 over("lowerdir=/r/3/fs:/r/2/fs:/r/1/fs"),

@@ -91,6 +91,28 @@ func TestChangesOfBase(t *testing.T) {
 	}
 }
 
+// TestChangesOfLoose tells of a layer that is unpacked beside those below it. By its mounts alone nothing is below, so there is nothing
+// that it deletes or hides.
+func TestChangesOfLoose(t *testing.T) {
+	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union")})
+	loose := map[string]string{labelParentChainID: "another"}
+	tMustMake(t, b, 1, nil, loose)
+	tWrite(t, b.path(1, fsName, "dir/file"), "1")
+	if err := errors.Join(
+		unix.Mknod(b.path(1, fsName, "gone"), unix.S_IFCHR, 0), unix.Setxattr(b.path(1, fsName, "dir"), opaqueAttr, []byte("y"), 0),
+	); err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	if err := b.Changes(t.Context(), b.plan(nil, false, nil), b.plan(tChain(1), true, loose), Content{}, func(c Change) error {
+		told = append(told, fmt.Sprint(c.Path, c.Opaque))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	tWant(t, told, "dirfalse", "dir/filefalse")
+}
+
 // TestChangesOfWhiteoutFiles has deletions as other tools write them.
 func TestChangesOfWhiteoutFiles(t *testing.T) {
 	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union")})
@@ -150,6 +172,26 @@ func TestChangesOfRenamed(t *testing.T) {
 			t.Errorf("two names of one file have %v", links)
 		}
 	})
+}
+
+// TestChangesBelowRenamed makes a directory anew that is there only because a layer below renamed the one above it.
+func TestChangesBelowRenamed(t *testing.T) {
+	b := tBackend(t, Config{Root: filepath.Join(t.TempDir(), "union"), Metacopy: on})
+	tMake(t, b, 1, nil, "was/dir/file", "1")
+	tMustMake(t, b, 2, tChain(1), nil)
+	tMounted(t, b, tChain(2, 1), true, nil, func(dir string) {
+		if err := os.Rename(filepath.Join(dir, "was"), filepath.Join(dir, "is")); err != nil {
+			t.Fatal(err)
+		}
+	})
+	tMustMake(t, b, 3, tChain(2, 1), nil)
+	tMounted(t, b, tChain(3, 2, 1), true, nil, func(dir string) {
+		anew := filepath.Join(dir, "is/dir")
+		if err := errors.Join(os.RemoveAll(anew), os.Mkdir(anew, 0o755), os.Mkdir(filepath.Join(dir, "other"), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	tWant(t, tChanges(t, b, true, 3, 2, 1), "is", "=is/dir", "other")
 }
 
 // TestChangesWithIndex writes to a file whose other names are in a layer below, which overlayfs shows changed as well.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	diffapi "github.com/containerd/containerd/api/services/diff/v1"
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/lamina-snapshotter/lamina/differ"
@@ -36,11 +38,17 @@ func registerDiff(server *grpc.Server, logger *log.Entry, source differ.Source, 
 	diffapi.RegisterDiffServer(server, &diffService{DiffServer: diffservice.FromApplierAndComparer(nil, d), log: logger})
 }
 
+// reconnectDelay is how soon after a failure a connection is tried again, at most. Who calls is the containerd at its other end, so it does run.
+const reconnectDelay = time.Second
+
 // dialContainerd connects with the first call, and again whenever the connection is lost. A containerd that does not run makes calls fail at
 // once.
 func dialContainerd(address string) (*grpc.ClientConn, error) {
+	retry := backoff.DefaultConfig
+	retry.MaxDelay = reconnectDelay
 	return grpc.NewClient("unix:"+address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: reconnectDelay}),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(defaults.DefaultMaxRecvMsgSize), grpc.MaxCallSendMsgSize(defaults.DefaultMaxSendMsgSize)))
 }

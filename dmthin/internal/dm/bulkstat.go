@@ -19,8 +19,10 @@ const (
 
 	// XFSBulkRecord is the size of a struct xfs_bulkstat, in bytes. Its numbers are in the order of the machine.
 	XFSBulkRecord = 192
+)
 
-	// Fields of it.
+// Fields of such a record.
+const (
 	XFSBulkInode  = 0   // u64
 	XFSBulkAccess = 32  // s64, seconds
 	XFSBulkNanos  = 80  // u32, of the time of access

@@ -26,8 +26,10 @@ func mustImage(tb testing.TB, options ...string) (file string) {
 	file = filepath.Join(dir, "image")
 	require.NoError(tb, os.WriteFile(file, nil, 0o600))
 	require.NoError(tb, os.Truncate(file, 32<<20))
-	mustRun(tb, "mke2fs", append([]string{"-q", "-F", "-b", "4096", "-I", "256", "-d", tree, "-O",
-		"none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"},
+	mustRun(tb, "mke2fs", append([]string{
+		"-q", "-F", "-b", "4096", "-I", "256", "-d", tree, "-O",
+		"none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
+	},
 		append(options, file)...)...)
 	return file
 }
@@ -116,6 +118,23 @@ func TestChanged(t *testing.T) {
 }
 
 // What was never used is empty, whatever lies there.
+func TestNeverUsed(t *testing.T) {
+	image := mustImage(t)
+	b, err := os.ReadFile(image)
+	require.NoError(t, err)
+	l, err := readLayout(bytes.NewReader(b))
+	require.NoError(t, err)
+	unused := l.table(0)
+	require.Less(t, unused.used, l.inodesPerGroup)
+	copy(b[unused.at+unused.used*l.inodeSize:], bytes.Repeat([]byte("old"), 500))
+	copied := mustCopy(t, image)
+	require.NoError(t, os.WriteFile(copied, b, 0o600))
+	found, err := changed(t, image, copied)
+	require.NoError(t, err)
+	require.Empty(t, found)
+}
+
+// A file system that has grown has groups that the other has not.
 func TestChangedWithMore(t *testing.T) {
 	image := mustImage(t)
 	larger := mustCopy(t, image)
