@@ -189,7 +189,7 @@ func (w *walk) stop(ctx context.Context) {
 				return
 			}
 		case <-timer.C:
-			log.G(ctx).Warn("a comparison has ended, and the kernel still reads for it")
+			log.G(ctx).Warn("a comparison has ended, and what reads for it has not yet")
 			return
 		}
 	}

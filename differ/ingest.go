@@ -21,7 +21,7 @@ import (
 
 // undoTime is how long each of the two steps may take that undo a call that failed, whose context may have ended. With leaveTime, they stay
 // within what a stop of the daemon gives calls that it has cancelled.
-const undoTime = 4 * time.Second
+const undoTime = 3 * time.Second
 
 // A writeFunc writes the tar stream of a layer.
 type writeFunc func(context.Context, io.Writer) error
@@ -175,7 +175,8 @@ func storeError(err error) error {
 		}
 	}
 	cutOff := errors.Is(err, io.EOF) || errdefs.IsUnknown(err) && strings.HasSuffix(text, fmt.Sprint(": ", io.EOF))
-	if cutOff || errdefs.IsUnavailable(err) {
+	locked := strings.Contains(text, " locked for ") // a reference that somebody else writes to (plugins/content/local/locks.go)
+	if cutOff || errdefs.IsUnavailable(err) && !locked {
 		return fmt.Errorf("containerd's content store went away: %w: %w", errdefs.ErrUnavailable, err)
 	}
 	return err

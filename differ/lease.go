@@ -28,10 +28,14 @@ func (d *Differ) lease(ctx context.Context) (context.Context, func(context.Conte
 	if d.leases == nil {
 		return ctx, none, nil
 	}
-	l, err := d.leases.Create(ctx, leases.WithID("lamina-diff-"+uuid.NewString()), leases.WithExpiration(leaseTime),
-		leases.WithLabel(leaseLabel, "diff"))
+	id := "lamina-diff-" + uuid.NewString()
+	end := func(ctx context.Context) error { return d.leases.Delete(ctx, leases.Lease{ID: id}) }
+	_, err := d.leases.Create(ctx, leases.WithID(id), leases.WithExpiration(leaseTime), leases.WithLabel(leaseLabel, "diff"))
 	if err != nil {
+		if ctx.Err() != nil { // it may be there, and nobody was told
+			d.undo(ctx, "delete the lease", end)
+		}
 		return ctx, none, fmt.Errorf("take a lease for the layer: %w", err)
 	}
-	return leases.WithLease(ctx, l.ID), func(ctx context.Context) error { return d.leases.Delete(ctx, l) }, nil
+	return leases.WithLease(ctx, id), end, nil
 }

@@ -11,9 +11,8 @@ import (
 
 // marks say how a directory of a layer is read. The zero value takes everything for what it looks like.
 type marks struct {
-	driver   string
-	attrs    string // what the names of overlayfs's attributes begin with
-	metacopy bool   // files may have their content below
+	driver string
+	attrs  string // what the names of overlayfs's attributes begin with
 }
 
 // The attributes of overlayfs that change what a reader of a layer sees (Documentation/filesystems/overlayfs.rst).
@@ -24,16 +23,11 @@ const (
 	whiteoutsMark = "x"                // of opaqueMark: such files are in the directory
 )
 
-// sectorSize is the unit of st_blocks.
-const sectorSize = 512
-
 func marksOf(s shown) marks {
 	m := marks{driver: s.driver, attrs: trustedPrefix}
 	if slices.Contains(s.options, "userxattr") {
 		m.attrs = userPrefix
-		return m // which makes neither renamed directories nor files without content
 	}
-	m.metacopy = !slices.Contains(s.options, "metacopy=off")
 	return m
 }
 
@@ -124,14 +118,10 @@ func (m marks) isDeletion(fd int, name string, st *unix.Stat_t, in dirMark) (boo
 	return false, nil
 }
 
-// isBelow reports whether the content of an entry, which is no directory, is in a layer below. It asks whatever
-// the options are, as a layer may have been written with others; but without metacopy only of a file that has fewer blocks than content:
-// one of which the attributes alone were copied up has none but for attributes (ovl_copy_up_metadata in fs/overlayfs/copy_up.c).
+// isBelow reports whether the content of an entry, which is no directory, is in a layer below. It asks whatever the options are, as a layer
+// may have been written with others: the file is then a hole as long as the content.
 func (m marks) isBelow(fd int, name string, st *unix.Stat_t) (bool, error) {
 	if m.driver != driverOverlay || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 {
-		return false, nil
-	}
-	if !m.metacopy && st.Blocks*sectorSize >= st.Size {
 		return false, nil
 	}
 	return m.has(fd, name, metacopyMark)

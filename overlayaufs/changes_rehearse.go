@@ -36,7 +36,7 @@ func (b *Backend) rehearse(ctx context.Context, s shown) error {
 	})
 	for ino, n := range missing {
 		if n > 0 && err == nil {
-			err = fmt.Errorf("a file (inode %d) in a directory that was renamed has names elsewhere, in the layers below alone: %w",
+			err = fmt.Errorf("a file (inode %d) in a directory that was renamed may have names elsewhere, in the layers below alone: %w",
 				ino, errdefs.ErrNotImplemented)
 		}
 	}
@@ -50,7 +50,7 @@ func (b *Backend) hasRenamed(ctx context.Context, s shown) (renamed bool, err er
 	if err != nil {
 		return false, err
 	}
-	err = walkTree(ctx, top, ".", renameFinder{marksOf(s)})
+	err = walkTree(ctx, top, ".", &renameFinder{marks: marksOf(s)})
 	if renamed = errors.Is(err, errRenamed); renamed {
 		err = nil
 	}
@@ -58,17 +58,23 @@ func (b *Backend) hasRenamed(ctx context.Context, s shown) (renamed bool, err er
 }
 
 // A renameFinder is a visitor that ends its walk with errRenamed at a directory that was renamed.
-type renameFinder struct{ marks }
+type renameFinder struct {
+	marks
+	depth int // of the directory that the walk is in
+}
 
 var errRenamed = errors.New("the directory was renamed")
 
-func (renameFinder) dir(*unix.Stat_t)        {}
-func (renameFinder) mountPoint() error       { return nil } // who tells of it cannot enter it either
-func (renameFinder) leave(int, string) error { return nil }
+func (f *renameFinder) dir(*unix.Stat_t)        { f.depth++ }
+func (f *renameFinder) mountPoint() error       { return nil } // who tells of it cannot enter it either
+func (f *renameFinder) leave(int, string) error { f.depth--; return nil }
 
-func (f renameFinder) entry(fd int, name string, typ uint8) (bool, error) {
+func (f *renameFinder) entry(fd int, name string, typ uint8) (bool, error) {
 	if typ != unix.DT_DIR {
 		return false, nil
+	}
+	if f.depth > unix.PathMax/2 { // names of one byte; a walk takes the longer, the deeper it is
+		return false, fmt.Errorf("a path of more than %d bytes, which nobody takes: %w", unix.PathMax-1, errdefs.ErrInvalidArgument)
 	}
 	renamed, err := f.has(fd, name, redirectMark)
 	if renamed {

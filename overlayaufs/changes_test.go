@@ -287,6 +287,17 @@ func TestChangesOfDeepTree(t *testing.T) {
 	}
 }
 
+// A look for renamed directories ends where no path is as long, however deep the tree is.
+func TestRenamedInDeepTree(t *testing.T) {
+	b := tUnprobed(t, Config{})
+	tMustMake(t, b, 1, nil, nil)
+	tDeep(t, b.path(1, fsName), unix.PathMax/2+10)
+	_, err := b.hasRenamed(t.Context(), shown{driver: driverOverlay, chain: []uint64{1}})
+	if !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+}
+
 // tDeep makes directories in each other, each with a file behind it.
 func tDeep(t *testing.T, dir string, depth int) {
 	t.Helper()
