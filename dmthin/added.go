@@ -241,11 +241,11 @@ func (p *Pool) treesOf(ctx context.Context, ids ...uint32) ([]uint64, error) {
 
 // withMetadata calls fn with the metadata of the running pool. What fn sets may be read only if it returns nil.
 func (p *Pool) withMetadata(ctx context.Context, fn func(metadata io.ReaderAt) error) error {
-	device, err := openDirect(p.metadataPath, os.O_RDONLY)
-	if err != nil {
-		return err
-	}
 	return p.boundedLate(ctx, "read the metadata of "+p.name, func() error {
+		device, err := openDirect(p.metadataPath, os.O_RDONLY)
+		if err != nil {
+			return err
+		}
 		return errors.Join(fn(device), device.Close())
 	})
 }

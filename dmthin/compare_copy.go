@@ -22,8 +22,8 @@ const (
 )
 
 // copyShown makes a copy of a volume that may be written, and returns what gives it back. One that cannot be copied, as there is
-// no room or its container has frozen its file system, is errdefs.ErrNotImplemented: to mount it once more, as the next differ
-// does, takes neither.
+// no room, is errdefs.ErrNotImplemented if nobody has it mounted: to mount it, as the next differ does, takes none. That of a container that runs
+// the next differ cannot mount either (it does read-only, which is EBUSY), so the reason is the error.
 func (b *Backend) copyShown(ctx context.Context, of *shown, reserve func() (Content, error)) (copied *shown, giveBack func(), err error) {
 	if err := b.admit(ctx); err != nil {
 		return nil, nil, b.uncopied(ctx, of, err)
@@ -43,13 +43,25 @@ func (b *Backend) copyShown(ctx context.Context, of *shown, reserve func() (Cont
 func (b *Backend) uncopied(ctx context.Context, of *shown, err error) error {
 	err = fmt.Errorf("copy volume %d to compare it: %w", of.id, err)
 	refused := errdefs.IsResourceExhausted(err) || errors.Is(err, unix.ENOSPC) || // no room
-		errdefs.IsUnavailable(err) || // a pool that takes no changes
-		errors.Is(err, unix.EBUSY) // it is frozen
-	if ctx.Err() != nil || !refused {
+		errdefs.IsUnavailable(err) // a pool that takes no changes
+	if errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("it is busy; if its file system is frozen, thaw it (fsfreeze -u): %w: %w", errdefs.ErrFailedPrecondition, err)
+	}
+	if ctx.Err() != nil || !refused || b.isInUse(of) {
 		return err
 	}
 	log.G(ctx).WithError(err).Warn("a container is not compared by what it has changed")
 	return fmt.Errorf("%v: %w", err, errdefs.ErrNotImplemented) //nolint:errorlint // it has no other class
+}
+
+// isInUse reports whether a volume is mounted. What cannot be told counts as that.
+func (b *Backend) isInUse(of *shown) bool {
+	info, err := b.pool.volume(of.id)
+	if err != nil {
+		return true
+	}
+	mounted, err := isMounted(info)
+	return err != nil || mounted
 }
 
 // copyOf makes the content spare a copy of a volume that may be written, with an empty journal, and gives it a device.
@@ -136,5 +148,7 @@ func (b *Backend) giveBack(ctx context.Context, spare Content) {
 	b.forget(spare.ID)
 	if err := errors.Join(err, b.pool.Delete(deleted, volume, 0, false)); err != nil {
 		log.G(ctx).WithError(err).Warnf("volume %d, a copy to compare with, is deleted later", volume)
+		return
 	}
+	b.note(spare.ID, func(f *facts) { f.gone = true })
 }

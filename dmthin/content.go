@@ -164,7 +164,11 @@ func (b *Backend) Delete(ctx context.Context, c Content) error {
 	if err != nil {
 		return err
 	}
+	gone := b.known(c.ID).gone
 	b.forget(c.ID)
+	if gone {
+		return nil
+	}
 	err = b.pool.Delete(ctx, volume, c.Size, b.config.Discard == on)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -129,7 +129,7 @@ func (p *Pool) lock(ctx context.Context, id uint32) (unlock func(), err error) {
 
 func (p *Pool) lockName(id uint32) string {
 	switch {
-	case id > readLocks:
+	case id >= readLocks:
 		return "who reads volumes or metadata of pool " + p.name
 	case id > dm.MaxThinID:
 		return "pool " + p.name

@@ -28,6 +28,7 @@ type facts struct {
 	frozen *figures   // of a content that does not change; nil if they are not known
 	clean  bool       // frozen, and with an empty journal
 	fits   bool       // as large as its record says, with its file system
+	gone   bool       // a copy to compare with, which has been deleted
 }
 
 // kind returns the file system of a content, which is volume.

@@ -62,7 +62,7 @@ func (p *Pool) suspend(id uint32) (resume func() error, err error) {
 	flags := dm.NoFlush | dm.SkipLockFS
 	if !info.ReadOnly {
 		if flags, err = p.quiet(id, info); err != nil {
-			return nil, unlessGone(err)
+			return func() error { return nil }, unlessGone(err)
 		}
 	}
 	resume = func() error { return unlessGone(p.control.Resume(name)) }
@@ -97,9 +97,9 @@ func syncDevice(path string) error {
 	return errors.Join(device.Sync(), device.Close())
 }
 
-// unlessGone returns nil for the error of a device that is gone.
+// unlessGone returns nil for the error of a device that is gone, or its node.
 func unlessGone(err error) error {
-	if errors.Is(err, unix.ENXIO) {
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return err
