@@ -23,7 +23,8 @@ import (
 	"github.com/lamina-snapshotter/lamina/differ"
 )
 
-// A diffService serves containerd's diff API, of which Diff alone: Apply is not implemented, so containerd goes on to its own.
+// A diffService serves Diff of containerd's diff API. To Apply it says "not implemented", for containerd to go on to its own, as that
+// unpacks as fast (docs/architecture.md, "Why layers are not unpacked by Lamina").
 //
 // A Diff has no time limit of its own. Nothing waits for it but its client, who may cancel it, and how long it takes depends on how much
 // has changed; containerd holds no lock over it, as over calls of the snapshots API.
