@@ -28,7 +28,7 @@ func isMounted(info dm.Info) (bool, error) {
 	}
 	device := blockName(info.Dev)
 	if _, err := os.Stat(filepath.Join(sysBlock, device)); err != nil {
-		return true, unlessMissing(err)
+		return true, unlessGone(err)
 	}
 	for _, kind := range filesystems() {
 		_, err := os.Stat(filepath.Join(sysFilesystems, kind.String(), device))
@@ -46,17 +46,10 @@ func incarnation(dev dm.DevNum) (uint64, error) {
 	var st unix.Stat_t
 	path := filepath.Join(sysBlock, blockName(dev))
 	if err := unix.Stat(path, &st); err != nil {
-		return 0, unlessMissing(&os.PathError{Op: "stat", Path: path, Err: err})
+		return 0, unlessGone(&os.PathError{Op: "stat", Path: path, Err: err})
 	}
 	return st.Ino, nil
 }
 
 // blockName returns what the kernel calls a device of device mapper.
 func blockName(dev dm.DevNum) string { return fmt.Sprint("dm-", dev.Minor) }
-
-func unlessMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
