@@ -189,14 +189,20 @@ func isDirectoryIn(fd int) func(name string) (bool, error) {
 // appendEntries adds the entries in a buffer of getdents that are to be kept. A file system that was made without types in its
 // directories has isDir asked.
 func appendEntries(entries []entry, buffer []byte, keep func(ino uint64, dir bool) bool, isDir func(name string) (bool, error)) ([]entry, error) {
-	for b := buffer; len(b) > direntName; b = b[binary.NativeEndian.Uint16(b[direntLength:]):] {
+	for len(buffer) > direntName {
+		size := int(binary.NativeEndian.Uint16(buffer[direntLength:]))
+		if size <= direntName || size > len(buffer) {
+			return nil, fmt.Errorf("an entry of %d bytes, which the kernel does not write", size)
+		}
+		b := buffer[:size]
+		buffer = buffer[size:]
 		ino, dir := binary.NativeEndian.Uint64(b), b[direntType] == unix.DT_DIR
 		unknown := b[direntType] == unix.DT_UNKNOWN
 		if !unknown && !keep(ino, dir) {
 			continue
 		}
-		name := b[direntName:binary.NativeEndian.Uint16(b[direntLength:])]
-		s := string(name[:bytes.IndexByte(name, 0)])
+		name, _, _ := bytes.Cut(b[direntName:], []byte{0})
+		s := string(name)
 		if s == "." || s == ".." {
 			continue
 		}

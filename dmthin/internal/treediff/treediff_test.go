@@ -174,3 +174,10 @@ func TestUnknownTypes(t *testing.T) {
 	require.Equal(t, "dir", entries[0].name)
 	require.True(t, entries[0].dir)
 }
+
+// An entry without a length would be read for ever.
+func TestEntryWithoutLength(t *testing.T) {
+	if _, err := appendEntries(nil, make([]byte, 2*direntName), all, nil); err == nil {
+		t.Error("it was read")
+	}
+}
