@@ -117,7 +117,7 @@ func (d *watched) footprint(ctx context.Context, moment string) (f footprint, er
 		return f, err
 	}
 	const kib = 1024
-	for field, to := range map[string]*uint64{"VmRSS:": &f.Resident, "RssAnon:": &f.Anonymous, "RssFile:": &f.File} {
+	for field, to := range map[string]*uint64{"VmRSS:": &f.Resident, "VmHWM:": &f.Peak, "RssAnon:": &f.Anonymous, "RssFile:": &f.File} {
 		if *to, err = number(string(status), field); err != nil {
 			return f, err
 		}
