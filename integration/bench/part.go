@@ -27,6 +27,7 @@ type section interface {
 // parts are all, in the order in which they are measured.
 var parts = []part{
 	{"operations", measureOperations},
+	{"scale", measureScale},
 	{"daemon", measureDaemon},
 }
 
