@@ -54,6 +54,8 @@ type settings struct {
 	parts   []part
 	short   bool
 	svg     string // a directory for plots, or ""
+	// requests is a test program of dmthin/internal/dm, or "".
+	requests string
 
 	progress io.Writer
 }
@@ -69,6 +71,7 @@ func parse(args []string, stderr io.Writer) (s settings, ok bool) {
 	flags.Uint64Var(&s.seed, "seed", 1, "of the order in which peers take their turns")
 	flags.IntVar(&s.rounds, "rounds", 10, "how often everything is measured")
 	flags.StringVar(&s.svg, "svg", "", "a `DIR` for plots, which are SVG (none are made)")
+	flags.StringVar(&s.requests, "requests", "", "a `PROGRAM`, go test -c of dmthin/internal/dm, whose benchmark is thin's limit in the part prepare")
 	flags.BoolVar(&s.short, "short", false, "a tenth of the snapshots and files: to see that it runs")
 	if err := flags.Parse(args); err != nil {
 		return s, false

@@ -28,6 +28,7 @@ type section interface {
 var parts = []part{
 	{"operations", measureOperations},
 	{"scale", measureScale},
+	{"prepare", measurePrepare},
 	{"daemon", measureDaemon},
 }
 
