@@ -121,8 +121,11 @@ func prepareProbe(ctx context.Context, name string, sn snapshots.Snapshotter) pr
 func (b *breakdown) time(ctx context.Context, s settings, probes []probe) error {
 	order := rand.New(rand.NewPCG(s.seed, 0))
 	timings := map[string][]time.Duration{}
-	i := 0
-	for round := range 10*s.rounds + 1 {
+	i, rounds := 0, 10*s.rounds
+	if s.short {
+		rounds = 1
+	}
+	for round := range rounds + 1 {
 		order.Shuffle(len(probes), func(i, j int) { probes[i], probes[j] = probes[j], probes[i] })
 		for _, p := range probes {
 			for range breakdownTimes {

@@ -23,7 +23,7 @@ const layersOf = 10
 func loadOf(s settings) load {
 	switch {
 	case s.short:
-		return load{chains: 20, active: 10, pairs: 20, operations: 2000, samples: 10}
+		return load{chains: 10, active: 10, pairs: 20, operations: 500, samples: 5}
 	case s.backend == thin:
 		return load{chains: 50, active: 30, pairs: 100, operations: 5000, samples: 20}
 	default:

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,7 +53,7 @@ type sweepPlan struct {
 func planOf(s settings) sweepPlan {
 	p := sweepPlan{
 		snapshots: []int{100, 1000, 10_000, 100_000}, peerSnapshots: []int{100, 1000, 10_000},
-		layers: []int{1, 2, 4, 8, 16, 32, 64, 128}, clients: []int{1, 2, 5, 10, 20, 50, 100}, rounds: 10, cycles: 20,
+		layers: []int{1, 2, 4, 8, 16, 32, 64, 128}, clients: []int{1, 2, 5, 10, 20, 50, 100}, rounds: 6, cycles: 12,
 	}
 	switch {
 	case s.short:
@@ -70,57 +71,19 @@ func planOf(s settings) sweepPlan {
 // so that what grows is not hidden behind the socket.
 func measureScale(ctx context.Context, s settings, dir string) (_ section, err error) {
 	ctx = quiet(ctx)
-	plan := planOf(s)
-	var closers []func() error
-	defer func() {
-		for _, c := range closers {
-			err = errors.Join(err, c())
-		}
-	}()
-	in := func(name string) (string, error) {
-		path := filepath.Join(dir, name)
-		return path, os.Mkdir(path, 0o700)
+	m := &scaling{settings: s, plan: planOf(s), dir: dir}
+	defer func() { err = errors.Join(err, m.close()) }()
+	stored, err := m.openStored(ctx)
+	if err != nil {
+		return nil, err
 	}
-	stored := &sweep{Name: "snapshots", Axis: "snapshots in the store"}
-	for peer, sizes := range map[string][]int{laminaName: plan.snapshots, overlayfs: plan.peerSnapshots} {
-		for _, n := range sizes {
-			path, err := in(peer + strconv.Itoa(n))
-			if err != nil {
-				return nil, err
-			}
-			sn, end, err := openFilled(ctx, s, peer, path, n)
-			if err != nil {
-				return nil, fmt.Errorf("%s, %d snapshots: %w", peer, n, err)
-			}
-			closers = append(closers, end)
-			stored.add(&subject{Snapshotter: sn, peer: peer, x: n, parent: chainKey(1), clients: 1, key: new(int)})
-		}
-	}
-	layers, clients := &sweep{Name: "layers", Axis: "layers below"}, &sweep{Name: "containers", Axis: "operations at once"}
-	for _, peer := range inProcess(s) {
-		path, err := in(peer)
-		if err != nil {
-			return nil, err
-		}
-		sn, end, err := openAlone(ctx, s, peer, path)
-		if err != nil {
-			return nil, err
-		}
-		closers = append(closers, end)
-		if err := makeChain(ctx, sn, plan.layers[len(plan.layers)-1]); err != nil {
-			return nil, fmt.Errorf("%s: %w", peer, err)
-		}
-		key := new(int)
-		for _, n := range plan.layers {
-			layers.add(&subject{Snapshotter: sn, peer: peer, x: n, parent: chainKey(n), clients: 1, key: key})
-		}
-		for _, n := range plan.clients {
-			clients.add(&subject{Snapshotter: sn, peer: peer, x: n, parent: chainKey(1), clients: n, key: key})
-		}
+	layers, clients, err := m.openChains(ctx)
+	if err != nil {
+		return nil, err
 	}
 	all := sweeps{stored, layers, clients}
 	for _, w := range all {
-		if err := w.run(ctx, s, plan); err != nil {
+		if err := w.run(ctx, s, m.plan); err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Name, err)
 		}
 	}
@@ -128,6 +91,67 @@ func measureScale(ctx context.Context, s settings, dir string) (_ section, err e
 		return all, all.draw(s.svg, s.backend)
 	}
 	return all, nil
+}
+
+// A scaling is the snapshotters that are measured, each in a directory of its own.
+type scaling struct {
+	settings
+	plan    sweepPlan
+	dir     string
+	closers []func() error
+}
+
+func (m *scaling) close() error {
+	var errs []error
+	for _, c := range m.closers {
+		errs = append(errs, c())
+	}
+	return errors.Join(errs...)
+}
+
+func (m *scaling) openStored(ctx context.Context) (*sweep, error) {
+	w := &sweep{Name: "snapshots", Axis: "snapshots in the store"}
+	for peer, sizes := range map[string][]int{laminaName: m.plan.snapshots, overlayfs: m.plan.peerSnapshots} {
+		for _, n := range sizes {
+			path := filepath.Join(m.dir, peer+strconv.Itoa(n))
+			if err := os.Mkdir(path, 0o700); err != nil {
+				return nil, err
+			}
+			sn, end, err := openFilled(ctx, m.settings, peer, path, n)
+			if err != nil {
+				return nil, fmt.Errorf("%s, %d snapshots: %w", peer, n, err)
+			}
+			m.closers = append(m.closers, end)
+			w.add(&subject{Snapshotter: sn, peer: peer, x: n, parent: chainKey(1), clients: 1, key: new(int)})
+		}
+	}
+	return w, nil
+}
+
+func (m *scaling) openChains(ctx context.Context) (layers, clients *sweep, err error) {
+	layers, clients = &sweep{Name: "layers", Axis: "layers below"}, &sweep{Name: "containers", Axis: "operations at once"}
+	for _, peer := range inProcess(m.settings) {
+		path := filepath.Join(m.dir, peer)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			return nil, nil, err
+		}
+		sn, end, err := openAlone(ctx, m.settings, peer, path)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", peer, err)
+		}
+		m.closers = append(m.closers, end)
+		if err := makeChain(ctx, sn, slices.Max(m.plan.layers)); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", peer, err)
+		}
+		key := new(int)
+		for _, n := range m.plan.layers {
+			layers.add(&subject{Snapshotter: sn, peer: peer, x: n, parent: chainKey(n), clients: 1, key: key})
+		}
+		for _, n := range m.plan.clients {
+			clients.add(&subject{Snapshotter: sn, peer: peer, x: n, parent: chainKey(1), clients: n, key: key})
+		}
+	}
+	return layers, clients, nil
 }
 
 // inProcess are what is measured in this process.
