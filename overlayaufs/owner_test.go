@@ -1,8 +1,8 @@
 package overlayaufs
 
 import (
-	"errors"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"

@@ -32,6 +32,8 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		return nil, err
 	}
 	defer leave()
+	s.set.calls.enter()
+	defer s.set.calls.leave()
 	info, err := s.set.applyOpts(opts)
 	if err != nil {
 		return nil, err

@@ -27,6 +27,8 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 		return err
 	}
 	defer leave()
+	s.set.calls.enter()
+	defer s.set.calls.leave()
 	info, err := s.set.applyOpts(opts)
 	if err != nil {
 		return err
@@ -140,6 +142,8 @@ func (s *Snapshotter) remove(ctx context.Context, key string) error {
 		return err
 	}
 	defer leave()
+	s.set.calls.enter()
+	defer s.set.calls.leave()
 	release, err := s.lock(ctx, exclusive(key))
 	if err != nil {
 		return err
