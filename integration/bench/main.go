@@ -52,6 +52,8 @@ type settings struct {
 	rounds  int
 	scale   scale
 	parts   []part
+	short   bool
+	svg     string // a directory for plots, or ""
 
 	progress io.Writer
 }
@@ -66,12 +68,13 @@ func parse(args []string, stderr io.Writer) (s settings, ok bool) {
 	flags.StringVar(&s.output, "o", "table", "table or json")
 	flags.Uint64Var(&s.seed, "seed", 1, "of the order in which peers take their turns")
 	flags.IntVar(&s.rounds, "rounds", 10, "how often everything is measured")
-	short := flags.Bool("short", false, "a tenth of the snapshots and files: to see that it runs")
+	flags.StringVar(&s.svg, "svg", "", "a `DIR` for plots, which are SVG (none are made)")
+	flags.BoolVar(&s.short, "short", false, "a tenth of the snapshots and files: to see that it runs")
 	if err := flags.Parse(args); err != nil {
 		return s, false
 	}
 	s.scale = full
-	if *short {
+	if s.short {
 		s.scale = s.scale.tenth()
 	}
 	var known bool

@@ -27,6 +27,7 @@ type section interface {
 // parts are all, in the order in which they are measured.
 var parts = []part{
 	{"operations", measureOperations},
+	{"daemon", measureDaemon},
 }
 
 // partsOf returns the parts of these names, or all, and whether there are such.
