@@ -88,7 +88,7 @@ func (d *cutDisk) follow(t *testing.T, s *Store) {
 	d.durable, d.sum, d.older = d.image(t), s.batch.summer.sum, nil
 	s.batch.commitTx = func(btx *bolt.Tx) error {
 		err := btx.Commit()
-		meta := metaOffset(uint64(s.batch.txid + 1))
+		meta := metaOffset(s.batch.txid + 1)
 		d.unstamped = bytes.Clone(d.image(t)[meta : meta+sectorSize])
 		return err
 	}
@@ -118,7 +118,7 @@ func (d *cutDisk) image(t *testing.T) []byte {
 	t.Helper()
 	f, err := os.Open(d.store.db.Path())
 	require.NoError(t, err)
-	defer f.Close() //nolint:errcheck // it is read
+	defer f.Close()
 	newest, _, err := readMetas(f)
 	require.NoError(t, err)
 	st, err := f.Stat()

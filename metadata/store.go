@@ -18,7 +18,7 @@ import (
 )
 
 // The versions of the layout in the package comment that this program knows. Version 3 differs from 2 in that placements may
-// have project ids; 4 has the stamps of commits, without which one that a power cut cut off is damage. The first open to
+// have project ids; 4 has the stamps of commits, without which a power cut in the middle of one is damage. The first open to
 // write makes an older one the newest.
 const (
 	oldestVersion = 2
