@@ -148,7 +148,7 @@ func (d *daemon) layers() []string {
 // inconsistent in it, and returns the number of its snapshots.
 func (d *daemon) check() (count int) {
 	d.t.Helper()
-	store, err := metadata.Open(filepath.Join(d.root(), "lamina.db"), metadata.Options{ReadOnly: true})
+	store, err := openKilled(filepath.Join(d.root(), "lamina.db"))
 	if err != nil {
 		d.t.Fatalf("the store: %v", err)
 	}

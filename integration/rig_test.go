@@ -190,7 +190,7 @@ func (c crashPoint) String() string { return point(c.name, c.nth) }
 // in each: a device that is half made, a write of the store that has happened or
 // has not. The tests die there a few times, with LAMINA_TORTURE=1 in each step.
 const (
-	common      = "thin.device-created thin.device-loaded thin.device-resumed thin.device-removed store.commit store.committed"
+	common      = "thin.device-created thin.device-loaded thin.device-resumed thin.device-removed store.commit store.written store.committed"
 	commonTimes = 6
 )
 
