@@ -113,8 +113,8 @@ func TestSparesOfOthersAreWiped(t *testing.T) {
 	if ids, err := b.List(t.Context()); err != nil || len(ids) > 0 {
 		t.Errorf("contents: %v, %v", ids, err)
 	}
-	if err := checkNew(b.root); err != nil {
-		t.Error(err)
+	if survey, err := Look(t.Context(), b.root); err != nil || len(survey.Contents)+len(survey.Foreign) > 0 {
+		t.Errorf("seen: %+v, %v", survey, err)
 	}
 	b.keepSpares(t.Context())
 	tFilled(t, b)
@@ -193,5 +193,31 @@ func TestSparesFail(t *testing.T) {
 	begun := time.Now()
 	if err := b.Close(); err != nil || time.Since(begun) > sparesCloseWait {
 		t.Errorf("closed after %v: %v", time.Since(begun), err)
+	}
+}
+
+// To make a content of a spare, and to say how it is mounted, takes little.
+func TestSpareAllocations(t *testing.T) {
+	b := tSpares(t)
+	if _, err := b.Make(t.Context(), Content{ID: 1}, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.spares.end() // the others are enough, and to make more would count
+	<-b.spares.done
+	id, chain := uint64(1), tChain(2, 1)
+	n := testing.AllocsPerRun(sparesKept/2, func() {
+		id++
+		chain[0].ID = id
+		if _, err := b.Make(t.Context(), chain[0], chain[1:], nil); err != nil {
+			t.Error(err)
+		}
+		if _, err := b.Mounts(t.Context(), chain, true, nil); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Logf("%v allocations", n)
+	const most = 60
+	if n > most {
+		t.Errorf("%v allocations, more than %d", n, most)
 	}
 }
