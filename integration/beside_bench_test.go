@@ -3,6 +3,8 @@ package integration
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -38,7 +40,9 @@ func BenchmarkBeside(b *testing.B) {
 		}, remove},
 		"commit": {prepare, func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
 			return sn.Commit(ctx, key+"-layer", key)
-		}, func(ctx context.Context, sn snapshots.Snapshotter, key string) error { return sn.Remove(ctx, key+"-layer") }},
+		}, func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+			return sn.Remove(ctx, key+"-layer")
+		}},
 		"remove": {prepare, remove, nil},
 	} {
 		for _, clients := range []int{1, 32} {
@@ -84,4 +88,51 @@ func inTurn(b *testing.B, sn snapshots.Snapshotter, clients int, key string, do 
 	}
 	wg.Wait()
 	return time.Since(begun)
+}
+
+// BenchmarkPrepareBesideDeletions times Prepare after the contents of 1,000
+// snapshots have been deleted, and while they are.
+func BenchmarkPrepareBesideDeletions(b *testing.B) {
+	sn := benchHost(b, "off", 1)
+	var took [2][]float64
+	prepare := func(key string) time.Duration {
+		return inTurn(b, sn, 1, key, func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+			_, err := sn.Prepare(ctx, key, "base")
+			return err
+		})
+	}
+	remove := func(ctx context.Context, sn snapshots.Snapshotter, key string) error { return sn.Remove(ctx, key) }
+	for n := 0; b.Loop(); n++ {
+		for i := range took {
+			const removed = 1000
+			key := fmt.Sprint(n, "-", i, "-")
+			for c := range removed {
+				mounts, err := sn.Prepare(b.Context(), fmt.Sprint(key, "removed-", c), "")
+				require.NoError(b, err)
+				for f := range 3 {
+					require.NoError(b, os.WriteFile(filepath.Join(source(mounts), fmt.Sprint(f)), []byte("x"), 0o600))
+				}
+			}
+			inTurn(b, sn, removed, key+"removed-", remove)
+			if i == 0 { // the same has been written before, and is gone
+				require.NoError(b, sn.(snapshots.Cleaner).Cleanup(b.Context()))
+			}
+			for c := range 100 {
+				took[i] = append(took[i], float64(prepare(fmt.Sprint(key, c, "-")).Microseconds()))
+			}
+			require.NoError(b, sn.(snapshots.Cleaner).Cleanup(b.Context()))
+			for c := range 100 {
+				require.NoError(b, sn.Remove(b.Context(), fmt.Sprint(key, c, "-", 0)))
+			}
+			require.NoError(b, sn.(snapshots.Cleaner).Cleanup(b.Context()))
+		}
+	}
+	for i := range took {
+		slices.Sort(took[i])
+	}
+	quiet, beside := took[0], took[1]
+	b.ReportMetric(quiet[len(quiet)/2], "µs-quiet")
+	b.ReportMetric(beside[len(beside)/2], "µs")
+	b.ReportMetric(beside[len(beside)/2]/quiet[len(quiet)/2], "ratio")
+	b.ReportMetric(beside[len(beside)*9/10]/quiet[len(quiet)*9/10], "ratio-p90")
 }

@@ -74,6 +74,7 @@ type spares struct {
 // project.
 func (b *Backend) keepSpares(ctx context.Context) {
 	if first, _ := b.Projects(); first != 0 || !slices.Contains([]string{"ext4", "xfs", "tmpfs"}, fsType(b.root)) {
+		rested()
 		return
 	}
 	s := &b.spares
@@ -100,7 +101,7 @@ func (b *Backend) stopSpares() error {
 	}
 }
 
-// takeSpare returns a spare that nobody else has, if there is one.
+// take returns a spare that nobody else has, if there is one.
 func (s *spares) take() (taken spare, ok bool) {
 	s.mu.Lock()
 	n := len(s.ready)
@@ -164,19 +165,25 @@ func (b *Backend) makeSpares(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
+		case err == nil && enough < sparesKept:
+			wait = 0
+			next.Reset(sparesRest)
+			continue
 		case err == nil:
 			wait = 0
-			if enough < sparesKept {
-				next.Reset(sparesRest)
-			}
+			rested()
 			continue
 		case wait == 0:
 			log.G(ctx).WithError(err).Infof("no directories are made ahead in %s for a while", b.root)
 		}
 		wait = min(max(2*wait, sparesFirstRetry), sparesLastRetry)
 		next.Reset(wait)
+		rested()
 	}
 }
+
+// rested marks that no spares are made for now.
+func rested() { failpoint.Hit("spare.rested") }
 
 // fillSpares makes spares until there are enough, or somebody comes for one while there are some.
 func (b *Backend) fillSpares(ctx context.Context, enough int) error {
@@ -195,9 +202,6 @@ func (b *Backend) fillSpares(ctx context.Context, enough int) error {
 		if left >= sparesLow && len(s.taken) > 0 {
 			return nil // makeSpares has a look at it
 		}
-	}
-	if enough == sparesKept {
-		failpoint.Hit("union.spares-made")
 	}
 	return ctx.Err()
 }
@@ -230,7 +234,7 @@ func (b *Backend) makeSpare(ctx context.Context) (spare, error) {
 	if err != nil {
 		return made, err
 	}
-	failpoint.Hit("union.spare-begun")
+	failpoint.Hit("spare.begun")
 	err = os.Mkdir(filepath.Join(dir, workName), workMode)
 	if err == nil {
 		err = baseRoot().create(filepath.Join(dir, fsName))
@@ -239,13 +243,13 @@ func (b *Backend) makeSpare(ctx context.Context) (spare, error) {
 		made.root, err = readRootDir(filepath.Join(dir, fsName))
 	}
 	if err == nil {
-		failpoint.Hit("union.spare-complete")
+		failpoint.Hit("spare.complete")
 		err = os.Rename(dir, filepath.Join(b.root, made.name))
 	}
 	if err != nil {
 		return made, errors.Join(err, b.removeSpare(ctx, filepath.Join(sparesName, number)))
 	}
-	failpoint.Hit("union.spare-made")
+	failpoint.Hit("spare.made")
 	return made, nil
 }
 
@@ -264,7 +268,7 @@ func (b *Backend) wipeSpares(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if isSpare(e.Name()) {
-			failpoint.Hit("union.spare-wipe")
+			failpoint.Hit("spare.wipe")
 			if err := b.removeSpare(ctx, e.Name()); err != nil {
 				return err
 			}

@@ -30,7 +30,7 @@ const (
 	// A deletion makes way for calls until there has been none for reapCalm, for reapWay at most. So 1,000 deletions a second
 	// go on whatever is called. If they come faster and reapHurry wait, none makes way any more.
 	reapCalm  = time.Millisecond
-	reapWay   = 2 * time.Millisecond
+	reapWay   = 10 * time.Millisecond
 	reapHurry = 2048
 )
 
