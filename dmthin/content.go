@@ -47,16 +47,21 @@ func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels m
 			snapshots.LabelSnapshotMaxSize, text, size)
 	}
 	b.forget(c.ID)
-	if err := b.pool.Snapshot(ctx, volume, origin); err != nil {
+	still, err := b.pool.Fork(ctx, volume, origin)
+	if err != nil {
 		return 0, err
-	}
-	if kind := b.known(chain[0].ID).kind; kind != nil {
-		b.note(c.ID, func(f *facts) { f.kind = kind })
 	}
 	if size > chain[0].Size {
 		err = b.pool.Use(ctx, volume, size, false, func(device string) error { return grow(ctx, device) })
+		still = false
 	}
-	b.note(c.ID, func(f *facts) { f.fits = err == nil })
+	kind := b.known(chain[0].ID).kind
+	b.note(c.ID, func(f *facts) {
+		f.fits, f.kind = err == nil, kind
+		if still {
+			f.copyOf = chain[0].ID
+		}
+	})
 	return size, err
 }
 
@@ -82,8 +87,9 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, la
 	if err != nil {
 		return nil, err
 	}
+	var copyOf uint64
 	if writable {
-		b.thaw(chain[0].ID)
+		copyOf = b.thaw(chain[0].ID)
 	} else if err := b.clean(ctx, chain[0], volume); err != nil {
 		return nil, err
 	}
@@ -91,9 +97,11 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, la
 	if err != nil {
 		return nil, err
 	}
-	kind, err := b.kind(ctx, volume, chain[0])
-	if err == nil && writable {
-		err = b.mend(ctx, volume, chain[0], kind)
+	var kind filesystem
+	if writable {
+		kind, err = b.ready(ctx, volume, chain[0], copyOf)
+	} else {
+		kind, err = b.kind(ctx, volume, chain[0])
 	}
 	if err != nil {
 		return nil, err

@@ -81,17 +81,22 @@ func makeDevice(control *dm.Control, name, uuid string, readOnly bool, targets .
 		return info, err
 	}
 	failpoint.Hit("thin.device-created")
-	err = control.Load(name, readOnly, targets...)
+	return info, startDevice(control, info, readOnly, targets...)
+}
+
+// startDevice gives a device without a table these targets, and its node. After an error the device is gone.
+func startDevice(control *dm.Control, info dm.Info, readOnly bool, targets ...dm.Target) error {
+	err := control.Load(info.Name, readOnly, targets...)
 	if err == nil {
 		failpoint.Hit("thin.device-loaded")
-		err = control.Resume(name)
+		err = control.Resume(info.Name)
 	}
 	if err == nil {
 		failpoint.Hit("thin.device-resumed")
-		err = control.MakeNode(name, info.Dev)
+		err = control.MakeNode(info.Name, info.Dev)
 	}
 	if err != nil {
-		return info, errors.Join(err, control.Remove(name))
+		return errors.Join(err, control.Remove(info.Name))
 	}
-	return info, nil
+	return nil
 }
