@@ -42,7 +42,7 @@ type Backend struct {
 }
 
 // Open looks at the configuration and at what the kernel has. It makes the directory Config.Root if it is missing, and
-// makes up for what a process left when it died: devices that are suspended, for who uses one hangs, or half made; it starts nothing. A kernel without
+// resumes volumes that a process left suspended when it died, for who uses one hangs; it starts nothing. A kernel without
 // device mapper is an error that says so.
 func Open(ctx context.Context, c Config) (*Backend, error) {
 	c = c.withDefaults()
@@ -58,7 +58,7 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 	}
 	err = os.MkdirAll(c.Root, 0o700)
 	if err == nil {
-		err = bounded(ctx, "mend devices", func() error { return mendDevices(control, prefix(c.Store), c.Store) })
+		err = bounded(ctx, "resume devices", func() error { return resumeAll(control, prefix(c.Store), c.Store) })
 	}
 	if err != nil {
 		return nil, errors.Join(err, control.Close())

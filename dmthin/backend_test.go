@@ -240,7 +240,7 @@ func TestOpenResumes(t *testing.T) {
 	require.NoError(t, err)
 	name := b.pool.volumeName(2)
 	require.NoError(t, b.control.Suspend(name, 0))
-	require.NoError(t, mendDevices(b.control, prefix(storeUUID), storeUUID))
+	require.NoError(t, resumeAll(b.control, prefix(storeUUID), storeUUID))
 	info, err := b.control.Info(name)
 	require.NoError(t, err)
 	require.False(t, info.Suspended)

@@ -83,9 +83,8 @@ func (p *Pool) tryActivate(id uint32, size uint64, readOnly bool) error {
 		return p.makeVolume(id, size, readOnly)
 	case err != nil:
 		return err
-	case !info.ActiveTable: // made ahead, or half made by a process that died
-		return startDevice(p.control, info, readOnly, p.volumeTarget(id, size))
-	case info.ReadOnly != readOnly && info.OpenCount == 0: // left by another use
+	case !info.ActiveTable, info.ReadOnly != readOnly && info.OpenCount == 0:
+		// Half made by a process that died, or left by another use.
 		if err := p.control.Remove(name); err != nil {
 			return going(err)
 		}
@@ -120,18 +119,8 @@ func going(err error) error {
 }
 
 func (p *Pool) makeVolume(id uint32, size uint64, readOnly bool) error {
-	_, err := makeDevice(p.control, p.volumeName(id), p.deviceUUID(number(id)), readOnly, p.volumeTarget(id, size))
-	return err
-}
-
-func (p *Pool) volumeTarget(id uint32, size uint64) dm.Target {
-	return dm.Thin{Pool: p.dev, ID: id}.Target(size / sector)
-}
-
-// createDevice makes the device of volume id without a table. EBUSY says that there is one.
-func (p *Pool) createDevice(id uint32) error {
-	_, err := p.control.Create(p.volumeName(id), p.deviceUUID(number(id)))
-	failpoint.Hit("thin.device-ahead")
+	target := dm.Thin{Pool: p.dev, ID: id}.Target(size / sector)
+	_, err := makeDevice(p.control, p.volumeName(id), p.deviceUUID(number(id)), readOnly, target)
 	return err
 }
 

@@ -81,22 +81,17 @@ func makeDevice(control *dm.Control, name, uuid string, readOnly bool, targets .
 		return info, err
 	}
 	failpoint.Hit("thin.device-created")
-	return info, startDevice(control, info, readOnly, targets...)
-}
-
-// startDevice gives a device without a table these targets, and its node. After an error the device is gone.
-func startDevice(control *dm.Control, info dm.Info, readOnly bool, targets ...dm.Target) error {
-	err := control.Load(info.Name, readOnly, targets...)
+	err = control.Load(name, readOnly, targets...)
 	if err == nil {
 		failpoint.Hit("thin.device-loaded")
-		err = control.Resume(info.Name)
+		err = control.Resume(name)
 	}
 	if err == nil {
 		failpoint.Hit("thin.device-resumed")
-		err = control.MakeNode(info.Name, info.Dev)
+		err = control.MakeNode(name, info.Dev)
 	}
 	if err != nil {
-		return errors.Join(err, control.Remove(info.Name))
+		return info, errors.Join(err, control.Remove(name))
 	}
-	return nil
+	return info, nil
 }

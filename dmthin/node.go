@@ -49,11 +49,8 @@ func (p *Pool) removeStaleNode(id uint32) error {
 }
 
 // volumeOf returns the volume that a device has the name of.
-func (p *Pool) volumeOf(device string) (id uint32, ok bool) { return volumeNamed(p.prefix, device) }
-
-// volumeNamed is volumeOf for the pool whose devices have names with this prefix.
-func volumeNamed(prefix, device string) (id uint32, ok bool) {
-	text, ok := strings.CutPrefix(device, prefix+"-")
+func (p *Pool) volumeOf(device string) (id uint32, ok bool) {
+	text, ok := strings.CutPrefix(device, p.prefix+"-")
 	n, err := strconv.ParseUint(text, 10, 24)
 	return uint32(n), ok && err == nil && number(uint32(n)) == text
 }

@@ -135,7 +135,7 @@ func asItWas(s poolSettings) poolSettings {
 
 // adopt takes a running pool over, if it is the one that would be made.
 func (p *Pool) adopt(s poolSettings) error {
-	if err := mendDevices(p.control, p.prefix, p.uuid); err != nil {
+	if err := resumeAll(p.control, p.prefix, p.uuid); err != nil {
 		return err
 	}
 	return p.resize(s)
@@ -239,12 +239,12 @@ func (p *Pool) check(s poolSettings) error {
 	return nil
 }
 
-// mendDevices makes up for what a process left when it died: the devices of a store, its pool and volumes, that are suspended
-// are resumed, as whoever uses one would hang for ever, and devices of volumes that have no table are removed. It changes nothing on disk.
+// resumeAll resumes the devices of a store, its pool and volumes, that a process left suspended when it died: whoever uses
+// one would hang for ever. It changes nothing on disk.
 //
 // What the pool lies on is the first, and the pool the next: the kernel commits when it resumes, and suspends the volumes with
 // it, and to resume one of them waits for the pool (dm_internal_suspend_noflush in drivers/md/dm.c).
-func mendDevices(control *dm.Control, prefix, uuid string) error {
+func resumeAll(control *dm.Control, prefix, uuid string) error {
 	devices, err := control.List()
 	if err != nil || uuid == "" {
 		return err
@@ -258,13 +258,8 @@ func mendDevices(control *dm.Control, prefix, uuid string) error {
 	for _, name := range names {
 		info, err := control.Info(name)
 		ours := strings.HasPrefix(info.UUID, deviceUUID(uuid, "")) || info.UUID == linearUUID(name)
-		_, volume := volumeNamed(prefix, name)
-		switch {
-		case err != nil || !ours:
-		case info.Suspended && info.ActiveTable:
+		if err == nil && info.Suspended && info.ActiveTable && ours {
 			err = control.Resume(name)
-		case volume && !info.ActiveTable:
-			err = control.Remove(name)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // one whose removal was deferred may have gone
 			return err

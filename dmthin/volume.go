@@ -32,36 +32,18 @@ func (p *Pool) Create(ctx context.Context, id uint32) error {
 // One that is active for views is read-only, so there is nothing to flush; one that was committed while it was mounted is
 // flushed, and its file system frozen for the moment.
 func (p *Pool) Snapshot(ctx context.Context, id, origin uint32) error {
-	if id == origin { // its origin would be deleted as what lies at the id
-		return fmt.Errorf("make volume %d a copy of itself: %w", id, unix.EINVAL)
-	}
-	return p.do(ctx, func() error {
-		_, err := p.snapshot(ctx, id, origin)
-		return err
-	}, id, origin)
+	_, err := p.copy(ctx, id, origin)
+	return err
 }
 
-// Fork is Snapshot for a copy that is given its device right away: that is begun while the pool writes its metadata, as a
-// device without a table. still reports that nobody could write the origin meanwhile, so that the copy is what the origin is.
-//
-// A kill may leave a device of a volume that is not there. The next start takes it away.
-func (p *Pool) Fork(ctx context.Context, id, origin uint32) (still bool, err error) {
-	if id == origin {
+// copy is Snapshot. still reports that nobody could write the origin meanwhile, so that the copy is what the origin is.
+func (p *Pool) copy(ctx context.Context, id, origin uint32) (still bool, err error) {
+	if id == origin { // its origin would be deleted as what lies at the id
 		return false, fmt.Errorf("make volume %d a copy of itself: %w", id, unix.EINVAL)
 	}
 	var wasStill bool // not the result itself, which is written when fn may still be running
 	if err := p.do(ctx, func() (err error) {
-		created := make(chan error, 1)
-		go func() { created <- p.createDevice(id) }()
 		wasStill, err = p.snapshot(ctx, id, origin)
-		failed := <-created
-		if err == nil {
-			return nil // without a device it is given one when it is activated
-		}
-		if failed == nil {
-			_, failed = p.deactivate(id)
-			return errors.Join(err, failed)
-		}
 		return err
 	}, id, origin); err != nil {
 		return false, err
@@ -69,7 +51,7 @@ func (p *Pool) Fork(ctx context.Context, id, origin uint32) (still bool, err err
 	return wasStill, nil
 }
 
-// snapshot is Snapshot, with the locks held. still is that of Fork.
+// snapshot is copy, with the locks held.
 func (p *Pool) snapshot(ctx context.Context, id, origin uint32) (still bool, err error) {
 	still, resume, err := p.suspend(origin)
 	if err != nil {
