@@ -149,6 +149,11 @@ func (s *Snapshotter) remove(ctx context.Context, key string) error {
 		return err
 	}
 	defer release()
+	return s.erase(ctx, key)
+}
+
+// erase is remove with the lock held.
+func (s *Snapshotter) erase(ctx context.Context, key string) error {
 	failpoint.Hit("remove.erase")
 	sn, err := s.set.store.Remove(ctx, s.name, key)
 	if err != nil {

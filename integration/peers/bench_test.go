@@ -75,9 +75,12 @@ func (p *peer) timeIt(b *testing.B, t timings, operation string, f func()) {
 	t[operation] = append(t[operation], time.Since(start))
 }
 
-func (t timings) median(operation string) time.Duration {
+func (t timings) median(operation string) time.Duration { return t.quantile(operation, 0.5) }
+
+// quantile returns how long the quickest part of all took at most.
+func (t timings) quantile(operation string, part float64) time.Duration {
 	all := slices.Sorted(slices.Values(t[operation]))
-	return all[len(all)/2]
+	return all[int(float64(len(all))*part)]
 }
 
 // makeBase makes the layer that all others are upon.
