@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/dialer"
+	"github.com/containerd/log"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -29,6 +31,7 @@ func serve(ctx context.Context, args []string) error {
 		return errUsage
 	}
 	name, dir, socket := args[0], args[1], args[2]
+	log.L.Logger.SetOutput(io.Discard)
 	p, err := openContainerd(context.WithoutCancel(ctx), name, dir)
 	if err != nil {
 		return err

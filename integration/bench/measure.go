@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 )
@@ -141,12 +140,6 @@ func (m *measurement) add(name string, p *peer, took time.Duration) {
 		m.order = append(m.order, name)
 	}
 	m.timings[name][p.name] = append(m.timings[name][p.name], took)
-}
-
-// own returns a new directory of the measurement's.
-func (m *measurement) own(name string) (string, error) {
-	dir := filepath.Join(m.dir, name)
-	return dir, os.Mkdir(dir, 0o700)
 }
 
 // quartiles returns the lower quartile, the median and the upper quartile.

@@ -71,7 +71,7 @@ func measure(ctx context.Context, s settings, stdout io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, clearDir(dir)) }()
 	on := dir
 	if s.fs != "" {
 		mnt, unmount, err := makeDisk(ctx, dir, s.fs)
@@ -129,6 +129,6 @@ func (p part) measure(ctx context.Context, s settings, parent string) (_ section
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, clearDir(dir)) }()
 	return p.run(ctx, s, dir)
 }

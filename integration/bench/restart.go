@@ -36,7 +36,7 @@ func layersOf(s settings) int {
 	if s.backend == thin {
 		layers /= 10
 	}
-	return layers - layers%chainLayers
+	return max(layers-layers%chainLayers, chainLayers)
 }
 
 // measureRestart fills a store, and starts the daemon on it again and again.
