@@ -5,21 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/lamina-snapshotter/lamina/integration/image"
 )
 
-// The image: ten layers, a busybox below and then this in each, which is 3 MiB.
 const (
-	imageLayers = 10
-	imageFiles  = 300
-	imageSize   = 10 << 10
+	imageLayers = 10       // of the image: a busybox below, and then files in each
+	imageSize   = 10 << 10 // of a file
 
 	// sideBySide is how many layers are unpacked at once.
 	sideBySide = 4
@@ -35,11 +32,13 @@ const (
 var opUnpackAtOnce = fmt.Sprintf("unpack, %d layers at once", sideBySide)
 
 // images are how long containerd takes for an image, and for a container of it.
-type images struct{ results }
+type images results
+
+func (r images) table(w io.Writer) error { return results(r).table(w) }
 
 func (r images) targets(s settings) (all []target) {
 	if s.backend == thin {
-		r.aim(&all, opUnpack+", beside "+devMapper, unpackTarget, opUnpack, devMapper, opUnpack)
+		results(r).aim(&all, opUnpack+", beside "+devMapper, unpackTarget, opUnpack, devMapper, opUnpack)
 	}
 	return all
 }
@@ -77,7 +76,7 @@ func measureImages(ctx context.Context, s settings, dir string) (_ section, err 
 		return nil, err
 	}
 	var archive bytes.Buffer
-	if err := image.Layered(&archive, busybox, imageLayers, imageFiles, imageSize); err != nil {
+	if err := image.Layered(&archive, busybox, imageLayers, s.scale.imageFiles, imageSize); err != nil {
 		return nil, err
 	}
 	name, closeServer, err := serveImage(ctx, archive.Bytes())
@@ -94,7 +93,7 @@ func measureImages(ctx context.Context, s settings, dir string) (_ section, err 
 	if err != nil {
 		return nil, err
 	}
-	m := &measurement{settings: s, rand: rand.New(rand.NewPCG(s.seed, 0)), timings: map[string]map[string][]time.Duration{}}
+	m := newMeasurement(s)
 	for _, atOnce := range []int{1, sideBySide} {
 		if atOnce > 1 && s.backend == thin {
 			continue // neither can: a volume is a snapshot of that of the layer below
@@ -103,7 +102,7 @@ func measureImages(ctx context.Context, s settings, dir string) (_ section, err 
 			return nil, err
 		}
 	}
-	return images{m.results()}, nil
+	return images(m.results()), nil
 }
 
 // images starts containerd, and measures all of what it can do in that way.
@@ -194,7 +193,7 @@ func openImagePeers(ctx context.Context, s settings, dir string) (peers []*image
 		if backend == union {
 			config += "  capabilities = [\"rebase\"]\n"
 		}
-		peers = append(peers, &imagePeer{name, id, config, func() error { return d.process.stop() }})
+		peers = append(peers, &imagePeer{name, id, config, d.stop})
 	}
 	add(laminaName, "lamina", s.backend, "")
 	if s.backend == union {

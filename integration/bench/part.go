@@ -34,6 +34,7 @@ const (
 func parts() []part {
 	return []part{
 		{"operations", measureOperations},
+		{"quotas", measureQuotas},
 		{"restart", measureRestart},
 		{partImages, measureImages},
 	}

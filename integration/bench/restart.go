@@ -49,7 +49,7 @@ func measureRestart(ctx context.Context, s settings, dir string) (_ section, err
 	if err := d.start(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, d.process.stop()) }()
+	defer func() { err = errors.Join(err, d.stop()) }()
 	if err := d.call(func(sn snapshots.Snapshotter) error { return r.fill(ctx, sn, s.scale.clients) }); err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func measureRestart(ctx context.Context, s settings, dir string) (_ section, err
 		for _, way := range []struct {
 			end   func() error
 			times *[]time.Duration
-		}{{func() error { return d.process.stop() }, &stopped}, {func() error { return d.process.kill() }, &killed}} {
+		}{{d.stop, &stopped}, {d.kill, &killed}} {
 			took, err := d.restart(ctx, way.end)
 			if err != nil {
 				return nil, err
