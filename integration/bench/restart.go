@@ -60,7 +60,7 @@ func measureRestart(ctx context.Context, s settings, dir string) (_ section, err
 			end   func() error
 			times *[]time.Duration
 		}{{d.stop, &stopped}, {d.kill, &killed}} {
-			took, err := d.restart(ctx, way.end)
+			took, err := d.restart(ctx, s, way.end)
 			if err != nil {
 				return nil, err
 			}
@@ -73,7 +73,12 @@ func measureRestart(ctx context.Context, s settings, dir string) (_ section, err
 
 // restart ends the daemon, starts it, and returns how long the start took until it answered. What was to be written for the
 // last one is written before.
-func (d *daemon) restart(ctx context.Context, end func() error) (took time.Duration, err error) {
+func (d *daemon) restart(ctx context.Context, s settings, end func() error) (took time.Duration, err error) {
+	over, err := new(peer).turn(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, over()) }()
 	err = end()
 	if err == nil {
 		err = syncDisk(d.dir)
