@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/dialer"
+	"github.com/containerd/log"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -29,6 +31,7 @@ func serve(ctx context.Context, args []string) error {
 		return errUsage
 	}
 	name, dir, socket := args[0], args[1], args[2]
+	log.L.Logger.SetOutput(io.Discard)
 	p, err := openContainerd(context.WithoutCancel(ctx), name, dir)
 	if err != nil {
 		return err
@@ -52,7 +55,7 @@ func openProxied(ctx context.Context, name, dir string) (*peer, error) {
 // A daemon is a Lamina with its configuration, which runs or not.
 type daemon struct {
 	program, dir string
-	process      *process
+	process      *process // nil if it does not
 }
 
 func (d *daemon) root() string   { return filepath.Join(d.dir, "root") }
@@ -73,14 +76,31 @@ func (d *daemon) command(ctx context.Context) *exec.Cmd {
 }
 
 // start starts it, and returns when it listens.
-func (d *daemon) start(ctx context.Context) (err error) {
-	if d.process, err = start(ctx, laminaName, d.command(ctx)); err != nil {
+func (d *daemon) start(ctx context.Context) error {
+	p, err := start(ctx, laminaName, d.command(ctx))
+	if err != nil {
 		return err
 	}
-	if err := d.process.await(ctx, d.socket()); err != nil {
-		return errors.Join(err, d.process.stop())
+	d.process = p
+	if err := p.await(ctx, d.socket()); err != nil {
+		return errors.Join(err, d.stop())
 	}
 	return nil
+}
+
+// stop ends it, if it runs.
+func (d *daemon) stop() error { return d.end((*process).stop) }
+
+// kill ends it as a crash does.
+func (d *daemon) kill() error { return d.end((*process).kill) }
+
+func (d *daemon) end(how func(*process) error) error {
+	p := d.process
+	if p == nil {
+		return nil
+	}
+	d.process = nil
+	return how(p)
 }
 
 // laminaName is what its daemon calls the snapshotter.

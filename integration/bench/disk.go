@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -95,4 +96,18 @@ func makeDisk(ctx context.Context, dir, fs string) (mnt string, unmount func() e
 		return "", nil, fmt.Errorf("a file system to measure on: %w", err)
 	}
 	return mnt, func() error { return unix.Unmount(mnt, 0) }, nil
+}
+
+// clearDir removes a directory with all that is in it. What an interruption has left mounted is unmounted before.
+func clearDir(dir string) error {
+	left, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(left) {
+		if err := unix.Unmount(m.Mountpoint, 0); err != nil && m.Mountpoint != dir {
+			return fmt.Errorf("unmount %s: %w", m.Mountpoint, err) // and leave it
+		}
+	}
+	return os.RemoveAll(dir)
 }

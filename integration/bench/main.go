@@ -147,10 +147,18 @@ func (s settings) check() error {
 			return errors.New("no udevd runs, which devmapper waits for: bin/guest -udev starts one")
 		}
 	}
-	for _, p := range s.parts {
-		if p.name == partImages {
-			return s.checkImages()
+	if s.fs != "" {
+		if _, err := os.Stat("/dev/loop-control"); err != nil {
+			return fmt.Errorf("no loop devices, for a file system of its own: %w", err)
 		}
 	}
+	if s.has(partImages) {
+		return s.checkImages()
+	}
 	return nil
+}
+
+// has reports whether a part was asked for.
+func (s settings) has(name string) bool {
+	return slices.ContainsFunc(s.parts, func(p part) bool { return p.name == name })
 }

@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 )
 
 // measureOperations starts the peers and takes them through the operations.
 func measureOperations(ctx context.Context, s settings, dir string) (section, error) {
-	m := &measurement{settings: s, rand: rand.New(rand.NewPCG(s.seed, 0)), timings: map[string]map[string][]time.Duration{}}
+	m := newMeasurement(s)
 	for _, f := range []func(context.Context) error{m.run, m.walk} {
 		own, err := os.MkdirTemp(dir, "")
 		if err == nil {
@@ -38,9 +37,28 @@ type measurement struct {
 	key     int
 }
 
-// run does a round to warm up, of which nothing is kept, and then those that count. In a round all peers have their turn with a
-// life before the next one comes, in an order that changes.
-func (m *measurement) run(ctx context.Context) (err error) {
+func newMeasurement(s settings) *measurement {
+	return &measurement{settings: s, rand: rand.New(rand.NewPCG(s.seed, 0)), timings: map[string]map[string][]time.Duration{}}
+}
+
+// run takes the peers through all.
+func (m *measurement) run(ctx context.Context) error {
+	return m.withLayers(ctx, func(round int) error {
+		for _, l := range lives(m.scale) {
+			if err := m.turns(ctx, round, func(ctx context.Context, p *peer) error { return m.live(ctx, round, p, l) }); err != nil {
+				return err
+			}
+		}
+		if round > 0 && round <= m.scale.removals {
+			return m.turns(ctx, round, m.duringRemoval)
+		}
+		return nil
+	})
+}
+
+// withLayers starts the peers, and does a round to warm up, of which nothing is kept, and then those that count. In a round all
+// peers have their turn with a life before the next one comes, in an order that changes.
+func (m *measurement) withLayers(ctx context.Context, do func(round int) error) (err error) {
 	if m.peers, err = openPeers(ctx, m.settings, m.dir, nil); err != nil {
 		return err
 	}
@@ -51,15 +69,8 @@ func (m *measurement) run(ctx context.Context) (err error) {
 		}
 	}
 	for round := range m.rounds + 1 {
-		for _, l := range lives(m.scale) {
-			if err := m.turns(ctx, round, func(ctx context.Context, p *peer) error { return m.live(ctx, round, p, l) }); err != nil {
-				return err
-			}
-		}
-		if round > 0 && round <= m.scale.removals {
-			if err := m.turns(ctx, round, m.duringRemoval); err != nil {
-				return err
-			}
+		if err := do(round); err != nil {
+			return err
 		}
 		_, _ = fmt.Fprintf(m.progress, "operations: round %d of %d\n", round, m.rounds)
 	}
@@ -141,12 +152,6 @@ func (m *measurement) add(name string, p *peer, took time.Duration) {
 		m.order = append(m.order, name)
 	}
 	m.timings[name][p.name] = append(m.timings[name][p.name], took)
-}
-
-// own returns a new directory of the measurement's.
-func (m *measurement) own(name string) (string, error) {
-	dir := filepath.Join(m.dir, name)
-	return dir, os.Mkdir(dir, 0o700)
 }
 
 // quartiles returns the lower quartile, the median and the upper quartile.

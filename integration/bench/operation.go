@@ -15,18 +15,19 @@ import (
 
 // A size is how much there is of everything.
 type size struct {
-	perRound int // how often a serial operation is timed in a round
-	walked   int // snapshots that a Walk passes
-	files    int // in a layer whose usage is asked for
-	prepares int // of one parent at once
-	removals int // rounds that have one
-	removed  int // while Prepare runs
-	clients  int // at once
-	restarts int // of each kind
-	stored   int // snapshots in a store that is opened again
-	active   int // of those
-	unpacks  int // of an image
-	runs     int // of a container
+	perRound   int // how often a serial operation is timed in a round
+	walked     int // snapshots that a Walk passes
+	files      int // in a layer whose usage is asked for
+	prepares   int // of one parent at once
+	removals   int // rounds that have one
+	removed    int // while Prepare runs
+	clients    int // at once
+	restarts   int // of each kind
+	stored     int // snapshots in a store that is opened again
+	active     int // of those
+	imageFiles int // in each layer of the image
+	unpacks    int // of an image
+	runs       int // of a container
 }
 
 // sizeOf is what is done natively, and in a guest, where devmapper needs most of a second for an operation.
@@ -34,19 +35,19 @@ func sizeOf(backend string) size {
 	if backend == thin {
 		return size{
 			perRound: 4, walked: 10_000, files: 20_000, prepares: 100, removals: 1, removed: 50, clients: 32,
-			restarts: 3, stored: 10_000, active: 300, unpacks: 3, runs: 3,
+			restarts: 3, stored: 10_000, active: 300, imageFiles: 300, unpacks: 3, runs: 3,
 		}
 	}
 	return size{
 		perRound: 10, walked: 10_000, files: 20_000, prepares: 100, removals: 3, removed: 1000, clients: 32,
-		restarts: 5, stored: 10_000, active: 300, unpacks: 7, runs: 7,
+		restarts: 5, stored: 10_000, active: 300, imageFiles: 300, unpacks: 7, runs: 7,
 	}
 }
 
 // short is a little of all, to see that it runs.
 func (s size) short() size {
 	s.perRound, s.removals, s.restarts, s.unpacks, s.runs = 2, 1, 1, 1, 1
-	s.walked, s.files, s.prepares, s.removed, s.stored, s.active, s.clients = 100, 100, 4, 20, 100, 10, 4
+	s.walked, s.files, s.prepares, s.removed, s.stored, s.active, s.imageFiles, s.clients = 100, 100, 4, 20, 100, 10, 5, 4
 	return s
 }
 
@@ -100,21 +101,7 @@ func opPrepares(n int) string       { return fmt.Sprintf("%d Prepares of one par
 func lives(s size) []life {
 	return []life{
 		{steps: []step{{opFirst, prepare("")}, {"", remove}}},
-		{steps: []step{
-			{opPrepare, prepare(base)},
-			{"Mounts", func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
-				_, err := sn.Mounts(ctx, key)
-				return err
-			}},
-			{opUsage, usage},
-			{"", func(ctx context.Context, sn snapshots.Snapshotter, key string) error { return fill(ctx, sn, key, 1) }},
-			{opCommit, func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
-				return sn.Commit(ctx, key+"-layer", key)
-			}},
-			{opLayer, func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
-				return sn.Remove(ctx, key+"-layer")
-			}},
-		}},
+		child(),
 		{steps: []step{{"", prepare(base)}, {opRemove, remove}}},
 		{steps: []step{{opView, func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
 			_, err := sn.View(ctx, key, base)
@@ -124,10 +111,7 @@ func lives(s size) []life {
 			_, err := sn.Stat(ctx, base)
 			return err
 		}}}},
-		{steps: []step{
-			{opUsageOf(s.files), func(ctx context.Context, sn snapshots.Snapshotter, _ string) error { return usage(ctx, sn, many) }},
-			{opUsageAgain(s.files), func(ctx context.Context, sn snapshots.Snapshotter, _ string) error { return usage(ctx, sn, committed) }},
-		}, single: true},
+		usages(s),
 		{steps: []step{
 			{opPrepares(s.prepares), func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
 				return atOnce(s.prepares, func(i int) error { return prepare(base)(ctx, sn, key+strconv.Itoa(i)) })
@@ -137,6 +121,33 @@ func lives(s size) []life {
 			}},
 		}, single: true, many: true},
 	}
+}
+
+// child is the life of a layer that is unpacked upon another.
+func child() life {
+	return life{steps: []step{
+		{opPrepare, prepare(base)},
+		{"Mounts", func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+			_, err := sn.Mounts(ctx, key)
+			return err
+		}},
+		{opUsage, usage},
+		{"", func(ctx context.Context, sn snapshots.Snapshotter, key string) error { return fill(ctx, sn, key, 1) }},
+		{opCommit, func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+			return sn.Commit(ctx, key+"-layer", key)
+		}},
+		{opLayer, func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+			return sn.Remove(ctx, key+"-layer")
+		}},
+	}}
+}
+
+// usages asks again and again for what has been asked for before.
+func usages(s size) life {
+	return life{steps: []step{
+		{opUsageOf(s.files), func(ctx context.Context, sn snapshots.Snapshotter, _ string) error { return usage(ctx, sn, many) }},
+		{opUsageAgain(s.files), func(ctx context.Context, sn snapshots.Snapshotter, _ string) error { return usage(ctx, sn, committed) }},
+	}, single: true}
 }
 
 func usage(ctx context.Context, sn snapshots.Snapshotter, key string) error {

@@ -34,6 +34,7 @@ const (
 func parts() []part {
 	return []part{
 		{"operations", measureOperations},
+		{"quotas", measureQuotas},
 		{"restart", measureRestart},
 		{partImages, measureImages},
 		{"daemon", measureDaemon},
@@ -72,7 +73,7 @@ func measure(ctx context.Context, s settings, stdout io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, clearDir(dir)) }()
 	on := dir
 	if s.fs != "" {
 		mnt, unmount, err := makeDisk(ctx, dir, s.fs)
@@ -130,6 +131,6 @@ func (p part) measure(ctx context.Context, s settings, parent string) (_ section
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, clearDir(dir)) }()
 	return p.run(ctx, s, dir)
 }

@@ -89,7 +89,7 @@ func closePeers(peers []*peer) error {
 	return errors.Join(errs...)
 }
 
-// settle waits for what the last operation has left to others: removals to the background, devices to udevd, and what is
+// settle waits, once base is there, for what the last operation has left to others: removals to the background, devices to udevd, and what is
 // to be written, which the next fsync of whoever comes next would have to wait for.
 func (p *peer) settle(ctx context.Context) error {
 	if err := p.cleanup(ctx); err != nil {
@@ -100,7 +100,12 @@ func (p *peer) settle(ctx context.Context) error {
 			return err
 		}
 	}
-	return syncDisk(p.dir)
+	if err := syncDisk(p.dir); err != nil {
+		return err
+	}
+	// Who serves behind a socket is awake, as who is in this process is.
+	_, err := p.Stat(ctx, base)
+	return err
 }
 
 // cleanup deletes what has been removed, or waits for it.

@@ -9,7 +9,7 @@ import (
 )
 
 // filesRemoved is how many files each of the snapshots has that are removed while Prepare runs.
-const filesRemoved = 20
+const filesRemoved = 10
 
 // during is what an operation is called while removed snapshots are deleted, and while as many as that are there and stay.
 func during(s size) (deleting, resting string) {

@@ -18,6 +18,7 @@ type result struct {
 }
 
 type spread struct {
+	Least  time.Duration `json:"minimum_ns"`
 	Low    time.Duration `json:"lower_quartile_ns"`
 	Median time.Duration `json:"median_ns"`
 	High   time.Duration `json:"upper_quartile_ns"`
@@ -26,7 +27,7 @@ type spread struct {
 
 func spreadOf(times []time.Duration) spread {
 	low, median, high := quartiles(times)
-	return spread{low, median, high, len(times)}
+	return spread{slices.Min(times), low, median, high, len(times)}
 }
 
 func (s spread) String() string {

@@ -36,7 +36,7 @@ func committedOf(s settings) int {
 	if s.backend == thin {
 		layers /= 10
 	}
-	return layers - layers%chainLayers
+	return max(layers-layers%chainLayers, chainLayers)
 }
 
 // measureRestart fills a store, and starts the daemon on it again and again.
@@ -49,7 +49,7 @@ func measureRestart(ctx context.Context, s settings, dir string) (_ section, err
 	if err := d.start(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, d.process.stop()) }()
+	defer func() { err = errors.Join(err, d.stop()) }()
 	if err := d.call(func(sn snapshots.Snapshotter) error { return r.fill(ctx, sn, s.scale.clients) }); err != nil {
 		return nil, err
 	}
@@ -59,8 +59,8 @@ func measureRestart(ctx context.Context, s settings, dir string) (_ section, err
 		for _, way := range []struct {
 			end   func() error
 			times *[]time.Duration
-		}{{func() error { return d.process.stop() }, &stopped}, {func() error { return d.process.kill() }, &killed}} {
-			took, err := d.restart(ctx, way.end)
+		}{{d.stop, &stopped}, {d.kill, &killed}} {
+			took, err := d.restart(ctx, s, way.end)
 			if err != nil {
 				return nil, err
 			}
@@ -73,7 +73,12 @@ func measureRestart(ctx context.Context, s settings, dir string) (_ section, err
 
 // restart ends the daemon, starts it, and returns how long the start took until it answered. What was to be written for the
 // last one is written before.
-func (d *daemon) restart(ctx context.Context, end func() error) (took time.Duration, err error) {
+func (d *daemon) restart(ctx context.Context, s settings, end func() error) (took time.Duration, err error) {
+	over, err := new(peer).turn(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, over()) }()
 	err = end()
 	if err == nil {
 		err = syncDisk(d.dir)

@@ -81,16 +81,9 @@ func (r results) unionTargets(s settings) (all []target) {
 	}
 	deleting, resting := during(s.scale)
 	r.aim(&all, deleting+", beside the same without", duringRemoval, deleting, laminaName, resting)
-	r.aim(&all, opUsageAgain(s.scale.files)+", beside "+in+" that walks", usageAgain, opUsageAgain(s.scale.files), in, opUsageOf(s.scale.files))
-	return append(all, r.quotaTargets(s, in)...)
-}
-
-func (r results) quotaTargets(s settings, other string) (all []target) {
-	limit, how := usageAgain, ", again"
-	if s.disk.ProjectQuotas {
-		limit, how = usageQuota, ", with project quotas"
-	}
-	r.aim(&all, opUsageOf(s.scale.files)+how+", beside "+other, limit, opUsageOf(s.scale.files), other, opUsageOf(s.scale.files))
+	usage := opUsageOf(s.scale.files)
+	r.aim(&all, opUsageAgain(s.scale.files)+", beside "+in+" that walks", usageAgain, opUsageAgain(s.scale.files), in, usage)
+	r.aim(&all, usage+", again, beside "+in, usageAgain, usage, in, usage)
 	return all
 }
 
