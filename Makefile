@@ -11,7 +11,7 @@ modules := integration/containerd integration/lint
 
 say = @printf '\n== %s\n'
 
-.PHONY: help build demo test torture lint bench guest clean root
+.PHONY: help build demo test torture lint bench bench-more guest clean root
 
 help:
 	@echo 'make build   bin/lamina, a static binary'
@@ -19,7 +19,8 @@ help:
 	@echo 'make test    install what is missing, then run all tests (needs root; some twenty minutes)'
 	@echo 'make torture the crash tests with all their kills and power cuts (needs root; an hour or more)'
 	@echo 'make lint    golangci-lint, go vet and the state of go.mod, over all modules'
-	@echo 'make bench   the benchmarks, also beside containerd (up to an hour)'
+	@echo 'make bench   Lamina measured beside containerd, with the targets; BENCH="-o json" for its flags (a quarter of an hour)'
+	@echo 'make bench-more  the benchmarks of the packages, and commits of containers (up to an hour)'
 	@echo "make guest CMD='...'  run a command in a guest kernel that has device mapper"
 	@echo 'make clean   remove bin and .cache'
 
@@ -60,10 +61,21 @@ lint:
 	set -e; for m in $(modules); do go -C $$m mod tidy -diff; done
 
 bench: root
+	$(say) 'installing and building what the benchmarks need'
 	integration/setup packages tools image udev
+	@$(MAKE) --no-print-directory build
+	go build -o bin/bench ./integration/bench
+	go build -o bin/guest ./integration/guest/cmd/guest
+	$(say) 'the union backend beside overlayfs'
+	bin/bench $(BENCH)
+	$(say) 'the thin backend beside devmapper, in a guest'
+	bin/guest -udev -timeout 20m 'bin/bench -backend thin $(BENCH)'
+
+bench-more: root
+	integration/setup packages tools image
 	$(say) 'the store, the snapshotter and the backends'
 	go test -run '^$$' -bench . -benchmem ./metadata ./overlayaufs ./integration
-	$(say) 'the thin backend beside devmapper of containerd, in a guest if need be'
+	$(say) 'usage of the union backend with project quotas, in a guest if need be'
 	go test -run '^$$' -bench . -benchtime 10x -timeout 15m ./integration/peers
 	$(say) 'commits of containers beside those of containerd, of directories and of volumes'
 	LAMINA_BENCH=1 go test -count=1 -timeout 60m -v -run DiffSpeed ./integration

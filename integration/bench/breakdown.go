@@ -149,8 +149,7 @@ func (b *breakdown) time(ctx context.Context, s settings, probes []probe) error 
 		}
 	}
 	for name, times := range timings {
-		low, median, high := quartiles(times)
-		b.Timed[name] = spread{low, median, high, len(times)}
+		b.Timed[name] = spreadOf(times)
 	}
 	return nil
 }

@@ -118,5 +118,5 @@ func timeRequests(ctx context.Context, program string) (spread, error) {
 	}
 	v, err := strconv.ParseFloat(string(found[1]), 64)
 	d := time.Duration(v * float64(time.Microsecond))
-	return spread{Low: d, Median: d, High: d, Times: times}, err
+	return spread{Least: d, Low: d, Median: d, High: d, Times: times}, err
 }

@@ -8,7 +8,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"syscall"
+	"time"
 )
 
 const (
@@ -50,10 +53,15 @@ type settings struct {
 	output  string
 	seed    uint64
 	rounds  int
-	scale   scale
+	scale   size
 	parts   []part
 	short   bool
 	svg     string // a directory for plots, or ""
+	tools   string // the directory of containerd's programs
+	busybox string // a static one, for the image that is unpacked
+	fs      string // of what is made to measure on, or ""
+	timeout time.Duration
+	disk    disk // what is measured on
 	// requests is a test program of dmthin/internal/dm, or "".
 	requests string
 
@@ -69,22 +77,91 @@ func parse(args []string, stderr io.Writer) (s settings, ok bool) {
 	flags.StringVar(&s.backend, "backend", "union", "union or thin")
 	flags.StringVar(&s.output, "o", "table", "table or json")
 	flags.Uint64Var(&s.seed, "seed", 1, "of the order in which peers take their turns")
-	flags.IntVar(&s.rounds, "rounds", 10, "how often everything is measured")
+	flags.IntVar(&s.rounds, "rounds", 0, "how often everything is measured (10, and 4 of thin)")
+	flags.StringVar(&s.tools, "tools", "bin/tools", "a `DIR` with containerd and its programs, for images")
+	flags.StringVar(&s.busybox, "busybox", ".cache/busybox", "a static busybox, `PROGRAM` of the image that is unpacked")
+	flags.StringVar(&s.fs, "fs", "", "make a file system, ext4 or xfs with project quotas in a sparse file, and measure on it")
+	flags.DurationVar(&s.timeout, "timeout", 20*time.Minute, "give up after this time")
 	flags.StringVar(&s.svg, "svg", "", "a `DIR` for plots, which are SVG (none are made)")
 	flags.StringVar(&s.requests, "requests", "", "a `PROGRAM`, go test -c of dmthin/internal/dm, whose benchmark is thin's limit in the part prepare")
-	flags.BoolVar(&s.short, "short", false, "a tenth of the snapshots and files: to see that it runs")
+	flags.BoolVar(&s.short, "short", false, "one round, of little of everything: to see that it runs")
 	if err := flags.Parse(args); err != nil {
 		return s, false
 	}
-	s.scale = full
+	s.scale = sizeOf(s.backend)
 	if s.short {
-		s.scale = s.scale.tenth()
+		s.scale = s.scale.short()
 	}
-	var known bool
-	s.parts, known = partsOf(flags.Args())
-	if !known || s.rounds < 1 || s.backend != union && s.backend != thin || s.output != "table" && s.output != "json" {
+	err := s.complete(flags.Args())
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "bench:", err)
 		flags.Usage()
-		return s, false
 	}
-	return s, true
+	return s, err == nil
+}
+
+// complete fills in what has no fixed default, and says what cannot be.
+func (s *settings) complete(parts []string) (err error) {
+	for flag, allowed := range map[string]struct {
+		value string
+		of    []string
+	}{
+		"-backend": {s.backend, []string{union, thin}},
+		"-o":       {s.output, []string{"table", "json"}},
+		"-fs":      {s.fs, []string{"", "ext4", "xfs"}},
+	} {
+		if !slices.Contains(allowed.of, allowed.value) {
+			return fmt.Errorf("%s is %q, not one of %q", flag, allowed.value, allowed.of)
+		}
+	}
+	switch {
+	case s.rounds < 0:
+		return fmt.Errorf("-rounds is %d", s.rounds)
+	case s.rounds > 0:
+	case s.short:
+		s.rounds = 1
+	case s.backend == thin:
+		s.rounds = 4
+	default:
+		s.rounds = 10
+	}
+	for _, path := range []*string{&s.lamina, &s.tools, &s.busybox} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+	}
+	s.parts, err = partsOf(parts)
+	return err
+}
+
+// check says what is missing, before anything is begun.
+func (s settings) check() error {
+	if os.Geteuid() != 0 {
+		return errors.New("it must run as root: it mounts file systems and starts snapshotters")
+	}
+	if _, err := os.Stat(s.lamina); err != nil {
+		return fmt.Errorf("no program to measure, `make build` makes it: %w", err)
+	}
+	if s.backend == thin {
+		if _, err := os.Stat("/dev/mapper/control"); err != nil {
+			return errors.New("this kernel has no device mapper, run it in a guest: bin/guest -udev 'bin/bench -backend thin'")
+		}
+		if _, err := os.Stat("/run/udev/control"); err != nil {
+			return errors.New("no udevd runs, which devmapper waits for: bin/guest -udev starts one")
+		}
+	}
+	if s.fs != "" {
+		if _, err := os.Stat("/dev/loop-control"); err != nil {
+			return fmt.Errorf("no loop devices, for a file system of its own: %w", err)
+		}
+	}
+	if s.has(partImages) {
+		return s.checkImages()
+	}
+	return nil
+}
+
+// has reports whether a part was asked for.
+func (s settings) has(name string) bool {
+	return slices.ContainsFunc(s.parts, func(p part) bool { return p.name == name })
 }

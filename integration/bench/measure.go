@@ -5,23 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"time"
 )
 
-// perRound is how often a serial operation is timed in a round.
-const perRound = 10
-
 // measureOperations starts the peers and takes them through the operations.
-func measureOperations(ctx context.Context, s settings, dir string) (_ section, err error) {
-	peers, err := openPeers(ctx, s, dir)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, closePeers(peers)) }()
-	m := &measurement{settings: s, peers: peers, rand: rand.New(rand.NewPCG(s.seed, 0)), timings: map[string]map[string][]time.Duration{}}
-	if err := m.run(ctx); err != nil {
-		return nil, err
+func measureOperations(ctx context.Context, s settings, dir string) (section, error) {
+	m := newMeasurement(s)
+	for _, f := range []func(context.Context) error{m.run, m.walk} {
+		own, err := os.MkdirTemp(dir, "")
+		if err == nil {
+			m.dir = own
+			err = f(ctx)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	return m.results(), nil
 }
@@ -29,6 +29,7 @@ func measureOperations(ctx context.Context, s settings, dir string) (_ section, 
 // A measurement is how long the operations of each peer took.
 type measurement struct {
 	settings
+	dir     string
 	peers   []*peer
 	rand    *rand.Rand
 	order   []string // of the operations
@@ -36,89 +37,121 @@ type measurement struct {
 	key     int
 }
 
-// run does a round to warm up, of which nothing is kept, and then those that count. In a round all peers have their turn with an
-// operation before the next one comes, in an order that changes.
+func newMeasurement(s settings) *measurement {
+	return &measurement{settings: s, rand: rand.New(rand.NewPCG(s.seed, 0)), timings: map[string]map[string][]time.Duration{}}
+}
+
+// run takes the peers through all.
 func (m *measurement) run(ctx context.Context) error {
+	return m.withLayers(ctx, func(round int) error {
+		for _, l := range lives(m.scale) {
+			if err := m.turns(ctx, round, func(ctx context.Context, p *peer) error { return m.live(ctx, round, p, l) }); err != nil {
+				return err
+			}
+		}
+		if round > 0 && round <= m.scale.removals {
+			return m.turns(ctx, round, m.duringRemoval)
+		}
+		return nil
+	})
+}
+
+// withLayers starts the peers, and does a round to warm up, of which nothing is kept, and then those that count. In a round all
+// peers have their turn with a life before the next one comes, in an order that changes.
+func (m *measurement) withLayers(ctx context.Context, do func(round int) error) (err error) {
+	if m.peers, err = openPeers(ctx, m.settings, m.dir, nil); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closePeers(m.peers)) }()
 	for _, p := range m.peers {
 		if err := makeLayers(ctx, p, m.scale); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
 	for round := range m.rounds + 1 {
-		for _, op := range operations(m.scale) {
-			if err := m.turns(ctx, op, round > 0); err != nil {
-				return fmt.Errorf("%s: %w", op.name, err)
-			}
+		if err := do(round); err != nil {
+			return err
 		}
-		_, _ = fmt.Fprintf(m.progress, "round %d of %d\n", round, m.rounds)
+		_, _ = fmt.Fprintf(m.progress, "operations: round %d of %d\n", round, m.rounds)
 	}
 	return nil
 }
 
-// turns times an operation of each peer, alone and by many at once.
-func (m *measurement) turns(ctx context.Context, op operation, counts bool) error {
+// turns gives each peer its turn, in an order that changes. What is slow does not warm up.
+func (m *measurement) turns(ctx context.Context, round int, f func(ctx context.Context, p *peer) error) error {
 	m.rand.Shuffle(len(m.peers), func(i, j int) { m.peers[i], m.peers[j] = m.peers[j], m.peers[i] })
 	for _, p := range m.peers {
-		times := perRound
-		if op.single {
-			times = 1
+		if p.slow && round == 0 {
+			continue
 		}
-		for range times {
-			if err := m.time(ctx, p, op, op.name, 1, counts); err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
-			}
+		end, err := p.turn(ctx, m.settings)
+		if err == nil {
+			err = errors.Join(f(ctx, p), end())
 		}
-	}
-	if op.single {
-		return nil
-	}
-	for _, p := range m.peers {
-		if err := m.time(ctx, p, op, fmt.Sprintf("%s, %d at once", op.name, m.scale.clients), m.scale.clients, counts); err != nil {
+		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
 	return nil
 }
 
-// time times one operation, done by a number of clients at once.
-func (m *measurement) time(ctx context.Context, p *peer, op operation, name string, clients int, counts bool) error {
+// live takes a peer through a life, alone and by many at once.
+func (m *measurement) live(ctx context.Context, round int, p *peer, l life) error {
+	if p.slow && l.many && (round > 1 || p.name != inProcess(devMapper)) {
+		return nil
+	}
+	times := m.scale.perRound
+	if p.slow || l.many {
+		times = 1
+	}
+	for range times {
+		if err := m.steps(ctx, p, l, 1, round > 0); err != nil {
+			return err
+		}
+	}
+	// Some ten seconds an operation, and what stands before devmapper would not be seen.
+	if l.single || p.slow && (round > 1 || p.name != inProcess(devMapper)) {
+		return nil
+	}
+	return m.steps(ctx, p, l, m.scale.clients, round > 0)
+}
+
+// steps takes a number of snapshots through a life, at once, and times each step.
+func (m *measurement) steps(ctx context.Context, p *peer, l life, clients int, counts bool) error {
 	keys := make([]string, clients)
 	for i := range keys {
 		m.key++
 		keys[i] = fmt.Sprintf("key-%d-", m.key)
 	}
-	each := func(f func(i int) error) error {
-		if clients == 1 {
-			return f(0)
-		}
-		return atOnce(clients, f)
-	}
-	if op.before != nil {
-		if err := each(func(i int) error { return op.before(ctx, p, keys[i]) }); err != nil {
+	for _, step := range l.steps {
+		if err := p.settle(ctx); err != nil {
 			return err
 		}
+		began := time.Now()
+		err := atOnce(clients, func(i int) error { return step.do(ctx, p, keys[i]) })
+		took := time.Since(began)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s: %w", step.name, err)
+		case step.name == "" || !counts:
+		case clients == 1:
+			m.add(step.name, p, took)
+		default:
+			m.add(atOnceName(step.name, clients), p, took)
+		}
 	}
-	if err := p.settle(ctx); err != nil {
-		return err
-	}
-	start := time.Now()
-	err := each(func(i int) error { return op.do(ctx, p, keys[i]) })
-	took := time.Since(start)
-	if err == nil && op.after != nil {
-		err = each(func(i int) error { return op.after(ctx, p, keys[i]) })
-	}
-	if err == nil {
-		err = p.settle(ctx)
-	}
-	if err != nil || !counts {
-		return err
-	}
+	return p.settle(ctx)
+}
+
+func atOnceName(name string, clients int) string { return fmt.Sprintf("%s, %d at once", name, clients) }
+
+// add keeps how long an operation took.
+func (m *measurement) add(name string, p *peer, took time.Duration) {
 	if m.timings[name] == nil {
 		m.timings[name] = map[string][]time.Duration{}
 		m.order = append(m.order, name)
 	}
 	m.timings[name][p.name] = append(m.timings[name][p.name], took)
-	return nil
 }
 
 // quartiles returns the lower quartile, the median and the upper quartile.

@@ -13,34 +13,61 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A scale is how much there is of everything.
-type scale struct {
-	walked   int // snapshots that a Walk passes
-	files    int // in a layer whose usage is asked for
-	prepares int // of one parent at once
-	removed  int // while Prepare runs
-	clients  int // at once
+// A size is how much there is of everything.
+type size struct {
+	perRound   int // how often a serial operation is timed in a round
+	walked     int // snapshots that a Walk passes
+	files      int // in a layer whose usage is asked for
+	prepares   int // of one parent at once
+	removals   int // rounds that have one
+	removed    int // while Prepare runs
+	clients    int // at once
+	restarts   int // of each kind
+	stored     int // snapshots in a store that is opened again
+	active     int // of those
+	imageFiles int // in each layer of the image
+	unpacks    int // of an image
+	runs       int // of a container
 }
 
-var full = scale{walked: 10_000, files: 20_000, prepares: 100, removed: 1000, clients: 32}
+// sizeOf is what is done natively, and in a guest, where devmapper needs most of a second for an operation.
+func sizeOf(backend string) size {
+	if backend == thin {
+		return size{
+			perRound: 4, walked: 10_000, files: 20_000, prepares: 100, removals: 1, removed: 50, clients: 32,
+			restarts: 3, stored: 10_000, active: 300, imageFiles: 300, unpacks: 3, runs: 3,
+		}
+	}
+	return size{
+		perRound: 10, walked: 10_000, files: 20_000, prepares: 100, removals: 3, removed: 1000, clients: 32,
+		restarts: 5, stored: 10_000, active: 300, imageFiles: 300, unpacks: 7, runs: 7,
+	}
+}
 
-func (s scale) tenth() scale {
-	return scale{walked: s.walked / 10, files: s.files / 10, prepares: s.prepares / 10, removed: s.removed / 10, clients: s.clients}
+// short is a little of all, to see that it runs.
+func (s size) short() size {
+	s.perRound, s.removals, s.restarts, s.unpacks, s.runs = 2, 1, 1, 1, 1
+	s.walked, s.files, s.prepares, s.removed, s.stored, s.active, s.imageFiles, s.clients = 100, 100, 4, 20, 100, 10, 5, 4
+	return s
 }
 
 // The layers that makeLayers makes.
 const (
-	base = "base"  // a file
-	many = "files" // scale.files files, in an active snapshot
+	base      = "base"      // a file
+	many      = "files"     // size.files files, in an active snapshot
+	committed = "committed" // the same, committed
 )
 
-// An operation is what is timed: do, with a key of its own.
-type operation struct {
-	name   string
-	before func(ctx context.Context, sn snapshots.Snapshotter, key string) error // may be nil
-	do     func(ctx context.Context, sn snapshots.Snapshotter, key string) error
-	after  func(ctx context.Context, sn snapshots.Snapshotter, key string) error // may be nil
-	single bool                                                                  // is not done by many at once
+// A life is what a snapshot goes through, with a key of its own. Each step is timed if it has a name.
+type life struct {
+	steps  []step
+	single bool // is not lived by many at once
+	many   bool // has many at once in itself
+}
+
+type step struct {
+	name string
+	do   func(ctx context.Context, sn snapshots.Snapshotter, key string) error
 }
 
 func prepare(parent string) func(context.Context, snapshots.Snapshotter, string) error {
@@ -54,39 +81,73 @@ func remove(ctx context.Context, sn snapshots.Snapshotter, key string) error {
 	return sn.Remove(ctx, key)
 }
 
-// operations returns what is measured, in the order of a snapshot's life.
-func operations(s scale) []operation {
-	return []operation{
-		{name: "Prepare of a first layer", do: prepare(""), after: remove},
-		{name: "Prepare", do: prepare(base), after: remove},
-		{name: "View", do: func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+// The names of operations that there are targets for.
+const (
+	opFirst   = "Prepare of a first layer"
+	opPrepare = "Prepare"
+	opView    = "View"
+	opUsage   = "Usage"
+	opCommit  = "Commit"
+	opRemove  = "Remove"
+	opLayer   = "Remove of a layer"
+	opOfView  = "Remove of a view"
+)
+
+func opUsageOf(files int) string    { return fmt.Sprintf("Usage, %d files", files) }
+func opUsageAgain(files int) string { return fmt.Sprintf("Usage, %d files, committed, again", files) }
+func opPrepares(n int) string       { return fmt.Sprintf("%d Prepares of one parent", n) }
+
+// lives returns what is measured.
+func lives(s size) []life {
+	return []life{
+		{steps: []step{{opFirst, prepare("")}, {"", remove}}},
+		child(),
+		{steps: []step{{"", prepare(base)}, {opRemove, remove}}},
+		{steps: []step{{opView, func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
 			_, err := sn.View(ctx, key, base)
 			return err
-		}, after: remove},
-		{name: "Mounts", before: prepare(base), do: func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
-			_, err := sn.Mounts(ctx, key)
-			return err
-		}, after: remove},
-		{name: "Stat", do: func(ctx context.Context, sn snapshots.Snapshotter, _ string) error {
+		}}, {opOfView, remove}}},
+		{steps: []step{{"Stat", func(ctx context.Context, sn snapshots.Snapshotter, _ string) error {
 			_, err := sn.Stat(ctx, base)
 			return err
+		}}}},
+		usages(s),
+		{steps: []step{
+			{opPrepares(s.prepares), func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+				return atOnce(s.prepares, func(i int) error { return prepare(base)(ctx, sn, key+strconv.Itoa(i)) })
+			}},
+			{"", func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+				return atOnce(s.prepares, func(i int) error { return sn.Remove(ctx, key+strconv.Itoa(i)) })
+			}},
+		}, single: true, many: true},
+	}
+}
+
+// child is the life of a layer that is unpacked upon another.
+func child() life {
+	return life{steps: []step{
+		{opPrepare, prepare(base)},
+		{"Mounts", func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+			_, err := sn.Mounts(ctx, key)
+			return err
 		}},
-		{name: "Usage, empty", before: prepare(base), do: usage, after: remove},
-		{name: fmt.Sprintf("Usage, %d files", s.files), do: func(ctx context.Context, sn snapshots.Snapshotter, _ string) error {
-			return usage(ctx, sn, many)
-		}, single: true},
-		{name: "Commit", before: fill, do: func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+		{opUsage, usage},
+		{"", func(ctx context.Context, sn snapshots.Snapshotter, key string) error { return fill(ctx, sn, key, 1) }},
+		{opCommit, func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
 			return sn.Commit(ctx, key+"-layer", key)
-		}, after: func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+		}},
+		{opLayer, func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
 			return sn.Remove(ctx, key+"-layer")
 		}},
-		{name: "Remove", before: prepare(base), do: remove},
-		{name: fmt.Sprintf("%d Prepares of one parent", s.prepares), do: func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
-			return atOnce(s.prepares, func(i int) error { return prepare(base)(ctx, sn, key+strconv.Itoa(i)) })
-		}, after: func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
-			return atOnce(s.prepares, func(i int) error { return sn.Remove(ctx, key+strconv.Itoa(i)) })
-		}, single: true},
-	}
+	}}
+}
+
+// usages asks again and again for what has been asked for before.
+func usages(s size) life {
+	return life{steps: []step{
+		{opUsageOf(s.files), func(ctx context.Context, sn snapshots.Snapshotter, _ string) error { return usage(ctx, sn, many) }},
+		{opUsageAgain(s.files), func(ctx context.Context, sn snapshots.Snapshotter, _ string) error { return usage(ctx, sn, committed) }},
+	}, single: true}
 }
 
 func usage(ctx context.Context, sn snapshots.Snapshotter, key string) error {
@@ -94,21 +155,24 @@ func usage(ctx context.Context, sn snapshots.Snapshotter, key string) error {
 	return err
 }
 
-// fill is prepare with a file in it.
-func fill(ctx context.Context, sn snapshots.Snapshotter, key string) error {
-	return makeFiles(ctx, sn, key, base, 1)
-}
-
 // makeFiles prepares a snapshot with files in it.
 func makeFiles(ctx context.Context, sn snapshots.Snapshotter, key, parent string, files int) error {
-	mounts, err := sn.Prepare(ctx, key, parent)
+	if _, err := sn.Prepare(ctx, key, parent); err != nil {
+		return err
+	}
+	return fill(ctx, sn, key, files)
+}
+
+// fill mounts a snapshot as an unpack does, and writes files.
+func fill(ctx context.Context, sn snapshots.Snapshotter, key string, files int) error {
+	mounts, err := sn.Mounts(ctx, key)
 	if err != nil {
 		return err
 	}
 	return mount.WithTempMount(ctx, mounts, func(root string) error {
 		for i := range files {
 			dir := filepath.Join(root, strconv.Itoa(i/1000))
-			err := os.MkdirAll(dir, 0o755)
+			err := errors.Join(ctx.Err(), os.MkdirAll(dir, 0o755))
 			if err == nil {
 				err = os.WriteFile(filepath.Join(dir, key+strconv.Itoa(i)), []byte("x"), 0o600)
 			}
@@ -121,16 +185,38 @@ func makeFiles(ctx context.Context, sn snapshots.Snapshotter, key, parent string
 }
 
 // makeLayers makes what all operations begin with.
-func makeLayers(ctx context.Context, p *peer, s scale) error {
+func makeLayers(ctx context.Context, p *peer, s size) error {
 	if err := makeFiles(ctx, p, base+"-active", "", 1); err != nil {
 		return err
 	}
-	return errors.Join(p.Commit(ctx, base, base+"-active"), makeFiles(ctx, p, many, base, s.files))
+	err := p.Commit(ctx, base, base+"-active")
+	for _, key := range []string{many, committed + "-active"} {
+		if err == nil {
+			err = makeFiles(ctx, p, key, base, s.files)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(p.Commit(ctx, committed, committed+"-active"), usage(ctx, p, committed))
 }
 
 // atOnce calls f that often, all at once.
 func atOnce(times int, f func(i int) error) error {
+	if times == 1 {
+		return f(0)
+	}
 	var g errgroup.Group
+	for i := range times {
+		g.Go(func() error { return f(i) })
+	}
+	return g.Wait()
+}
+
+// by calls f that often, by a number of clients.
+func by(clients, times int, f func(i int) error) error {
+	var g errgroup.Group
+	g.SetLimit(clients)
 	for i := range times {
 		g.Go(func() error { return f(i) })
 	}

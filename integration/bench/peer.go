@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -17,23 +18,55 @@ const (
 // A peer is a snapshotter that is measured.
 type peer struct {
 	snapshots.Snapshotter
+	kind
 	name  string
+	dir   string
 	close func() error
 }
 
-// openPeers starts Lamina and what it is measured beside, each with a directory of its own in dir.
-func openPeers(ctx context.Context, s settings, dir string) (peers []*peer, err error) {
+// A kind says what one has to know of a snapshotter to measure it.
+type kind struct {
+	// slow ones need most of a second for an operation.
+	slow bool
+	// needsUdev is set of what waits for udevd.
+	needsUdev bool
+	// deletesAtOnce is set where Remove returns when the content is gone.
+	deletesAtOnce bool
+}
+
+var kinds = map[string]kind{devMapper: {slow: true, needsUdev: true, deletesAtOnce: true}}
+
+// The names under which results of Lamina's stand. laminaUnion is beside the thin one, on the same disk.
+const laminaUnion = laminaName + ", union"
+
+// openPeers starts Lamina and what it is measured beside, each with a directory of its own in dir. fill may be nil; it is
+// called for containerd's with the directory of its database, before it is opened.
+func openPeers(ctx context.Context, s settings, dir string, fill func(root string) error) (peers []*peer, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closePeers(peers))
 		}
 	}()
 	other := peerOf[s.backend]
-	for _, open := range []func(dir string) (*peer, error){
-		func(dir string) (*peer, error) { return openLamina(ctx, s, dir) },
-		func(dir string) (*peer, error) { return openInProcess(ctx, other, dir) },
-		func(dir string) (*peer, error) { return openProxied(ctx, other, dir) },
-	} {
+	filled := func(open func(context.Context, string, string) (*peer, error)) func(string) (*peer, error) {
+		return func(dir string) (*peer, error) {
+			if fill != nil {
+				if err := fill(filepath.Join(dir, "root")); err != nil {
+					return nil, err
+				}
+			}
+			return open(ctx, other, dir)
+		}
+	}
+	all := []func(dir string) (*peer, error){
+		func(dir string) (*peer, error) { return openLamina(ctx, s, laminaName, s.backend, dir) },
+		filled(openInProcess),
+		filled(openProxied),
+	}
+	if s.backend == thin {
+		all = append(all, func(dir string) (*peer, error) { return openLamina(ctx, s, laminaUnion, union, dir) })
+	}
+	for _, open := range all {
 		own := filepath.Join(dir, string(rune('a'+len(peers))))
 		if err := os.Mkdir(own, 0o700); err != nil {
 			return peers, err
@@ -42,6 +75,7 @@ func openPeers(ctx context.Context, s settings, dir string) (peers []*peer, err 
 		if err != nil {
 			return peers, err
 		}
+		p.dir = own
 		peers = append(peers, p)
 	}
 	return peers, nil
@@ -55,10 +89,44 @@ func closePeers(peers []*peer) error {
 	return errors.Join(errs...)
 }
 
-// settle waits for what removals have left to the background, so that it does not disturb the next.
+// settle waits, once base is there, for what the last operation has left to others: removals to the background, devices to udevd, and what is
+// to be written, which the next fsync of whoever comes next would have to wait for.
 func (p *peer) settle(ctx context.Context) error {
+	if err := p.cleanup(ctx); err != nil {
+		return fmt.Errorf("cleanup: %w", err)
+	}
+	if p.needsUdev {
+		if err := command(ctx, "udevadm", "settle"); err != nil {
+			return err
+		}
+	}
+	if err := syncDisk(p.dir); err != nil {
+		return err
+	}
+	// Who serves behind a socket is awake, as who is in this process is.
+	_, err := p.Stat(ctx, base)
+	return err
+}
+
+// cleanup deletes what has been removed, or waits for it.
+func (p *peer) cleanup(ctx context.Context) error {
 	if c, ok := p.Snapshotter.(snapshots.Cleaner); ok {
 		return c.Cleanup(ctx)
 	}
 	return nil
+}
+
+// turn is called before what is measured of a peer, and what it returns afterwards. Who needs no udevd does not share the
+// guest's only processor with it.
+func (p *peer) turn(ctx context.Context, s settings) (end func() error, err error) {
+	if s.backend != thin {
+		return func() error { return nil }, nil
+	}
+	if err := command(ctx, "udevadm", "settle"); err != nil || p.needsUdev {
+		return func() error { return nil }, err
+	}
+	if err := command(ctx, "udevadm", "control", "--stop-exec-queue"); err != nil {
+		return nil, err
+	}
+	return func() error { return command(context.WithoutCancel(ctx), "udevadm", "control", "--start-exec-queue") }, nil
 }

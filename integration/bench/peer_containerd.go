@@ -42,20 +42,37 @@ func openContainerd(ctx context.Context, name, dir string) (*peer, error) {
 	}
 }
 
+func inProcess(name string) string { return name + ", in process" }
+func proxied(name string) string   { return name + ", proxied" }
+
 func openInProcess(ctx context.Context, name, dir string) (*peer, error) {
 	p, err := openContainerd(ctx, name, dir)
 	if err != nil {
 		return nil, err
 	}
-	p.name += ", in process"
+	p.name, p.kind = inProcess(name), kinds[name]
 	return p, nil
 }
 
-// openDevmapper opens devmapper on a pool that is made as its documentation does it (docs/snapshotters/devmapper.md), on
-// sparse files as Lamina's.
-func openDevmapper(ctx context.Context, dir string) (p *peer, err error) {
+// openDevmapper opens devmapper with a pool of its own.
+func openDevmapper(ctx context.Context, dir string) (*peer, error) {
+	pool, removePool, err := makePool(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	sn, err := devmapper.NewSnapshotter(ctx, &devmapper.Config{
+		RootPath: filepath.Join(dir, "root"), PoolName: pool, BaseImageSize: volumeSize, FileSystemType: "ext4",
+	})
+	if err != nil {
+		return nil, errors.Join(err, removePool())
+	}
+	return &peer{Snapshotter: sn, name: devMapper, close: func() error { return errors.Join(sn.Close(), removePool()) }}, nil
+}
+
+// makePool makes a pool as devmapper's documentation does it (docs/snapshotters/devmapper.md), on sparse files as Lamina's.
+func makePool(ctx context.Context, dir string) (pool string, remove func() error, err error) {
 	var undo []func() error
-	closeAll := func() error {
+	remove = func() error {
 		var errs []error
 		for _, f := range slices.Backward(undo) {
 			errs = append(errs, f())
@@ -64,7 +81,7 @@ func openDevmapper(ctx context.Context, dir string) (p *peer, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, closeAll())
+			err = errors.Join(err, remove())
 		}
 	}()
 	loop := func(name, size string) string {
@@ -83,25 +100,18 @@ func openDevmapper(ctx context.Context, dir string) (p *peer, err error) {
 	}
 	meta, data := loop("metadata", metaSize), loop("data", dataSize)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	pool := "bench-" + filepath.Base(filepath.Dir(dir)) + "-" + filepath.Base(dir)
+	pool = "bench-" + filepath.Base(filepath.Dir(dir)) + "-" + filepath.Base(dir)
 	sectors, err := output(ctx, "blockdev", "--getsz", data)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	if err := command(ctx, "dmsetup", "create", pool, "--table", fmt.Sprintf("0 %s thin-pool %s %s %d 0", sectors, meta, data, blockSize)); err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	undo = append(undo, func() error { return removePool(context.WithoutCancel(ctx), pool) })
-	sn, err := devmapper.NewSnapshotter(ctx, &devmapper.Config{
-		RootPath: filepath.Join(dir, "root"), PoolName: pool, BaseImageSize: volumeSize, FileSystemType: "ext4",
-	})
-	if err != nil {
-		return nil, err
-	}
-	undo = append(undo, sn.Close)
-	return &peer{Snapshotter: sn, name: devMapper, close: closeAll}, nil
+	return pool, remove, nil
 }
 
 // removePool removes a pool's volumes, which are named after it, and the pool.

@@ -18,10 +18,32 @@ type result struct {
 }
 
 type spread struct {
+	Least  time.Duration `json:"minimum_ns"`
 	Low    time.Duration `json:"lower_quartile_ns"`
 	Median time.Duration `json:"median_ns"`
 	High   time.Duration `json:"upper_quartile_ns"`
 	Times  int           `json:"times"`
+}
+
+func spreadOf(times []time.Duration) spread {
+	low, median, high := quartiles(times)
+	return spread{slices.Min(times), low, median, high, len(times)}
+}
+
+func (s spread) String() string {
+	if s.Times == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%v ±%.0f %%", rounded(s.Median), 50*float64(s.High-s.Low)/float64(s.Median))
+}
+
+// rounded leaves some four digits.
+func rounded(d time.Duration) time.Duration {
+	for unit := time.Nanosecond; ; unit *= 10 {
+		if d < 10_000*unit {
+			return d.Round(unit)
+		}
+	}
 }
 
 // results are those of all operations.
@@ -29,27 +51,53 @@ type results []result
 
 func (m *measurement) results() (all results) {
 	for _, op := range m.order {
-		r := result{Operation: op, Peers: map[string]spread{}, Ratios: map[string]float64{}}
-		for name, times := range m.timings[op] {
-			low, median, high := quartiles(times)
-			r.Peers[name] = spread{low, median, high, len(times)}
-		}
-		ours := r.Peers[laminaName].Median
-		for name, s := range r.Peers {
-			if name != laminaName {
-				r.Ratios[name] = float64(ours) / float64(s.Median)
-			}
-		}
-		all = append(all, r)
+		all = append(all, resultOf(op, m.timings[op]))
 	}
 	return all
 }
 
+// resultOf returns what is to be told of the times that each peer took.
+func resultOf(op string, timings map[string][]time.Duration) result {
+	r := result{Operation: op, Peers: map[string]spread{}, Ratios: map[string]float64{}}
+	for name, times := range timings {
+		r.Peers[name] = spreadOf(times)
+	}
+	ours := r.Peers[laminaName].Median
+	for name, s := range r.Peers {
+		if name != laminaName {
+			r.Ratios[name] = float64(ours) / float64(s.Median)
+		}
+	}
+	return r
+}
+
+// median returns that of an operation of a peer, if it was measured.
+func (r results) median(op, peer string) (time.Duration, bool) {
+	i := slices.IndexFunc(r, func(r result) bool { return r.Operation == op })
+	if i < 0 {
+		return 0, false
+	}
+	s, ok := r[i].Peers[peer]
+	return s.Median, ok
+}
+
+// sum returns that of the medians of operations.
+func (r results) sum(peer string, ops ...string) (sum time.Duration, ok bool) {
+	for _, op := range ops {
+		median, ok := r.median(op, peer)
+		if !ok {
+			return 0, false
+		}
+		sum += median
+	}
+	return sum, true
+}
+
 func (r results) table(w io.Writer) error {
-	if len(r) == 0 {
+	names := r.names()
+	if len(names) == 0 {
 		return nil
 	}
-	names := r[0].names()
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprint(t, "operation\t")
 	for _, name := range names {
@@ -62,11 +110,14 @@ func (r results) table(w io.Writer) error {
 	for _, op := range r {
 		_, _ = fmt.Fprintf(t, "%s\t", op.Operation)
 		for _, name := range names {
-			s := op.Peers[name]
-			_, _ = fmt.Fprintf(t, "%v ±%.0f %%\t", s.Median.Round(time.Microsecond), 50*float64(s.High-s.Low)/float64(s.Median))
+			_, _ = fmt.Fprintf(t, "%v\t", op.Peers[name])
 		}
 		for _, name := range names[1:] {
-			_, _ = fmt.Fprintf(t, "%.2f\t", op.Ratios[name])
+			if ratio, ok := op.Ratios[name]; ok {
+				_, _ = fmt.Fprintf(t, "%.3g\t", ratio)
+			} else {
+				_, _ = fmt.Fprint(t, "-\t")
+			}
 		}
 		_, _ = fmt.Fprintln(t)
 	}
@@ -74,7 +125,16 @@ func (r results) table(w io.Writer) error {
 }
 
 // names returns those of the peers, Lamina's first.
-func (r result) names() []string {
-	others := slices.Sorted(maps.Keys(r.Ratios))
-	return append([]string{laminaName}, others...)
+func (r results) names() []string {
+	all := map[string]bool{}
+	for _, op := range r {
+		for name := range op.Peers {
+			all[name] = true
+		}
+	}
+	delete(all, laminaName)
+	if len(r) == 0 {
+		return nil
+	}
+	return append([]string{laminaName}, slices.Sorted(maps.Keys(all))...)
 }

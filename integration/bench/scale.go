@@ -130,7 +130,7 @@ func (m *scaling) openStored(ctx context.Context) (*sweep, error) {
 
 func (m *scaling) openChains(ctx context.Context) (layers, clients *sweep, err error) {
 	layers, clients = &sweep{Name: "layers", Axis: "layers below"}, &sweep{Name: "containers", Axis: "operations at once"}
-	for _, peer := range inProcess(m.settings) {
+	for _, peer := range linkedIn(m.settings) {
 		path := filepath.Join(m.dir, peer)
 		if err := os.Mkdir(path, 0o700); err != nil {
 			return nil, nil, err
@@ -154,8 +154,8 @@ func (m *scaling) openChains(ctx context.Context) (layers, clients *sweep, err e
 	return layers, clients, nil
 }
 
-// inProcess are what is measured in this process.
-func inProcess(s settings) []string {
+// linkedIn are what is measured in this process.
+func linkedIn(s settings) []string {
 	if s.backend == thin {
 		return []string{laminaName}
 	}

@@ -110,3 +110,23 @@ func writeBareReborn(w *tarWriter) error {
 		w.text("bare/nowhere/newer", "and so is this one's\n"),
 	)
 }
+
+// LayeredName is the name of a Layered image.
+const LayeredName = "docker.io/lamina/layered:test"
+
+// Layered writes to w an image of that many layers over one static busybox, each but the first with that many files of size
+// bytes. All are gzip.
+func Layered(w io.Writer, busybox []byte, layers, files int, size int64) error {
+	list := []layer{{"base", ocispec.MediaTypeImageLayerGzip, func(tw *tarWriter) error { return writeBusybox(tw, busybox) }}}
+	for i := 1; i < layers; i++ {
+		list = append(list, layer{"files", ocispec.MediaTypeImageLayerGzip, func(tw *tarWriter) error {
+			dir := fmt.Sprint("layer-", i)
+			err := tw.dir(dir)
+			for j := range files {
+				err = all(err, tw.noise(fmt.Sprintf("%s/%d", dir, j), size))
+			}
+			return err
+		}})
+	}
+	return writeArchive(w, LayeredName, ocispec.ImageConfig{Env: []string{"PATH=/bin"}}, list)
+}

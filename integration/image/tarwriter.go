@@ -71,10 +71,10 @@ func (w *tarWriter) text(name, content string, options ...option) error {
 
 // noise writes a file of size bytes that do not compress, the same for the
 // same name.
-func (w *tarWriter) noise(name string, size int64, options ...option) error {
+func (w *tarWriter) noise(name string, size int64) error {
 	var seed [32]byte
 	copy(seed[:], name)
-	return w.file(name, io.LimitReader(rand.NewChaCha8(seed), size), size, options...)
+	return w.file(name, io.LimitReader(rand.NewChaCha8(seed), size), size)
 }
 
 func (w *tarWriter) dir(name string, options ...option) error {

@@ -1,8 +1,6 @@
-// Package peers compares Lamina with containerd's own snapshotters: the thin
-// backend with devmapper, each on a pool of its own, and the usage of the union
-// backend with that of overlay, both of the same files.
+// Package peers compares the usage of the union backend with that of containerd's
+// overlay snapshotter, both of the same files, on file systems with project quotas.
+// What else is compared with containerd's snapshotters is in integration/bench.
 //
-// Everything in this package needs root and device mapper, or project quotas. The
-// guest that the benchmarks run in, where the kernel has none, has an udevd, which
-// devmapper cannot do without: dmsetup waits for it.
+// Everything in this package needs root and project quotas, or a guest.
 package peers

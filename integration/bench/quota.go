@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+)
+
+// quotas are what measureQuotas found. They are of the union backend and its peers, whatever the others are of.
+type quotas struct {
+	Disk    disk    `json:"disk"`
+	Results results `json:"operations,omitempty"`
+}
+
+// measureQuotas times Usage, and what project quotas make more expensive, if the file system has them.
+func measureQuotas(ctx context.Context, s settings, dir string) (_ section, err error) {
+	if !s.disk.ProjectQuotas {
+		return quotas{Disk: s.disk}, nil
+	}
+	s.backend = union
+	m := newMeasurement(s)
+	m.dir = dir
+	err = m.withLayers(ctx, func(round int) error {
+		for _, l := range []life{child(), usages(m.scale)} {
+			l.single = true
+			if err := m.turns(ctx, round, func(ctx context.Context, p *peer) error { return m.live(ctx, round, p, l) }); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return quotas{m.disk, m.results()}, nil
+}
+
+func (q quotas) table(w io.Writer) error {
+	if !q.Disk.ProjectQuotas {
+		_, err := fmt.Fprintf(w, "not measured: %v has none\n", q.Disk)
+		return err
+	}
+	return q.Results.table(w)
+}
+
+func (q quotas) targets(s settings) (all []target) {
+	op := opUsageOf(s.scale.files)
+	q.Results.aim(&all, op+", with project quotas, beside "+inProcess(overlayfs), usageQuota, op, inProcess(overlayfs), op)
+	return all
+}

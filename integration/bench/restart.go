@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/proxy"
+)
+
+const (
+	// restartTarget is in seconds.
+	restartTarget = 2.0
+
+	chainLayers = 10 // of an image
+)
+
+// restarts is how long it takes from the start of the daemon's program to its first answer.
+type restarts struct {
+	// Snapshots are all, of which Committed are layers and Active those of containers. The rest are views.
+	Snapshots int    `json:"snapshots"`
+	Committed int    `json:"committed"`
+	Active    int    `json:"active"`
+	Stopped   spread `json:"after_a_clean_stop"`
+	Killed    spread `json:"after_kill_9"`
+}
+
+// committedOf is how many layers the store has that is opened again. A layer of the thin backend is a volume, and takes a while
+// to make: of those there are fewer, and views instead, as of one image.
+func committedOf(s settings) int {
+	layers := s.scale.stored - s.scale.active
+	if s.backend == thin {
+		layers /= 10
+	}
+	return max(layers-layers%chainLayers, chainLayers)
+}
+
+// measureRestart fills a store, and starts the daemon on it again and again.
+func measureRestart(ctx context.Context, s settings, dir string) (_ section, err error) {
+	r := &restarts{Snapshots: s.scale.stored, Committed: committedOf(s), Active: s.scale.active}
+	d, err := newDaemon(s.lamina, dir, laminaName, s.backend, syncOff)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.start(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, d.stop()) }()
+	if err := d.call(func(sn snapshots.Snapshotter) error { return r.fill(ctx, sn, s.scale.clients) }); err != nil {
+		return nil, err
+	}
+	_, _ = fmt.Fprintln(s.progress, "restart: the store is filled")
+	var stopped, killed []time.Duration
+	for range s.scale.restarts {
+		for _, way := range []struct {
+			end   func() error
+			times *[]time.Duration
+		}{{d.stop, &stopped}, {d.kill, &killed}} {
+			took, err := d.restart(ctx, s, way.end)
+			if err != nil {
+				return nil, err
+			}
+			*way.times = append(*way.times, took)
+		}
+	}
+	r.Stopped, r.Killed = spreadOf(stopped), spreadOf(killed)
+	return r, nil
+}
+
+// restart ends the daemon, starts it, and returns how long the start took until it answered. What was to be written for the
+// last one is written before.
+func (d *daemon) restart(ctx context.Context, s settings, end func() error) (took time.Duration, err error) {
+	over, err := new(peer).turn(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, over()) }()
+	err = end()
+	if err == nil {
+		err = syncDisk(d.dir)
+	}
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if err := d.start(ctx); err != nil {
+		return 0, err
+	}
+	err = d.call(func(sn snapshots.Snapshotter) error {
+		_, err := sn.Stat(ctx, storedKey(0, chainLayers-1))
+		took = time.Since(began)
+		return err
+	})
+	return took, err
+}
+
+// call dials the daemon, and calls f with its snapshotter.
+func (d *daemon) call(f func(sn snapshots.Snapshotter) error) error {
+	conn, err := dial(d.socket())
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), laminaName)), conn.Close())
+}
+
+func storedKey(chain, layer int) string {
+	return fmt.Sprintf("default/%d/sha256:%064x", chain, chain*chainLayers+layer)
+}
+
+// fill makes chains of layers, and containers and views on them.
+func (r *restarts) fill(ctx context.Context, sn snapshots.Snapshotter, clients int) error {
+	chains := r.Committed / chainLayers
+	err := by(clients, chains, func(chain int) error {
+		parent := ""
+		for layer := range chainLayers {
+			key := storedKey(chain, layer)
+			if _, err := sn.Prepare(ctx, key+"-active", parent, labels(layer)); err != nil {
+				return err
+			}
+			if err := sn.Commit(ctx, key, key+"-active", labels(layer)); err != nil {
+				return err
+			}
+			parent = key
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return by(clients, r.Snapshots-r.Committed, func(i int) error {
+		top := storedKey(i%chains, chainLayers-1)
+		var err error
+		if i < r.Active {
+			_, err = sn.Prepare(ctx, fmt.Sprintf("default/%d/container", i), top, labels(i))
+		} else {
+			_, err = sn.View(ctx, viewKey(i), top, labels(i))
+		}
+		return err
+	})
+}
+
+func (r *restarts) table(w io.Writer) error {
+	_, err := fmt.Fprintf(w, "%d snapshots (%d committed, in chains of %d, %d active): after a clean stop %v, after kill -9 %v\n",
+		r.Snapshots, r.Committed, chainLayers, r.Active, r.Stopped, r.Killed)
+	return err
+}
+
+func (r *restarts) targets(settings) []target {
+	what := fmt.Sprintf("restart with %d snapshots", r.Snapshots)
+	return []target{
+		newTarget(what+", after a clean stop", restartTarget, r.Stopped.Median.Seconds(), "s"),
+		newTarget(what+", after kill -9", restartTarget, r.Killed.Median.Seconds(), "s"),
+	}
+}
