@@ -159,6 +159,28 @@ func (r *daemonSection) table(w io.Writer) error {
 	return err
 }
 
+// What a daemon may take up. The slope of the heap is that of noise: nothing that a call leaves is as small.
+const (
+	residentMiB = 40
+	heapSlope   = 10 // bytes an operation
+	moreOf      = 10 // goroutines, or descriptors: those of calls that are just ending
+)
+
+func (r *daemonSection) targets(settings) []target {
+	var resident uint64
+	for _, f := range append(slices.Clone(r.Moments), r.Samples...) {
+		resident = max(resident, f.Resident)
+	}
+	first, last := r.Samples[0], r.Samples[len(r.Samples)-1]
+	of := fmt.Sprintf(" through %d operations", r.Operations)
+	return []target{
+		newTarget(fmt.Sprintf("resident with %d snapshots", r.Snapshots), residentMiB, float64(resident)/(1<<20), "MiB"),
+		newTarget("growth of the heap"+of, heapSlope, r.HeapSlope, "bytes an operation"),
+		newTarget("more goroutines"+of, moreOf, float64(last.Goroutines)-float64(first.Goroutines), ""),
+		newTarget("more descriptors"+of, moreOf, float64(last.Descriptors)-float64(first.Descriptors), ""),
+	}
+}
+
 // spanOf returns between what a figure of the samples was.
 func spanOf(samples []footprint, of func(footprint) uint64) string {
 	var all []uint64
