@@ -65,11 +65,12 @@ bench: root
 	integration/setup packages tools image udev
 	@$(MAKE) --no-print-directory build
 	go build -o bin/bench ./integration/bench
+	go test -c -o bin/dm.test ./dmthin/internal/dm
 	go build -o bin/guest ./integration/guest/cmd/guest
 	$(say) 'the union backend beside overlayfs'
 	bin/bench $(BENCH)
 	$(say) 'the thin backend beside devmapper, in a guest'
-	bin/guest -udev -timeout 20m 'bin/bench -backend thin $(BENCH)'
+	bin/guest -udev -timeout 20m 'bin/bench -backend thin -requests bin/dm.test $(BENCH)'
 
 bench-more: root
 	integration/setup packages tools image
