@@ -37,7 +37,7 @@ func fileOf(tb testing.TB, path string) []byte {
 // commit was acknowledged, once the disk has the note of that. Where a page of the last commit is the one from before, that is
 // damage, and nothing goes back to the commit before.
 func TestSettledStoreGoesNotBack(t *testing.T) {
-	t.Run("closed", func(t *testing.T) { testSettled(t, func(path string, s *Store) { require.NoError(t, s.Close()) }) })
+	t.Run("closed", func(t *testing.T) { testSettled(t, func(_ string, s *Store) { require.NoError(t, s.Close()) }) })
 	t.Run("opened", func(t *testing.T) {
 		testSettled(t, func(path string, s *Store) {
 			require.NoError(t, s.Close())
