@@ -27,7 +27,7 @@ type batcher struct {
 	committing sync.Mutex // held from the begin of a transaction until it is durable
 	txid       uint64     // of the last one, of which the three below are
 	summer     summer     // of what it left
-	unsettled  bool       // it is durable, and the file does not say so
+	unsettled  bool       // it is durable, and the disk may not say so
 
 	mu      sync.Mutex
 	queue   []*write
@@ -40,8 +40,8 @@ type write struct {
 	fn   func(*tx) error
 	grow bool // it may take more pages than it frees
 	err  error
-	done chan struct{} // closed when err stands
-	lead chan struct{} // closed when this writer is to lead
+	done chan struct{} // closed when err stands; nil in who led from the first
+	lead chan struct{} // closed when this writer is to lead; nil likewise
 }
 
 // update runs fn in a transaction and returns when it is durable. fn may be run more than once, so it sets results that
@@ -53,7 +53,7 @@ type write struct {
 //
 // A write that may make the store larger, grow, is ENOSPC if that would leave no room for the others.
 func (b *batcher) update(ctx context.Context, grow bool, fn func(*tx) error) error {
-	w := &write{fn: fn, grow: grow, done: make(chan struct{}), lead: make(chan struct{})}
+	w := &write{fn: fn, grow: grow}
 	if b.enqueue(w) {
 		b.runGroup()
 		return w.err
@@ -86,6 +86,7 @@ func (b *batcher) enqueue(w *write) bool {
 	defer b.mu.Unlock()
 	b.queue = append(b.queue, w)
 	if b.leading {
+		w.done, w.lead = make(chan struct{}), make(chan struct{})
 		return false
 	}
 	b.leading = true
@@ -126,7 +127,9 @@ func (b *batcher) runGroup() {
 		}
 	}
 	for _, w := range group {
-		close(w.done)
+		if w.done != nil {
+			close(w.done)
+		}
 	}
 
 	b.mu.Lock()
@@ -230,6 +233,9 @@ func (b *batcher) makeDurable(txid uint64, summer summer) error {
 		return err
 	}
 	b.txid, b.summer, b.unsettled = txid, summer, true
+	// The note that it is settled is not waited for: the next sync takes it along, or the kernel does within half a minute. What
+	// cannot be noted now may be by Close.
+	_ = b.stamps.write(settledAt, txid, summer.sum)
 	return nil
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	cutCommitsFlag = flag.Int("cut-commits", 1200, "commits of the test of power cuts")
+	cutCommitsFlag = flag.Int("cut-commits", 500, "commits of the test of power cuts")
 	cutsFlag       = flag.Int("cuts", 6, "power cuts of each")
 )
 
@@ -217,7 +217,7 @@ func (d *cutDisk) leave(written []byte, meta int) (left []byte, all bool) {
 			copy(old, new)
 		default:
 			all = false
-			if n := len(d.older); n > 0 && d.rand.IntN(3) == 0 {
+			if n := len(d.older); n > 0 && at >= 2*os.Getpagesize() && d.rand.IntN(3) == 0 {
 				if stale := d.older[d.rand.IntN(n)]; len(stale) >= at+unit {
 					copy(old, stale[at:])
 				}

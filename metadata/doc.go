@@ -21,6 +21,9 @@
 //	devices   thin device id -> id, for records and trash alike
 //	trash     id -> placement of a content whose record is gone, and checksum
 //
+// The meta page of each commit has a stamp, the sum of all of this, so that a commit that a power cut has cut off is noticed and
+// undone: see "One sync" in docs/architecture.md.
+//
 // Project ids have no bucket: they are in the placements, and in memory while the store is open.
 // Ids are 8 bytes and device ids 4 bytes, big endian, so that cursors walk them in order. The rest follows from keys and
 // records; [Store.Check] holds it to that.

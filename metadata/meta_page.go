@@ -98,11 +98,11 @@ func readMeta(file io.ReaderAt, id, pageSize uint64) (*metaPage, error) {
 // is none before ours is written.
 func readStamp(b []byte, txid uint64) (s sum, ok bool) {
 	s = sum{binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint64(b[24:])}
-	return s, bytes.Equal(b[:stampSize], stamp(txid, s))
+	return s, bytes.Equal(b[:stampSize], appendStamp(nil, txid, s))
 }
 
-func stamp(txid uint64, s sum) []byte {
-	b := make([]byte, 0, stampSize)
+// appendStamp makes a stamp in the room that an empty b has.
+func appendStamp(b []byte, txid uint64, s sum) []byte {
 	b = append(b, stampMagic...)
 	b = binary.BigEndian.AppendUint64(b, txid)
 	b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, s.high), s.low)
@@ -174,6 +174,6 @@ func (j judgement) undone() []byte {
 	txid := j.page.txid() - 1
 	binary.NativeEndian.PutUint64(meta[48:], txid)
 	binary.NativeEndian.PutUint64(meta[56:], fnvSum(meta[:56]))
-	copy(sector[stampAt:], stamp(txid, j.sum))
+	copy(sector[stampAt:], appendStamp(nil, txid, j.sum))
 	return sector
 }

@@ -51,7 +51,7 @@ func (b *batcher) upgrade() error {
 	})
 }
 
-// settle notes in the file that the last transaction is durable. What is wrong with it from then on is damage, and no commit that
+// settle has the disk note that the last transaction is durable. What is wrong with it from then on is damage, and no commit that
 // was cut off. It writes a second stamp, so that half of one leaves the first.
 func (b *batcher) settle() error {
 	b.committing.Lock()

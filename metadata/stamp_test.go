@@ -33,9 +33,22 @@ func fileOf(tb testing.TB, path string) []byte {
 	return all[:newest.high()*newest.pageSize]
 }
 
-// A store that was closed, or has been opened and not written, is known to be whole. Where a page of its last commit is the one
-// from before, that is damage, and nothing goes back to the commit before.
-func TestClosedStoreGoesNotBack(t *testing.T) {
+// A store that was closed is known to be whole, also if it has been opened since and not written, and so is one whose last
+// commit was acknowledged, once the disk has the note of that. Where a page of the last commit is the one from before, that is
+// damage, and nothing goes back to the commit before.
+func TestSettledStoreGoesNotBack(t *testing.T) {
+	t.Run("closed", func(t *testing.T) { testSettled(t, func(_ string, s *Store) { require.NoError(t, s.Close()) }) })
+	t.Run("opened", func(t *testing.T) {
+		testSettled(t, func(path string, s *Store) {
+			require.NoError(t, s.Close())
+			mustClose(t, path)
+		})
+	})
+	t.Run("acknowledged", func(t *testing.T) { testSettled(t, func(string, *Store) {}) })
+}
+
+func testSettled(t *testing.T, end func(path string, s *Store)) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "lamina.db")
 	s := mustOpen(t, path)
 	for i := range 100 {
@@ -44,9 +57,9 @@ func TestClosedStoreGoesNotBack(t *testing.T) {
 	before := fileOf(t, path)
 	_, err := s.Remove(t.Context(), "n", "50")
 	require.NoError(t, err)
-	require.NoError(t, s.Close())
-	mustClose(t, path) // without a write
+	end(path, s)
 	whole := fileOf(t, path)
+	path = filepath.Join(t.TempDir(), "damaged.db")
 	page := os.Getpagesize()
 	tried := 0
 	for at := 2 * page; at < min(len(before), len(whole)); at += page {
@@ -223,4 +236,21 @@ func TestOneSyncPerCommit(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotExist)
 	require.Equal(t, commits, syncs)
 	require.Equal(t, 7, syncs)
+}
+
+// The bound is a fifth above what the three take; most of it is bbolt's.
+func TestAllocations(t *testing.T) {
+	const bound = 530
+	s := mustOpen(t, filepath.Join(t.TempDir(), "lamina.db"))
+	for i := range 200 {
+		tCreate(t, s, fmt.Sprint("other-", i))
+	}
+	allocations := testing.AllocsPerRun(100, func() {
+		tCreate(t, s, "active")
+		require.NoError(t, s.Commit(t.Context(), "n", "committed", "active", CommitOptions{}))
+		_, err := s.Remove(t.Context(), "n", "committed")
+		require.NoError(t, err)
+	})
+	t.Logf("a Create, a Commit and a Remove allocate %v times", allocations)
+	require.Less(t, allocations, float64(bound))
 }

@@ -9,6 +9,7 @@ import (
 type stamps struct {
 	file     *os.File
 	pageSize uint64
+	buf      []byte
 }
 
 func openStamps(path string, pageSize uint64) (*stamps, error) {
@@ -22,7 +23,8 @@ func openStamps(path string, pageSize uint64) (*stamps, error) {
 // write puts the stamp of a transaction into its meta page, at an offset of that. It is on the disk after the next sync.
 func (s *stamps) write(offset, txid uint64, sum sum) error {
 	page := txid % 2 * s.pageSize
-	_, err := s.file.WriteAt(stamp(txid, sum), int64(page+offset))
+	s.buf = appendStamp(s.buf[:0], txid, sum)
+	_, err := s.file.WriteAt(s.buf, int64(page+offset))
 	return err
 }
 
