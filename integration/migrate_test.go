@@ -106,7 +106,7 @@ func (m migrant) patient(root string) patient { return patient{m.t, m.dir, root}
 // Marks are made anew.
 func layersOf(t *testing.T, root string) (all []string) {
 	t.Helper()
-	dirs, err := filepath.Glob(filepath.Join(root, "union", "*", "fs"))
+	dirs, err := filepath.Glob(filepath.Join(root, "union", "[0-9]*", "fs"))
 	require.NoError(t, err)
 	for _, dir := range dirs {
 		require.NoError(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
@@ -156,7 +156,7 @@ func TestMigrateFailpoints(t *testing.T) {
 		t.Logf("from %s to %s: killed at %v", from, to, points)
 		root = done
 		if to == "aufs" { // as aufs leaves it
-			dirs, err := filepath.Glob(filepath.Join(root, "union", "*", "fs"))
+			dirs, err := filepath.Glob(filepath.Join(root, "union", "[0-9]*", "fs"))
 			require.NoError(t, err)
 			require.NoError(t, os.MkdirAll(filepath.Join(dirs[0], ".wh..wh.plnk", "1.2"), 0o700))
 			// It means nothing at the root of a layer, neither to aufs nor to overlayfs.

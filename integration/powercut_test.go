@@ -191,7 +191,7 @@ func TestPartOfActiveDirectory(t *testing.T) {
 	h, stop := openHost(t, union, root)
 	h.layer("base", "", []byte("base"))
 	h.prepare("active", "base", nil)
-	fs, err := filepath.Glob(filepath.Join(root, "union", "*", "fs"))
+	fs, err := filepath.Glob(filepath.Join(root, "union", "[0-9]*", "fs"))
 	require.NoError(t, err)
 	require.Len(t, fs, 2)
 	stop()

@@ -189,7 +189,7 @@ func TestThinBesideUnion(t *testing.T) {
 		h.requireFile("active", "base", name)
 	}
 	require.Len(t, mustVolumes(t, d.root()), 3, "a template, a layer and an active snapshot")
-	entries, err := filepath.Glob(filepath.Join(d.root(), "union", "*", "fs"))
+	entries, err := filepath.Glob(filepath.Join(d.root(), "union", "[0-9]*", "fs"))
 	require.NoError(t, err)
 	require.Len(t, entries, 2)
 	require.Contains(t, d.containerdConfig(3), "[proxy_plugins.volumes]")

@@ -88,6 +88,9 @@ func tOldTrial(t *testing.T, dir, name string) {
 func TestOldTrials(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "union")
 	b := tBackend(t, Config{Root: root})
+	if err := b.stopSpares(); err != nil { // nobody else makes anything
+		t.Fatal(err)
+	}
 	want := tNames(t, root)
 	for _, name := range []string{".probe-results", trialPrefix + "old"} {
 		tOldTrial(t, root, name)
@@ -155,6 +158,9 @@ func TestFeaturesBesideBackend(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "union")
 	b := tBackend(t, Config{Root: root})
 	tMake(t, b, 1, nil, "file", "1")
+	if err := b.stopSpares(); err != nil { // nobody else makes anything
+		t.Fatal(err)
+	}
 	before, err := os.ReadDir(root)
 	if err != nil {
 		t.Fatal(err)

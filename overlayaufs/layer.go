@@ -35,6 +35,9 @@ const (
 // With a project the content is in it, and gets the limits that the labels ask for. One that cannot be had is
 // ErrFailedPrecondition if union.quota is "strict", and is else left out.
 func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels map[string]string) (size uint64, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("make %s: %w", b.path(c.ID), err)
+	}
 	below := len(chain)
 	if isUnpack(labels) { // a layer is to be below a container
 		below++

@@ -79,9 +79,10 @@ func (b *Backend) keepSpares(ctx context.Context) {
 	}
 	s := &b.spares
 	s.begin.Do(func() {
-		ctx, s.end = context.WithCancel(context.WithoutCancel(ctx))
+		lasting, end := context.WithCancel(context.WithoutCancel(ctx))
+		s.end = end
 		s.taken, s.low, s.done = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
-		go b.makeSpares(ctx)
+		go b.makeSpares(lasting)
 	})
 }
 
@@ -138,7 +139,9 @@ func (b *Backend) makeSpares(ctx context.Context) {
 	var wait time.Duration // after an error
 	next := time.NewTimer(0)
 	defer next.Stop()
-	for wiped, enough := false, sparesKept; ; {
+	wiped := false
+	for {
+		enough := sparesKept
 		taken, low := b.spares.taken, b.spares.low
 		if wait > 0 { // nobody may call for them
 			taken, low = nil, nil
@@ -152,7 +155,6 @@ func (b *Backend) makeSpares(ctx context.Context) {
 		case <-low:
 			enough = sparesLow + 1
 		case <-next.C:
-			enough = sparesKept
 		}
 		var err error
 		if !wiped {

@@ -70,7 +70,7 @@ func TestServeRefusesADamagedStore(t *testing.T) {
 // tLayers returns the names of what lies in the union root.
 func tLayers(t *testing.T, root string) string {
 	t.Helper()
-	names, err := filepath.Glob(filepath.Join(root, "union", "*"))
+	names, err := filepath.Glob(filepath.Join(root, "union", "[0-9]*"))
 	if err != nil || len(names) == 0 {
 		t.Fatal(names, err)
 	}
