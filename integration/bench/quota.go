@@ -45,6 +45,6 @@ func (q quotas) table(w io.Writer) error {
 
 func (q quotas) targets(s settings) (all []target) {
 	op := opUsageOf(s.scale.files)
-	q.Results.aim(&all, op+", with project quotas, beside "+inProcess(overlayfs), usageQuota, op, inProcess(overlayfs), op)
+	q.Results.aim(&all, op+", with project quotas, beside "+inProcessOf(overlayfs), usageQuota, op, inProcessOf(overlayfs), op)
 	return all
 }

@@ -29,9 +29,9 @@ type restarts struct {
 	Killed    spread `json:"after_kill_9"`
 }
 
-// layersOf is how many layers the store has that is opened again. A layer of the thin backend is a volume, and takes a while
+// storedLayers is how many layers the store has that is opened again. A layer of the thin backend is a volume, and takes a while
 // to make: of those there are fewer, and views instead, as of one image.
-func layersOf(s settings) int {
+func storedLayers(s settings) int {
 	layers := s.scale.stored - s.scale.active
 	if s.backend == thin {
 		layers /= 10
@@ -41,7 +41,7 @@ func layersOf(s settings) int {
 
 // measureRestart fills a store, and starts the daemon on it again and again.
 func measureRestart(ctx context.Context, s settings, dir string) (_ section, err error) {
-	r := &restarts{Snapshots: s.scale.stored, Committed: layersOf(s), Active: s.scale.active}
+	r := &restarts{Snapshots: s.scale.stored, Committed: storedLayers(s), Active: s.scale.active}
 	d, err := newDaemon(s.lamina, dir, laminaName, s.backend, syncOff)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func (d *daemon) restart(ctx context.Context, s settings, end func() error) (too
 		return 0, err
 	}
 	err = d.call(func(sn snapshots.Snapshotter) error {
-		_, err := sn.Stat(ctx, layerKey(0, chainLayers-1))
+		_, err := sn.Stat(ctx, storedKey(0, chainLayers-1))
 		took = time.Since(began)
 		return err
 	})
@@ -107,7 +107,7 @@ func (d *daemon) call(f func(sn snapshots.Snapshotter) error) error {
 	return errors.Join(f(proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), laminaName)), conn.Close())
 }
 
-func layerKey(chain, layer int) string {
+func storedKey(chain, layer int) string {
 	return fmt.Sprintf("default/%d/sha256:%064x", chain, chain*chainLayers+layer)
 }
 
@@ -117,7 +117,7 @@ func (r *restarts) fill(ctx context.Context, sn snapshots.Snapshotter, clients i
 	err := by(clients, chains, func(chain int) error {
 		parent := ""
 		for layer := range chainLayers {
-			key := layerKey(chain, layer)
+			key := storedKey(chain, layer)
 			if _, err := sn.Prepare(ctx, key+"-active", parent, labels(layer)); err != nil {
 				return err
 			}
@@ -132,7 +132,7 @@ func (r *restarts) fill(ctx context.Context, sn snapshots.Snapshotter, clients i
 		return err
 	}
 	return by(clients, r.Snapshots-r.Committed, func(i int) error {
-		top := layerKey(i%chains, chainLayers-1)
+		top := storedKey(i%chains, chainLayers-1)
 		var err error
 		if i < r.Active {
 			_, err = sn.Prepare(ctx, fmt.Sprintf("default/%d/container", i), top, labels(i))
