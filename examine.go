@@ -44,6 +44,15 @@ func (c Config) openToLook(found func(doctor.Finding)) (*metadata.Store, error) 
 	return store, nil
 }
 
+// undoCutOff undoes the last write of a store that a power cut has cut off.
+func (c Config) undoCutOff() error {
+	store, err := metadata.Open(filepath.Join(c.Root, "lamina.db"), metadata.Options{})
+	if err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	return store.Close()
+}
+
 // subject returns what of a root is examined.
 func (c Config) subject(store *metadata.Store) doctor.Subject {
 	s := doctor.Subject{
@@ -139,7 +148,16 @@ func (l live) SurveyDevice(ctx context.Context, was dmthin.SurveyedDevice) (dmth
 // Repair examines a root that no process has open, and cures what is found. What it does it announces, and asks about,
 // through r, whose fields that are about this root it sets. Its error says what could not be looked at or cured.
 func Repair(ctx context.Context, c Config, r doctor.Repair) error {
-	store, err := c.openToLook(func(f doctor.Finding) { r.Findings = append(r.Findings, f) })
+	open := func() (*metadata.Store, error) {
+		return c.openToLook(func(f doctor.Finding) { r.Findings = append(r.Findings, f) })
+	}
+	store, err := open()
+	if errors.Is(err, metadata.ErrCutOff) && !r.DryRun {
+		if err := c.undoCutOff(); err != nil {
+			return err
+		}
+		store, err = open()
+	}
 	if err != nil {
 		return err
 	}

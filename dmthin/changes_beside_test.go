@@ -21,7 +21,7 @@ func TestMountWhileCopied(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			l := openLayered(t, Config{FS: kind})
 			require.NoError(t, mount.UnmountAll(l.dir, 0))
-			resume, err := l.pool.suspend(3)
+			_, resume, err := l.pool.suspend(3)
 			require.NoError(t, err)
 			ended := make(chan error, 1)
 			go func() { ended <- mount.All(l.upper, l.dir) }()

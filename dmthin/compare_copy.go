@@ -79,7 +79,8 @@ func (b *Backend) copyOf(ctx context.Context, of *shown, spare Content) (*shown,
 		if size, err = deviceSize(of.device); err != nil {
 			return err
 		}
-		return b.pool.snapshot(ctx, volume, of.id)
+		_, err := b.pool.snapshot(ctx, volume, of.id)
+		return err
 	}, volume, of.id); err != nil {
 		return nil, err
 	}

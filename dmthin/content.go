@@ -47,16 +47,21 @@ func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels m
 			snapshots.LabelSnapshotMaxSize, text, size)
 	}
 	b.forget(c.ID)
-	if err := b.pool.Snapshot(ctx, volume, origin); err != nil {
+	still, err := b.pool.copy(ctx, volume, origin)
+	if err != nil {
 		return 0, err
-	}
-	if kind := b.known(chain[0].ID).kind; kind != nil {
-		b.note(c.ID, func(f *facts) { f.kind = kind })
 	}
 	if size > chain[0].Size {
 		err = b.pool.Use(ctx, volume, size, false, func(device string) error { return grow(ctx, device) })
+		still = false
 	}
-	b.note(c.ID, func(f *facts) { f.fits = err == nil })
+	kind := b.known(chain[0].ID).kind
+	b.note(c.ID, func(f *facts) {
+		f.fits, f.kind = err == nil, kind
+		if still {
+			f.copyOf = chain[0].ID
+		}
+	})
 	return size, err
 }
 
@@ -82,8 +87,9 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, la
 	if err != nil {
 		return nil, err
 	}
+	var copyOf uint64
 	if writable {
-		b.thaw(chain[0].ID)
+		copyOf = b.thaw(chain[0].ID)
 	} else if err := b.clean(ctx, chain[0], volume); err != nil {
 		return nil, err
 	}
@@ -91,9 +97,11 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, la
 	if err != nil {
 		return nil, err
 	}
-	kind, err := b.kind(ctx, volume, chain[0])
-	if err == nil && writable {
-		err = b.mend(ctx, volume, chain[0], kind)
+	var kind filesystem
+	if writable {
+		kind, err = b.ready(ctx, volume, chain[0], copyOf)
+	} else {
+		kind, err = b.kind(ctx, volume, chain[0])
 	}
 	if err != nil {
 		return nil, err
@@ -126,25 +134,40 @@ func (b *Backend) freeze(ctx context.Context, c Content) error {
 	if err := b.fit(ctx, volume, c); err != nil { // its children would be too small
 		return err
 	}
-	err = b.replay(ctx, volume, c.Size)
-	mounted := errors.Is(err, unix.EBUSY) // it has replayed the journal itself, and may still be written
-	if err != nil && !mounted {
-		return err
-	}
-	if err := b.pool.Flush(ctx, volume); err != nil {
-		return err
-	}
 	since := b.now()
-	figures, err := b.measure(ctx, c)
+	found, err := b.atRest(ctx, volume)
 	if err != nil {
 		return err
 	}
-	if _, err := b.pool.Deactivate(ctx, volume); err != nil || mounted {
+	pending, err := b.pool.Deactivate(ctx, volume)
+	if err != nil || found == nil {
 		return err
 	}
-	b.remember(c.ID, figures, since)
-	b.note(c.ID, func(f *facts) { f.clean = true })
+	b.remember(c.ID, *found, since)
+	b.note(c.ID, func(f *facts) { f.clean = !pending })
 	return nil
+}
+
+// atRest makes an active volume durable, with an empty journal, and returns what it holds then; nil of one that is mounted: it
+// has replayed the journal itself, and may still be written.
+func (b *Backend) atRest(ctx context.Context, volume uint32) (*figures, error) {
+	var found *figures // not the result itself, which is written when fn may still be running
+	if err := b.pool.do(ctx, func() error {
+		used, err := replayed(ctx, b.pool.Path(volume))
+		mounted := errors.Is(err, unix.EBUSY)
+		if err != nil && !mounted {
+			return err
+		}
+		if err := b.pool.flush(ctx, volume); err != nil || mounted {
+			return err
+		}
+		mapped, err := b.pool.mapped(volume)
+		found = &figures{bytes: int64(mapped), inodes: used}
+		return err
+	}, volume); err != nil {
+		return nil, err
+	}
+	return found, nil
 }
 
 // Release takes away the device of a content that no view shows any more, at once or at its last close.

@@ -180,24 +180,33 @@ func inodesInUse(device string) (used int64, err error) {
 // 10 ms in a guest with one CPU: only the end of its log says, and has to be searched for; and the log of one that was
 // frozen is never empty (xfs_fs_freeze), though all that was synced is in its place.
 func replay(ctx context.Context, device string) error {
+	_, err := replayed(ctx, device)
+	return err
+}
+
+// replayed is replay, and returns how many inodes the file system uses then, as inodes does.
+func replayed(ctx context.Context, device string) (used int64, err error) {
 	fs, state, err := readState(device)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if !state.dirty {
 		if err := checkUnmounted(device); err != nil {
-			return err
+			return 0, err
 		}
 		if mended, err := fs.mend(device); err != nil || !mended {
-			return err
+			return state.inodes, err
 		}
 	}
 	m, err := mountDetached(fs, device, fs.ownMount(false))
 	if err != nil {
-		return fmt.Errorf("replay the journal of %s: %w", device, err)
+		return 0, fmt.Errorf("replay the journal of %s: %w", device, err)
 	}
 	failpoint.Hit("thin.replay-mounted")
-	return m.close(ctx)
+	if err := m.close(ctx); err != nil {
+		return 0, err
+	}
+	return inodes(device)
 }
 
 // grow makes the file system on a device as large as the device, if it is not already. Nobody may have it mounted: that

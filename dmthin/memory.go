@@ -28,7 +28,51 @@ type facts struct {
 	frozen *figures   // of a content that does not change; nil if they are not known
 	clean  bool       // frozen, and with an empty journal
 	fits   bool       // as large as its record says, with its file system
+	copyOf uint64     // the frozen content that it is a copy of, bit for bit, as nobody has had it to write; 0 if there is none
 	gone   bool       // a copy to compare with, which has been deleted
+}
+
+// ready makes a content that is active ready to be mounted, to be written, and returns its file system. What is known of the
+// content that it is still a copy of, or 0, is known of it too, and needs no look at its device.
+func (b *Backend) ready(ctx context.Context, volume uint32, c Content, copyOf uint64) (kind filesystem, err error) {
+	if copyOf == 0 {
+		if kind, err = b.kind(ctx, volume, c); err != nil {
+			return nil, err
+		}
+		return kind, b.mend(ctx, volume, c, kind)
+	}
+	of := b.known(copyOf)
+	if of.kind == nil || !of.clean {
+		if of.kind, of.clean, err = b.look(ctx, volume, c); err != nil {
+			return nil, err
+		}
+		b.note(copyOf, func(f *facts) { f.kind, f.clean = of.kind, of.clean })
+	}
+	b.note(c.ID, func(f *facts) { f.kind = of.kind })
+	return of.kind, nil
+}
+
+// look is kind and mend for a content that nobody has written, and reports whether its journal was empty.
+func (b *Backend) look(ctx context.Context, volume uint32, c Content) (kind filesystem, clean bool, err error) {
+	var (
+		found   filesystem // not the results themselves, which are written when fn may still be running
+		state   fsState
+		changed bool
+	)
+	err = b.pool.Use(ctx, volume, c.Size, false, func(device string) (err error) {
+		if found, state, err = readState(device); err != nil {
+			return err
+		}
+		changed, err = found.mend(device)
+		if errors.Is(err, unix.EBUSY) { // somebody has it mounted already
+			changed, err = true, nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return found, !state.dirty && !changed, nil
 }
 
 // kind returns the file system of a content, which is volume.
@@ -95,12 +139,14 @@ func (m *memory) remember(id uint64, f figures, since uint64) {
 	})
 }
 
-// thaw notes that a content may be written.
-func (m *memory) thaw(id uint64) {
+// thaw notes that a content may be written, and returns what it was a copy of until now, or 0.
+func (m *memory) thaw(id uint64) (copyOf uint64) {
 	m.note(id, func(f *facts) {
-		f.frozen, f.clean = nil, false
+		copyOf = f.copyOf
+		f.frozen, f.clean, f.copyOf = nil, false, 0
 		m.changes++
 	})
+	return copyOf
 }
 
 // forget notes that a content becomes another one, or none.

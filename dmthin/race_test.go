@@ -63,7 +63,7 @@ func TestOriginGoesWhileSuspended(t *testing.T) {
 	require.NoError(t, p.Create(t.Context(), 1))
 	for _, readOnly := range []bool{false, true} {
 		user := p.pending(t, readOnly)
-		resume, err := p.suspend(1)
+		_, resume, err := p.suspend(1)
 		require.NoError(t, err)
 		require.NoError(t, user.Close())
 		require.Eventually(t, func() bool {
@@ -71,7 +71,7 @@ func TestOriginGoesWhileSuspended(t *testing.T) {
 			return errors.Is(err, os.ErrNotExist)
 		}, 10*time.Second, time.Millisecond)
 		require.NoError(t, resume())
-		resume, err = p.suspend(1)
+		_, resume, err = p.suspend(1)
 		require.NoError(t, err)
 		require.NoError(t, resume())
 	}

@@ -32,44 +32,59 @@ func (p *Pool) Create(ctx context.Context, id uint32) error {
 // One that is active for views is read-only, so there is nothing to flush; one that was committed while it was mounted is
 // flushed, and its file system frozen for the moment.
 func (p *Pool) Snapshot(ctx context.Context, id, origin uint32) error {
-	if id == origin { // its origin would be deleted as what lies at the id
-		return fmt.Errorf("make volume %d a copy of itself: %w", id, unix.EINVAL)
-	}
-	return p.do(ctx, func() error { return p.snapshot(ctx, id, origin) }, id, origin)
+	_, err := p.copy(ctx, id, origin)
+	return err
 }
 
-func (p *Pool) snapshot(ctx context.Context, id, origin uint32) (err error) {
-	resume, err := p.suspend(origin)
-	if err != nil {
+// copy is Snapshot. still reports that nobody could write the origin meanwhile, so that the copy is what the origin is.
+func (p *Pool) copy(ctx context.Context, id, origin uint32) (still bool, err error) {
+	if id == origin { // its origin would be deleted as what lies at the id
+		return false, fmt.Errorf("make volume %d a copy of itself: %w", id, unix.EINVAL)
+	}
+	var wasStill bool // not the result itself, which is written when fn may still be running
+	if err := p.do(ctx, func() (err error) {
+		wasStill, err = p.snapshot(ctx, id, origin)
 		return err
+	}, id, origin); err != nil {
+		return false, err
+	}
+	return wasStill, nil
+}
+
+// snapshot is copy, with the locks held.
+func (p *Pool) snapshot(ctx context.Context, id, origin uint32) (still bool, err error) {
+	still, resume, err := p.suspend(origin)
+	if err != nil {
+		return false, err
 	}
 	defer func() { err = errors.Join(err, resume()) }()
 	failpoint.Hit("thin.origin-suspended")
-	return p.replacing(ctx, id, func() error { return p.control.CreateSnap(p.name, id, origin) })
+	return still, p.replacing(ctx, id, func() error { return p.control.CreateSnap(p.name, id, origin) })
 }
 
 // suspend suspends a volume if it is active, until resume. If its removal was deferred it may go at any moment, as whoever
-// has it open can close it: then it is not active any more, which is no error.
-func (p *Pool) suspend(id uint32) (resume func() error, err error) {
+// has it open can close it: then it is not active any more, which is no error. still reports that it has no device that could
+// be written.
+func (p *Pool) suspend(id uint32) (still bool, resume func() error, err error) {
 	name := p.volumeName(id)
 	info, err := p.volume(id)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.ActiveTable {
-		return func() error { return nil }, nil
+		return true, func() error { return nil }, nil
 	}
 	if err != nil {
-		return nil, err
+		return false, nil, err
 	}
 	flags := dm.NoFlush | dm.SkipLockFS
 	if !info.ReadOnly {
 		if flags, err = p.quiet(id, info); err != nil {
-			return func() error { return nil }, unlessGone(err)
+			return false, func() error { return nil }, unlessGone(err)
 		}
 	}
 	resume = func() error { return unlessGone(p.control.Resume(name)) }
 	if err := unlessGone(p.control.Suspend(name, flags)); err != nil {
-		return nil, errors.Join(err, resume())
+		return false, nil, errors.Join(err, resume())
 	}
-	return resume, nil
+	return info.ReadOnly, resume, nil
 }
 
 // quiet returns how to suspend a volume that may be written. The kernel mounts no device that is frozen, also if it was frozen

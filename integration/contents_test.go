@@ -27,6 +27,22 @@ type known struct {
 	shown    []string // contents that the kernel needs devices for, sorted
 }
 
+// openKilled opens the store of a daemon that was killed, to be read. A commit that the kill has cut off is undone before.
+func openKilled(path string) (*metadata.Store, error) {
+	store, err := metadata.Open(path, metadata.Options{ReadOnly: true})
+	if !errors.Is(err, metadata.ErrCutOff) {
+		return store, err
+	}
+	store, err = metadata.Open(path, metadata.Options{})
+	if err == nil {
+		err = store.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return metadata.Open(path, metadata.Options{ReadOnly: true})
+}
+
 // readStore checks the store of a daemon that is dead, or runs and has nothing to
 // do. It reads a copy, as the daemon has the file locked.
 func readStore(dir, root string) (known, error) {
@@ -34,7 +50,7 @@ func readStore(dir, root string) (known, error) {
 	if err := copyFile(filepath.Join(root, "lamina.db"), path); err != nil {
 		return known{}, err
 	}
-	store, err := metadata.Open(path, metadata.Options{ReadOnly: true})
+	store, err := openKilled(path)
 	if err != nil {
 		return known{}, err
 	}

@@ -249,10 +249,12 @@ func TestDoctorFindsAndCures(t *testing.T) {
 			damage: func(p patient) {
 				db, err := bolt.Open(filepath.Join(p.root, "lamina.db"), 0o600, &bolt.Options{Timeout: time.Second})
 				require.NoError(t, err)
-				require.NoError(t, errors.Join(db.Update(func(tx *bolt.Tx) error {
+				require.NoError(t, db.Update(func(tx *bolt.Tx) error {
 					k, _ := tx.Bucket([]byte("children")).Cursor().First()
 					return tx.Bucket([]byte("children")).Delete(k)
-				}), db.Close()))
+				}))
+				// Another one, so that neither meta page has a stamp of ours, which would say that this is a commit that was cut off.
+				require.NoError(t, errors.Join(db.Update(func(*bolt.Tx) error { return nil }), db.Close()))
 			},
 		},
 	} {
@@ -341,5 +343,30 @@ func TestDoctorCannotLook(t *testing.T) {
 		require.Equal(t, doctorNotLooked, code, "%s%s", out, errs)
 		require.Contains(t, errs, reason)
 	}
+	p.requireClean()
+}
+
+// TestDoctorOfCutOffStore: a store whose last write was cut off is left to who opens it to be written, which a repair does.
+func TestDoctorOfCutOffStore(t *testing.T) {
+	requireRoot(t)
+	p := unionPatient(t)
+	path := filepath.Join(p.root, "lamina.db")
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, NoFreelistSync: true})
+	require.NoError(t, err)
+	// A commit without the store's stamp.
+	require.NoError(t, errors.Join(db.Update(func(*bolt.Tx) error { return nil }), db.Close()))
+	before, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, args := range [][]string{nil, {"--repair", "--dry-run"}} {
+		code, out, errs := p.doctor(args...)
+		require.Equal(t, doctorNotLooked, code, "%s%s", out, errs)
+		require.Contains(t, errs, metadata.ErrCutOff.Error())
+	}
+	after, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(before, after), "it was changed")
+	code, out, errs := p.doctor("--repair", "--yes")
+	require.Zero(t, code, "%s%s", out, errs)
+	require.Contains(t, errs, "is undone")
 	p.requireClean()
 }

@@ -82,7 +82,7 @@ func (m matrix) starts(t *testing.T, name string, change func(n int), matter ...
 	require.NoError(t, m.dieIn("create.made", orphan))
 	change(0)
 	m.start()
-	points := m.crashPoints(slices.DeleteFunc(m.passed(), func(name string) bool {
+	points := m.crashPointsOf(slices.DeleteFunc(m.passed(), func(name string) bool {
 		return len(matter) > 0 && !slices.ContainsFunc(matter, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 	}))
 	require.NotEmpty(t, points, name)

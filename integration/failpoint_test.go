@@ -56,7 +56,7 @@ func TestThinFailpoints(t *testing.T) {
 	}
 	x.stop()
 	x.report(t, began)
-	x.requireAll(t, append(madeOnce, "union.", "migrate.")...)
+	x.requireAll(t, append(madeOnce, "union.", unbidden, "migrate.")...)
 }
 
 // madeOnce is of the making of a store, which is the same with each backend.

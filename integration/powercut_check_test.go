@@ -40,6 +40,7 @@ type recovery struct {
 	histories []history
 	at        map[string]int // the entry of each mark in the log
 	cut       int
+	cutOff    bool // the store's last commit was
 }
 
 // newRecovery returns what a cut of the disk has to leave.
@@ -79,13 +80,16 @@ func (r *recovery) check(ctx context.Context) error {
 	return r.checkStopped(ctx)
 }
 
-// checkAsLeft checks the store and the pool's metadata as they were left.
+// checkAsLeft checks the store and the pool's metadata as they were left. A store whose last commit was cut off is left to the
+// start, which undoes that.
 func (r *recovery) checkAsLeft(ctx context.Context) error {
 	_, err := os.Stat(r.storeFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // before there was one; what was acknowledged is then missing
 	}
-	if err := errors.Join(err, r.checkStore(ctx, func(*metadata.Store) error { return nil })); err != nil {
+	err = errors.Join(err, r.checkStore(ctx, func(*metadata.Store) error { return nil }))
+	r.cutOff = errors.Is(err, metadata.ErrCutOff)
+	if err != nil && !r.cutOff {
 		return err
 	}
 	return r.checkMetadata()
@@ -359,5 +363,10 @@ func (d *recordedDisk) recover(t *testing.T, config lamina.Config, c cut, histor
 	t.Helper()
 	ctx, cancel := bounded(t)
 	defer cancel()
-	return d.with(c, func() error { return newRecovery(d, config, c, histories).check(ctx) })
+	r := newRecovery(d, config, c, histories)
+	err := d.with(c, func() error { return r.check(ctx) })
+	if r.cutOff {
+		d.cutOff++
+	}
+	return err
 }

@@ -44,6 +44,7 @@ type recordedDisk struct {
 
 	base     *os.File // what the first done entries of the log make of the disk
 	done     int
+	cutOff   int // recoveries that undid a commit of the store
 	baseLoop string
 	cowLoop  string
 }

@@ -65,8 +65,8 @@ func (d *recordedDisk) cutOften(t *testing.T, config lamina.Config, histories []
 		}
 		kinds[c.about]++
 	}
-	t.Logf("%d entries, %d MiB, %d marks: %d cuts %v in %v; nothing was lost",
-		len(d.log.Entries), d.log.Bytes>>20, d.marks, count, kinds, time.Since(start).Round(time.Millisecond))
+	t.Logf("%d entries, %d MiB, %d marks: %d cuts %v in %v; nothing was lost, and %d commits of the store were undone",
+		len(d.log.Entries), d.log.Bytes>>20, d.marks, count, kinds, time.Since(start).Round(time.Millisecond), d.cutOff)
 }
 
 func mustSeed(t *testing.T) *rand.Rand {

@@ -83,11 +83,22 @@ func (m matrix) makeSteps() []crashStep {
 	return []crashStep{
 		{name: "prepare a base", on: lamina.BackendUnion, run: prepare("", map[string]string{"containerd.io/gc.x": "y"}), refused: exists, shows: map[string][]string{"new": {}}},
 		{name: "prepare on a layer", on: lamina.BackendUnion, run: prepare("base", nil), refused: exists, shows: onBase},
+		{name: "prepare without a spare", on: lamina.BackendUnion, before: takeSpares, run: prepare("base", nil), refused: exists, shows: onBase},
 		{name: "prepare on a layer that is shown", on: lamina.BackendThin, before: shown, run: prepare("base", nil), refused: exists, shows: onBase},
 		{name: "prepare a larger one", on: lamina.BackendThin, xfs: true, run: prepare("base", sizeLabel), refused: exists, shows: onBase},
 		{name: "prepare a base of another size", on: lamina.BackendThin, run: prepare("", sizeLabel), refused: exists},
 		{name: "view a layer", run: view("base"), refused: exists, shows: onBase},
 		{name: "view nothing", on: lamina.BackendUnion, run: view(""), refused: exists},
+	}
+}
+
+// takeSpares removes the directories that the daemon has made ahead.
+func takeSpares(m matrix) {
+	spares, err := filepath.Glob(filepath.Join(m.root(), "union", ".spare-*"))
+	require.NoError(m.t, err)
+	require.NotEmpty(m.t, spares)
+	for _, dir := range spares {
+		require.NoError(m.t, os.RemoveAll(dir))
 	}
 }
 

@@ -19,8 +19,15 @@ import (
 // While a leader waits for the disk the queue grows; a lone writer finds an empty queue and waits for nobody.
 type batcher struct {
 	db       *bolt.DB
-	commitTx func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
+	commitTx func(*bolt.Tx) error // (*bolt.Tx).Commit, which syncs nothing, but for tests
+	sync     func() error         // (*bolt.DB).Sync, but for tests: the one sync of a commit
 	room     *room                // what the disk has for the file; nil if that is not looked after
+	stamps   *stamps
+
+	committing sync.Mutex // held from the begin of a transaction until it is durable
+	txid       uint64     // of the last one, of which the three below are
+	summer     summer     // of what it left
+	unsettled  bool       // it is durable, and the file does not say so
 
 	mu      sync.Mutex
 	queue   []*write
@@ -156,6 +163,8 @@ func (b *batcher) fitting(group []*write) []*write {
 // the transaction down with it; the others are run again without it, so this ends. The error that commit returns is the
 // lasting one of batcher.failed.
 func (b *batcher) commit(group []*write) (failed error) {
+	b.committing.Lock()
+	defer b.committing.Unlock()
 	for len(group) > 0 {
 		spoiler, txid, err := b.try(group)
 		if spoiler >= 0 {
@@ -168,6 +177,7 @@ func (b *batcher) commit(group []*write) (failed error) {
 		if b.visible(txid) {
 			failed = fmt.Errorf("%w: %w", ErrFailed, err)
 			err = failed
+			b.unsettled = false // for all that is known
 		}
 		for _, w := range group {
 			w.err = err
@@ -184,7 +194,7 @@ func (b *batcher) try(group []*write) (spoiler, txid int, err error) {
 	if err != nil {
 		return -1, 0, err
 	}
-	t := &tx{Tx: btx}
+	t := &tx{Tx: btx, summer: b.summer}
 	for i, w := range group {
 		before := t.writes
 		w.err = w.fn(t)
@@ -200,9 +210,27 @@ func (b *batcher) try(group []*write) (spoiler, txid int, err error) {
 	if err := b.commitTx(btx); err != nil {
 		return -1, txid, fmt.Errorf("commit: %w", space.Explain(err, b.db.Path()))
 	}
+	failpoint.Hit("store.written")
+	if err := b.makeDurable(uint64(txid), t.summer); err != nil {
+		return -1, txid, fmt.Errorf("commit: %w", space.Explain(err, b.db.Path()))
+	}
 	failpoint.Hit("store.committed")
 	b.measure()
 	return -1, txid, nil
+}
+
+// makeDurable has the disk keep a transaction that bbolt has written, and what it sums up to. It is durable with the sync, and
+// not before: any part of it may reach the disk earlier. So until then no page of the state before may be written, which
+// bbolt does not do within one transaction; the next one, which does, begins afterwards.
+func (b *batcher) makeDurable(txid uint64, summer summer) error {
+	if err := b.stamps.write(stampAt, txid, summer.sum); err != nil {
+		return err
+	}
+	if err := b.sync(); err != nil {
+		return err
+	}
+	b.txid, b.summer, b.unsettled = txid, summer, true
+	return nil
 }
 
 // measure notes how long the part of the file is that has pages now.

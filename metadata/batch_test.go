@@ -54,7 +54,7 @@ func enqueueAll(ctx context.Context, t *testing.T, s *Store, fns ...func(*tx) er
 }
 
 func putMeta(key string) func(*tx) error {
-	return func(t *tx) error { return t.put(t.Bucket(bucketMeta), []byte(key), []byte("x")) }
+	return func(t *tx) error { return t.put(bucketMeta, []byte(key), []byte("x")) }
 }
 
 func TestBatchSharesACommit(t *testing.T) {

@@ -48,10 +48,9 @@ func sampleStore(t *testing.T) []byte {
 	require.NoError(t, s.Close())
 	good, err := os.ReadFile(path)
 	require.NoError(t, err)
-	c := &pageChecker{file: bytes.NewReader(good)}
-	_, err = c.readMetas(uint64(len(good)))
+	newest, _, err := readMetas(bytes.NewReader(good))
 	require.NoError(t, err)
-	return good[:c.high*c.pageSize] // bbolt makes the file longer than it needs
+	return good[:newest.high()*newest.pageSize] // bbolt makes the file longer than it needs
 }
 
 // dump returns all that a store says.

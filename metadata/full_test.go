@@ -164,14 +164,11 @@ func TestCommitOfUnknownFate(t *testing.T) {
 		})
 	}
 	require.NoError(t, create("before"))
-	s.batch.commitTx = func(btx *bolt.Tx) error {
-		require.NoError(t, btx.Commit())
-		return unix.EIO // as if the last sync had failed
-	}
+	s.batch.sync = func() error { return unix.EIO }
 	_, err := s.Remove(t.Context(), "n", "before")
 	require.ErrorIs(t, err, ErrFailed)
 	require.ErrorIs(t, err, unix.EIO)
-	s.batch.commitTx = (*bolt.Tx).Commit
+	s.batch.sync = s.db.Sync
 
 	require.ErrorIs(t, create("after"), ErrFailed)
 	_, err = s.Trash(t.Context())
@@ -195,11 +192,11 @@ func TestTrashWaitsForDurability(t *testing.T) {
 		ID: s.ReserveID(), Name: "n", Key: "k", Kind: snapshots.KindActive, Placement: Placement{Medium: Directory},
 	}))
 	written, sync := make(chan struct{}), make(chan struct{})
-	s.batch.commitTx = func(btx *bolt.Tx) error {
-		err := btx.Commit()
+	s.batch.sync = func() error {
 		close(written)
 		<-sync
-		return err
+		s.batch.sync = s.db.Sync
+		return s.db.Sync()
 	}
 	removed, shown := make(chan error, 1), make(chan int, 1)
 	go func() {

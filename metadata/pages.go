@@ -5,9 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
-	"math/bits"
 )
 
 // What is known here of bbolt's file (internal/common: page.go, meta.go, inode.go, bucket.go): numbers are in the byte order
@@ -17,109 +15,63 @@ const (
 	pageHeader  = 16 // id 8, flags 2, count 2, overflow 4
 	pageElement = 16 // of a leaf: flags 4, position 4, key size 4, value size 4; of a branch: position 4, key size 4, page 8
 	bucketHead  = 16 // root page 8, sequence 8
+	metaSize    = 64
 
-	branchPage = 0x01
-	leafPage   = 0x02
-	metaPage   = 0x04
-
-	metaSize    = 64 // magic 4, version 4, page size 4, flags 4, root bucket 16, free list 8, high water mark 8, txid 8, checksum 8
-	boltMagic   = 0xED0CDAED
-	boltVersion = 2
-
-	maxPageSize = 64 << 10 // that a machine has
+	branchPage   = 0x01
+	leafPage     = 0x02
+	metaTypePage = 0x04
 )
 
-// A pageChecker reads all pages that a store's file has in use before bbolt does, for which a damaged one is a panic, at
-// times in a goroutine of its own, a read from outside of the mapped file, or a walk without an end.
+// A pageChecker reads all pages that a state of a store has in use before bbolt does, for which a damaged one is a panic, at
+// times in a goroutine of its own, a read from outside of the mapped file, or a walk without an end. It sums up what they hold.
 //
-// Both meta pages must be sound. A bbolt that finds one damaged takes the other, which may be the state before the last
-// write: what was acknowledged last would be gone, and its content be taken for garbage. A crash does not tear a meta page:
-// what it writes of one lies in one sector.
+// Whatever pages it passes are a state that bbolt can go on from: each is led to once, from one place, its keys lie where a
+// search looks for them, and siblings are of one kind. So where what they hold sums up to what it should, it does not matter
+// whether all of them are those that the commit wrote.
 type pageChecker struct {
-	file     io.ReaderAt
-	pageSize uint64
-	high     uint64 // pages from here on are in no use
-	seen     []bool // by page
+	file   io.ReaderAt
+	meta   *metaPage
+	seen   []bool // by page
+	path   []byte // the bucket that is read: its name
+	summer summer
 }
 
-// checkPages returns what is wrong with a file of that many bytes.
-func checkPages(file io.ReaderAt, size uint64) error {
-	c := &pageChecker{file: file}
-	newest, err := c.readMetas(size)
-	if err != nil {
-		return err
+// checkPages returns the sum of the state that a meta page leads to in a file of that many bytes, or what is wrong with it.
+func checkPages(file io.ReaderAt, size uint64, m *metaPage) (sum, error) {
+	if high := m.high(); high > size/m.pageSize {
+		return sum{}, fmt.Errorf("the file is cut off: it has %d bytes, and pages of %d up to number %d", size, m.pageSize, high)
 	}
-	c.seen = make([]bool, c.high)
-	return c.tree(binary.NativeEndian.Uint64(newest[16:]), nil, nil)
+	c := &pageChecker{file: file, meta: m, seen: make([]bool, m.high())}
+	_, err := c.tree(m.root(), nil, nil)
+	return c.summer.sum, err
 }
 
-// readMetas returns the newer meta and sets what is known from it.
-func (c *pageChecker) readMetas(size uint64) (newest []byte, err error) {
-	first, err := c.readMeta(0, 0)
-	if err != nil {
-		return nil, err
-	}
-	c.pageSize = uint64(binary.NativeEndian.Uint32(first[8:]))
-	if bits.OnesCount64(c.pageSize) != 1 || c.pageSize < pageHeader+metaSize || c.pageSize > maxPageSize {
-		return nil, fmt.Errorf("page 0: pages of %d bytes", c.pageSize)
-	}
-	second, err := c.readMeta(1, c.pageSize)
-	if err != nil {
-		return nil, err
-	}
-	newest = first
-	if binary.NativeEndian.Uint64(second[48:]) > binary.NativeEndian.Uint64(first[48:]) {
-		newest = second
-	}
-	c.high = binary.NativeEndian.Uint64(newest[40:])
-	if c.high > size/c.pageSize {
-		return nil, fmt.Errorf("the file is cut off: it has %d bytes, and pages of %d up to number %d", size, c.pageSize, c.high)
-	}
-	return newest, nil
-}
-
-func (c *pageChecker) readMeta(id, at uint64) ([]byte, error) {
-	page := make([]byte, pageHeader+metaSize)
-	if _, err := c.file.ReadAt(page, int64(at)); err != nil {
-		return nil, fmt.Errorf("page %d: %w", id, err)
-	}
-	meta := page[pageHeader:]
-	sum := fnv.New64a()
-	_, _ = sum.Write(meta[:56])
-	switch {
-	case binary.NativeEndian.Uint64(page) != id, binary.NativeEndian.Uint16(page[8:]) != metaPage:
-		return nil, fmt.Errorf("page %d is no meta page", id)
-	case binary.NativeEndian.Uint32(meta) != boltMagic, binary.NativeEndian.Uint32(meta[4:]) != boltVersion:
-		return nil, fmt.Errorf("page %d: it is none of bbolt's", id)
-	case binary.NativeEndian.Uint64(meta[56:]) != sum.Sum64():
-		return nil, fmt.Errorf("page %d: its checksum is wrong", id)
-	}
-	return meta, nil
-}
-
-// tree checks a page and those below it, whose keys are not below low and, unless it is nil, below high.
-func (c *pageChecker) tree(id uint64, low, high []byte) error {
+// tree checks a page and those below it, whose keys are not below low and, unless it is nil, below high. It returns the type of
+// the page.
+func (c *pageChecker) tree(id uint64, low, high []byte) (kind uint16, err error) {
 	page, err := c.read(id)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := c.elements(page, low, high); err != nil {
-		return fmt.Errorf("page %d: %w", id, err)
+		return 0, fmt.Errorf("page %d: %w", id, err)
 	}
-	return nil
+	return pageType(page), nil
 }
+
+func pageType(page []byte) uint16 { return binary.NativeEndian.Uint16(page[8:]) }
 
 // read returns a page, with those that it goes on in. Each is read once: a second time would be a circle.
 func (c *pageChecker) read(id uint64) ([]byte, error) {
-	if id < 2 || id >= c.high {
+	if id < 2 || id >= c.meta.high() {
 		return nil, fmt.Errorf("page %d: there is none", id)
 	}
 	header := make([]byte, pageHeader)
-	if _, err := c.file.ReadAt(header, int64(id*c.pageSize)); err != nil {
+	if _, err := c.file.ReadAt(header, int64(id*c.meta.pageSize)); err != nil {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
 	pages := 1 + uint64(binary.NativeEndian.Uint32(header[12:]))
-	if at := binary.NativeEndian.Uint64(header); at != id || pages > c.high-id {
+	if at := binary.NativeEndian.Uint64(header); at != id || pages > c.meta.high()-id {
 		return nil, fmt.Errorf("page %d: it says that it is number %d, of %d pages", id, at, pages)
 	}
 	for i := id; i < id+pages; i++ {
@@ -128,14 +80,14 @@ func (c *pageChecker) read(id uint64) ([]byte, error) {
 		}
 		c.seen[i] = true
 	}
-	page := make([]byte, pages*c.pageSize)
-	_, err := c.file.ReadAt(page, int64(id*c.pageSize))
+	page := make([]byte, pages*c.meta.pageSize)
+	_, err := c.file.ReadAt(page, int64(id*c.meta.pageSize))
 	return page, err
 }
 
 // elements checks what a page holds: keys that rise, each where bbolt writes it.
 func (c *pageChecker) elements(page []byte, low, high []byte) error {
-	flags, count := binary.NativeEndian.Uint16(page[8:]), uint64(binary.NativeEndian.Uint16(page[10:]))
+	flags, count := pageType(page), uint64(binary.NativeEndian.Uint16(page[10:]))
 	leaf := flags == leafPage
 	if !leaf && (flags != branchPage || count == 0) {
 		return fmt.Errorf("it has the type %#x and %d elements", flags, count)
@@ -155,23 +107,53 @@ func (c *pageChecker) elements(page []byte, low, high []byte) error {
 			return fmt.Errorf("element %d: the key %x is out of order", i, key)
 		}
 		low, data = key, data+uint64(len(key)+len(value))
-		keys = append(keys, key)
-		if leaf && binary.NativeEndian.Uint32(page[at:]) != 0 {
-			if err := c.bucket(value); err != nil {
-				return fmt.Errorf("bucket %q: %w", key, err)
-			}
+		if !leaf {
+			keys = append(keys, key)
+			continue
+		}
+		if err := c.leafElement(key, value, binary.NativeEndian.Uint32(page[at:]) != 0); err != nil {
+			return err
 		}
 	}
-	if leaf {
+	return c.children(page, keys, high)
+}
+
+// leafElement sums an entry, or checks the bucket that it leads to.
+func (c *pageChecker) leafElement(key, value []byte, bucket bool) error {
+	if !bucket {
+		c.summer.add(c.path, key, value)
 		return nil
 	}
+	outside := c.path
+	c.path = key
+	if len(outside) > 0 { // none of ours lies in another
+		c.path = append(append(outside[:len(outside):len(outside)], 0), key...)
+	}
+	err := c.bucket(value)
+	c.path = outside
+	if err != nil {
+		return fmt.Errorf("bucket %q: %w", key, err)
+	}
+	return nil
+}
+
+// children checks the pages below a branch, whose keys are given.
+func (c *pageChecker) children(page []byte, keys [][]byte, high []byte) error {
+	var first uint16
 	for i, key := range keys {
 		next := high
 		if i+1 < len(keys) {
 			next = keys[i+1]
 		}
-		if err := c.tree(binary.NativeEndian.Uint64(page[pageHeader+i*pageElement+8:]), key, next); err != nil {
+		kind, err := c.tree(binary.NativeEndian.Uint64(page[pageHeader+i*pageElement+8:]), key, next)
+		if err != nil {
 			return err
+		}
+		if i == 0 {
+			first = kind
+		}
+		if kind != first { // bbolt merges neighbours
+			return fmt.Errorf("element %d: a page of the type %#x beside one of %#x", i, kind, first)
 		}
 	}
 	return nil
@@ -200,11 +182,13 @@ func (c *pageChecker) bucket(value []byte) error {
 	if len(value) < bucketHead {
 		return errors.New("it has no head")
 	}
+	c.summer.resequence(c.path, 0, binary.NativeEndian.Uint64(value[8:]))
 	if root := binary.NativeEndian.Uint64(value); root != 0 {
 		if len(value) != bucketHead {
 			return fmt.Errorf("its head has %d bytes", len(value))
 		}
-		return c.tree(root, nil, nil)
+		_, err := c.tree(root, nil, nil)
+		return err
 	}
 	page := value[bucketHead:]
 	if len(page) < pageHeader || binary.NativeEndian.Uint64(page) != 0 || binary.NativeEndian.Uint16(page[8:]) != leafPage ||

@@ -2,7 +2,6 @@ package metadata
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
@@ -74,16 +73,6 @@ func (s *Store) loadProjects(btx *bolt.Tx) error {
 		}
 	}
 	return nil
-}
-
-// useProjects makes the store one of the version that knows project ids. Stores without any stay as they were, for programs that
-// know none.
-func (t *tx) useProjects() error {
-	meta := t.Bucket(bucketMeta)
-	if version := meta.Get(keyVersion); len(version) == 8 && binary.BigEndian.Uint64(version) >= versionProjects {
-		return nil
-	}
-	return errors.Join(t.put(meta, keyVersion, key8(versionProjects)), t.put(meta, keySum, metaSum(meta)))
 }
 
 // checkProjects finds project ids that two contents have.

@@ -1,13 +1,11 @@
 package metadata
 
 import (
-	"encoding/binary"
 	"path/filepath"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/stretchr/testify/require"
-	bolt "go.etcd.io/bbolt"
 )
 
 // tDirectory makes a snapshot whose content has the lowest project id that is free.
@@ -69,30 +67,4 @@ func TestProjectOfTwo(t *testing.T) {
 		ID: s.ReserveID(), Name: "union", Key: "view", Kind: snapshots.KindView, Placement: Placement{Project: 7},
 	})
 	require.ErrorIs(t, err, ErrInvalid)
-}
-
-// A store becomes one that older programs refuse when a project id is recorded, and not before.
-func TestProjectsRaiseTheVersion(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lamina.db")
-	s := mustOpen(t, path)
-	version := func() (v uint64) {
-		require.NoError(t, s.view(func(btx *bolt.Tx) error {
-			v = binary.BigEndian.Uint64(btx.Bucket(bucketMeta).Get(keyVersion))
-			return nil
-		}))
-		return v
-	}
-	require.NoError(t, s.Create(t.Context(), Snapshot{
-		ID: s.ReserveID(), Name: "union", Key: "plain", Kind: snapshots.KindActive, Placement: Placement{Medium: Directory},
-	}))
-	require.EqualValues(t, schemaVersion, version())
-	tDirectory(t, s, "a")
-	require.EqualValues(t, versionProjects, version())
-	require.NoError(t, s.Close())
-	s = mustOpen(t, path)
-	require.EqualValues(t, versionProjects, version())
-	sn, err := s.Get("union", "plain")
-	require.NoError(t, err)
-	require.Zero(t, sn.Placement.Project)
-	tCheck(t, s)
 }

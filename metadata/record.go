@@ -113,7 +113,7 @@ const (
 	fieldSize      = 12
 	fieldUsageSize = 13 // one more than the bytes, so that a known 0 is told from an unknown usage
 	fieldInodes    = 14
-	fieldProject   = 15 // since versionProjects
+	fieldProject   = 15 // since version 3
 
 	fieldLabelKey   = 1
 	fieldLabelValue = 2

@@ -30,7 +30,7 @@ func (s *Store) Start(ctx context.Context) (starts uint64, err error) {
 		if v := meta.Get(keyStarts); len(v) == 8 {
 			starts += binary.BigEndian.Uint64(v)
 		}
-		return errors.Join(t.put(meta, keyStarts, key8(starts)), t.put(meta, keySum, metaSum(meta)))
+		return errors.Join(t.put(bucketMeta, keyStarts, key8(starts)), t.put(bucketMeta, keySum, metaSum(meta)))
 	})
 	return starts, err
 }
@@ -64,7 +64,7 @@ func (s *Store) Unanswered(ctx context.Context, medium Medium) error {
 		if v := meta.Get(keyStarts); len(v) == 8 {
 			starts = bytes.Clone(v)
 		}
-		return errors.Join(t.put(meta, keyUnanswered(medium), starts), t.put(meta, keySum, metaSum(meta)))
+		return errors.Join(t.put(bucketMeta, keyUnanswered(medium), starts), t.put(bucketMeta, keySum, metaSum(meta)))
 	})
 }
 
@@ -81,7 +81,7 @@ func (s *Store) Answered(ctx context.Context, medium Medium) error {
 	}
 	return s.reduce(ctx, func(t *tx) error {
 		meta := t.Bucket(bucketMeta)
-		return errors.Join(t.delete(meta, keyUnanswered(medium)), t.put(meta, keySum, metaSum(meta)))
+		return errors.Join(t.delete(bucketMeta, keyUnanswered(medium)), t.put(bucketMeta, keySum, metaSum(meta)))
 	})
 }
 

@@ -1,14 +1,11 @@
 package metadata
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,26 +13,26 @@ import (
 	"github.com/google/uuid"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
-	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
-// The versions of the layout in the package comment that this program knows.
+// The versions of the layout in the package comment that this program knows. Version 3 differs from 2 in that placements may
+// have project ids; 4 has the stamps of commits, without which a power cut in the middle of one is damage. The first open to
+// write makes an older one the newest.
 const (
-	schemaVersion = 2
-
-	// versionProjects differs in that placements have project ids, which a program that knows version 2 alone would take for
-	// damage. A store becomes one with the first of them.
-	versionProjects = 3
+	oldestVersion = 2
+	schemaVersion = 4
 )
 
 // boltOptions are those of every store. The list of free pages is not kept in the file: it would be written with every
-// commit, and after many removals it is long. bbolt finds it again by a scan at open.
+// commit, and after many removals it is long. bbolt finds it again by a scan at open. What bbolt syncs is the growth of the
+// file; the batcher syncs the commits.
 func boltOptions() *bolt.Options {
 	return &bolt.Options{
 		Timeout:         time.Millisecond, // one try: bbolt asks again after 50 ms
 		NoFreelistSync:  true,
+		NoSync:          true,
 		FreelistType:    bolt.FreelistMapType,
 		InitialMmapSize: mapSize,
 	}
@@ -83,7 +80,8 @@ type Store struct {
 //
 // It fails at once with [ErrLocked] while another process has the store open, with [ErrVersion], [ErrNotStore] or
 // [ErrDamaged] when the file is not one that this program can use; the file stays as it is. A store that is opened to be
-// written passes [Store.Check] first.
+// written passes [Store.Check] first. Where a power cut has cut off a commit, that is undone; a store that is opened
+// read-only is [ErrCutOff] then.
 func Open(path string, o Options) (*Store, error) {
 	s, err := open(path, o)
 	if errors.Is(err, fs.ErrNotExist) && !o.ReadOnly {
@@ -108,57 +106,62 @@ func open(path string, o Options) (*Store, error) {
 	if st.Size() == 0 { // bbolt would make it a database
 		return nil, fmt.Errorf("%w: it is empty", ErrDamaged)
 	}
-	db, err := openBolt(path, o.ReadOnly)
+	db, judged, err := openBolt(path, o.ReadOnly)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: db, readOnly: o.ReadOnly, batch: batcher{db: db, commitTx: (*bolt.Tx).Commit}}
+	s := &Store{db: db, readOnly: o.ReadOnly, batch: batcher{db: db, commitTx: (*bolt.Tx).Commit, sync: db.Sync}}
 	if err := guardFaults(s.load); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	if err := s.openRoom(); err != nil {
-		return nil, errors.Join(err, db.Close())
+	if o.ReadOnly {
+		return s, nil
+	}
+	if err := s.beginWrites(judged); err != nil {
+		return nil, errors.Join(err, db.Close(), s.batch.close())
 	}
 	return s, nil
 }
 
-// openRoom begins to look after the room of a store that is to be written. A disk that is full now is no error.
-func (s *Store) openRoom() (err error) {
-	if s.readOnly {
-		return nil
-	}
+// beginWrites makes a store that was judged so ready to be written. A disk that is full now is no error.
+func (s *Store) beginWrites(judged judgement) (err error) {
 	if s.batch.room, err = openRoom(s.db.Path()); err != nil {
+		return err
+	}
+	if s.batch.stamps, err = openStamps(s.db.Path(), judged.page.pageSize); err != nil {
 		return err
 	}
 	s.batch.measure()
 	_ = s.batch.room.ensure() // the first write that needs it says what is wrong
-	return nil
+	return s.batch.begin(judged)
 }
 
 // openBolt opens the file, once all that is in use of it has been looked at: what is damaged must not be built upon, and
 // bbolt runs into a damaged page with a panic, at times in a goroutine where nobody can catch it.
-func openBolt(path string, readOnly bool) (*bolt.DB, error) {
-	if err := verifyFile(path); err != nil {
-		return nil, err
+func openBolt(path string, readOnly bool) (*bolt.DB, judgement, error) {
+	judged, err := verifyFile(path, readOnly)
+	if err != nil {
+		return nil, judged, err
 	}
 	db, err := openBoltOnce(path, true)
 	if err != nil {
-		return nil, err
+		return nil, judged, err
 	}
 	err = guardFaults(func() error { return db.View(verifyMeta) })
 	if err == nil && !readOnly {
 		err = guardFaults(func() error { return db.View(checkAll) })
 	}
 	if err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, judged, errors.Join(err, db.Close())
 	}
 	if readOnly {
-		return db, nil
+		return db, judged, nil
 	}
 	if err := db.Close(); err != nil {
-		return nil, err
+		return nil, judged, err
 	}
-	return openBoltOnce(path, false)
+	db, err = openBoltOnce(path, false)
+	return db, judged, err
 }
 
 func openBoltOnce(path string, readOnly bool) (db *bolt.DB, err error) {
@@ -176,75 +179,6 @@ func openBoltOnce(path string, readOnly bool) (db *bolt.DB, err error) {
 		return nil, fmt.Errorf("%w: %w", ErrNotStore, err)
 	}
 	return db, err
-}
-
-// verifyFile reads every page that is in use, with bbolt's lock, so that nobody writes meanwhile.
-func verifyFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // nothing was written through it
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		return ErrLocked
-	} else if err != nil {
-		return &os.PathError{Op: "flock", Path: path, Err: err}
-	}
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	err = checkPages(f, uint64(st.Size()))
-	switch {
-	case err == nil:
-		return nil
-	case isBolt(f):
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
-	default:
-		return fmt.Errorf("%w: %w", ErrNotStore, err)
-	}
-}
-
-// isBolt reports whether one of the first pages, of which both are meta pages, is one of bbolt's.
-func isBolt(f io.ReaderAt) bool {
-	head := make([]byte, 2*maxPageSize)
-	n, _ := f.ReadAt(head, 0) // what cannot be read is none
-	return bytes.Contains(head[:n], binary.NativeEndian.AppendUint32(nil, boltMagic))
-}
-
-// verifyMeta checks that the file is a store of the known version.
-func verifyMeta(btx *bolt.Tx) error {
-	meta := btx.Bucket(bucketMeta)
-	if meta == nil {
-		return fmt.Errorf("%w: it is a bbolt file of another program", ErrNotStore)
-	}
-	version := meta.Get(keyVersion)
-	if len(version) != 8 {
-		return fmt.Errorf("%w: it has no schema version", ErrNotStore)
-	}
-	if v := binary.BigEndian.Uint64(version); v < schemaVersion || v > versionProjects {
-		return fmt.Errorf("%w %d; this program knows %d to %d", ErrVersion, v, schemaVersion, versionProjects)
-	}
-	if !bytes.Equal(meta.Get(keySum), metaSum(meta)) {
-		return fmt.Errorf("%w: the checksum of its uuid and its count of starts is wrong", ErrDamaged)
-	}
-	for _, name := range [][]byte{bucketKeys, bucketRecords, bucketChildren, bucketLabels, bucketDevices, bucketTrash} {
-		if btx.Bucket(name) == nil {
-			return fmt.Errorf("%w: the bucket %q is missing", ErrDamaged, name)
-		}
-	}
-	return nil
-}
-
-// guardFaults turns what a damaged file makes of bbolt, a panic or a fault in the mapped file, into ErrDamaged.
-func guardFaults(fn func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", ErrDamaged, r)
-		}
-	}()
-	return fn()
 }
 
 // load reads what is kept in memory.
@@ -282,7 +216,9 @@ func create(path string) (err error) {
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	db, err := bolt.Open(temp, 0o600, boltOptions())
+	o := boltOptions()
+	o.NoSync = false
+	db, err := bolt.Open(temp, 0o600, o)
 	if err != nil {
 		return err
 	}
@@ -291,7 +227,7 @@ func create(path string) (err error) {
 		return errors.Join(err, os.Remove(temp))
 	}
 	failpoint.Hit("store.initialised")
-	// Its content is synced by the commit, its name by the directory.
+	// Its content is synced by the commit, its name by the directory. It has no stamp until it is opened.
 	if err := os.Rename(temp, path); err != nil {
 		return err
 	}
@@ -317,9 +253,9 @@ func initialise(btx *bolt.Tx) error {
 	)
 }
 
-// Close closes the store. It waits for the transactions under way; no write may follow. It may be called again.
+// Close closes the store, and notes in the file that it is whole. It waits for the transactions under way; no write may follow. It may be called again.
 func (s *Store) Close() error {
-	return errors.Join(s.db.Close(), s.batch.room.close())
+	return errors.Join(s.batch.settle(), s.db.Close(), s.batch.close())
 }
 
 // UUID returns what tells this store from all others.

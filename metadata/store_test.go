@@ -38,14 +38,16 @@ func TestOpenAfterCreationWasCut(t *testing.T) {
 	require.NoFileExists(t, path+".new")
 }
 
+// bbolt writes to a file as bbolt alone does.
+func bbolt(t *testing.T, path string, fill func(*bolt.Tx) error) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, db.Update(fill))
+	require.NoError(t, db.Close())
+}
+
 func TestOpenRefuses(t *testing.T) {
-	bbolt := func(t *testing.T, path string, fill func(*bolt.Tx) error) {
-		t.Helper()
-		db, err := bolt.Open(path, 0o600, nil)
-		require.NoError(t, err)
-		require.NoError(t, db.Update(fill))
-		require.NoError(t, db.Close())
-	}
 	for name, c := range map[string]struct {
 		make func(t *testing.T, path string)
 		want error

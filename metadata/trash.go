@@ -44,13 +44,13 @@ func readTrash(btx *bolt.Tx) (links []Link, err error) {
 func (s *Store) Forget(ctx context.Context, links ...Link) error {
 	err := s.reduce(ctx, func(t *tx) error {
 		for _, link := range links {
-			if err := t.delete(t.Bucket(bucketTrash), key8(uint64(link.ID))); err != nil {
+			if err := t.delete(bucketTrash, key8(uint64(link.ID))); err != nil {
 				return err
 			}
 			if link.Placement.Medium != Volume {
 				continue
 			}
-			if err := t.delete(t.Bucket(bucketDevices), key4(link.Placement.Device)); err != nil {
+			if err := t.delete(bucketDevices, key4(link.Placement.Device)); err != nil {
 				return err
 			}
 		}
@@ -106,11 +106,11 @@ func (t *tx) adopt(link Link) error {
 		return err
 	}
 	if link.Placement.Medium == Volume {
-		if err := t.put(t.Bucket(bucketDevices), key4(link.Placement.Device), key8(uint64(link.ID))); err != nil {
+		if err := t.put(bucketDevices, key4(link.Placement.Device), key8(uint64(link.ID))); err != nil {
 			return err
 		}
 	}
-	return t.put(t.Bucket(bucketTrash), key8(uint64(link.ID)), link.encode())
+	return t.put(bucketTrash, key8(uint64(link.ID)), link.encode())
 }
 
 // skip keeps the numbers of an adopted content from being reserved.

@@ -14,19 +14,33 @@ import (
 // appendFill is how full bbolt leaves a page that it splits, where keys come in order: full but for some room to grow.
 const appendFill = 0.9
 
-// tx is a writable transaction that counts its writes.
+// tx is a writable transaction that counts its writes and keeps the sum of what the store then holds. All writes go through
+// put, delete and raiseSequence.
 type tx struct {
 	*bolt.Tx
 	writes int
+	summer summer
 }
 
-func (t *tx) put(b *bolt.Bucket, k, v []byte) error {
+func (t *tx) put(bucket, k, v []byte) error {
+	if v == nil {
+		v = []byte{} // Get tells it from no entry
+	}
+	b := t.Bucket(bucket)
 	t.writes++
+	if was := b.Get(k); was != nil {
+		t.summer.remove(bucket, k, was)
+	}
+	t.summer.add(bucket, k, v)
 	return b.Put(k, v)
 }
 
-func (t *tx) delete(b *bolt.Bucket, k []byte) error {
+func (t *tx) delete(bucket, k []byte) error {
+	b := t.Bucket(bucket)
 	t.writes++
+	if was := b.Get(k); was != nil {
+		t.summer.remove(bucket, k, was)
+	}
 	return b.Delete(k)
 }
 
@@ -41,17 +55,16 @@ func (t *tx) erase(sn Snapshot) error { return t.replace(sn, Snapshot{}) }
 func (t *tx) replace(was, is Snapshot) error {
 	var errs []error
 	if was.ID != 0 && (is.ID == 0 || is.Key != was.Key) {
-		errs = append(errs, t.delete(t.Bucket(bucketKeys), nameKey(was.Name, was.Key)))
+		errs = append(errs, t.delete(bucketKeys, nameKey(was.Name, was.Key)))
 	}
 	if is.ID != 0 && is.Key != was.Key {
-		errs = append(errs, t.put(t.Bucket(bucketKeys), nameKey(is.Name, is.Key), key8(uint64(is.ID))))
+		errs = append(errs, t.put(bucketKeys, nameKey(is.Name, is.Key), key8(uint64(is.ID))))
 	}
-	records := t.Bucket(bucketRecords)
-	records.FillPercent = appendFill
+	t.Bucket(bucketRecords).FillPercent = appendFill
 	if is.ID != 0 {
-		errs = append(errs, t.put(records, key8(uint64(is.ID)), is.encode()))
+		errs = append(errs, t.put(bucketRecords, key8(uint64(is.ID)), is.encode()))
 	} else {
-		errs = append(errs, t.delete(records, key8(uint64(was.ID))))
+		errs = append(errs, t.delete(bucketRecords, key8(uint64(was.ID))))
 	}
 	errs = append(errs, t.replaceSet(bucketChildren, childKeys(was), childKeys(is)))
 	errs = append(errs, t.replaceSet(bucketLabels, labelKeys(was), labelKeys(is)))
@@ -65,14 +78,14 @@ func (t *tx) replaceSet(bucket []byte, was, is [][]byte) error {
 	}
 	for _, k := range was {
 		if !has(is, k) {
-			if err := t.delete(t.Bucket(bucket), k); err != nil {
+			if err := t.delete(bucket, k); err != nil {
 				return err
 			}
 		}
 	}
 	for _, k := range is {
 		if !has(was, k) {
-			if err := t.put(t.Bucket(bucket), k, nil); err != nil {
+			if err := t.put(bucket, k, nil); err != nil {
 				return err
 			}
 		}
@@ -145,6 +158,7 @@ func (t *tx) raiseSequence(id ID) error {
 		return nil
 	}
 	t.writes++
+	t.summer.resequence(bucketRecords, b.Sequence(), uint64(id))
 	return b.SetSequence(uint64(id))
 }
 

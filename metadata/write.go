@@ -46,13 +46,8 @@ func (s *Store) Create(ctx context.Context, sn Snapshot) error {
 		if err := t.raiseSequence(sn.ID); err != nil {
 			return err
 		}
-		if sn.Placement.Project != 0 {
-			if err := t.useProjects(); err != nil {
-				return err
-			}
-		}
 		if sn.Placement.Medium == Volume {
-			if err := t.put(t.Bucket(bucketDevices), key4(sn.Placement.Device), key8(uint64(sn.ID))); err != nil {
+			if err := t.put(bucketDevices, key4(sn.Placement.Device), key8(uint64(sn.ID))); err != nil {
 				return err
 			}
 		}
@@ -113,7 +108,7 @@ func (s *Store) Remove(ctx context.Context, name, key string) (sn Snapshot, err 
 		if err := t.erase(sn); err != nil || sn.Placement.Medium == NoMedium {
 			return err
 		}
-		return t.put(t.Bucket(bucketTrash), key8(uint64(sn.ID)), sn.Link().encode())
+		return t.put(bucketTrash, key8(uint64(sn.ID)), sn.Link().encode())
 	})
 	return sn, err
 }

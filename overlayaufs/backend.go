@@ -55,6 +55,8 @@ type Backend struct {
 	walks    walks
 	mapsIDs  atomic.Bool // has been found
 
+	spares    spares
+	fresh     sync.Map           // the ids of contents that Make has just made and nobody has mounted; without an id map
 	restoring singleflight.Group // of contents that Mounts makes again, by id
 	claimed   sync.Map           // the ids of volatile contents that claimBoot was called for
 	hidden    sync.Once          // has been said
@@ -163,10 +165,11 @@ func (b *Backend) Options() []string {
 
 // Close lets go of the root. It may be called more than once.
 func (b *Backend) Close() error {
-	if err := b.dir.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return err
+	err := b.stopSpares()
+	if closeErr := b.dir.Close(); !errors.Is(closeErr, os.ErrClosed) {
+		err = errors.Join(err, closeErr)
 	}
-	return nil
+	return err
 }
 
 // path returns the path of content id, or of something in it.

@@ -179,12 +179,12 @@ func (r rootDir) mapped(m *idmap.Map) (rootDir, error) {
 	return r, nil
 }
 
-// markIDs records that what is written to content id has the ids of the host that m gives, in a symbolic link, which is made
+// markIDs records that what is written to the content in dir has the ids of the host that m gives, in a symbolic link, which is made
 // at once with its target. The target is a digest: a map can be longer than a link.
 //
 // A power cut may take the link and leave what was synced in fs beside it (btrfs, see make). So that there is none tells nothing.
-func (b *Backend) markIDs(id uint64, m *idmap.Map) error {
-	return os.Symlink(digest(m), b.path(id, idsName))
+func markIDs(dir string, m *idmap.Map) error {
+	return os.Symlink(digest(m), filepath.Join(dir, idsName))
 }
 
 // checkIDs refuses a content that was made with another map than m, which may be nil: what has been written to it would belong

@@ -58,13 +58,16 @@ func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels m
 	if err != nil {
 		return 0, fmt.Errorf("make %s: %w", b.path(c.ID), err)
 	}
-	if err = b.Delete(ctx, Content{ID: c.ID}); err == nil {
-		err = b.make(c, chain, ids, limits)
+	if len(chain) == 0 {
+		ids = nil // it is in a bind mount, and that is mapped itself
+	}
+	if err = b.make(ctx, c, chain, ids, limits); err == nil && ids == nil {
+		b.fresh.Store(c.ID, nil)
 	}
 	return 0, space.Explain(err, b.root)
 }
 
-// make creates a content where nothing is.
+// make creates a content, of a spare if there is one; one that is to be in a project is made in it.
 //
 // The directory is put into its project while it is empty, so that all that will be in it is in the project too: what is moved
 // from work to fs must be. A cut after that leaves garbage in the project, and perhaps limits of it, which go with the garbage.
@@ -78,42 +81,63 @@ func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels m
 // fs/xfs/xfs_file.c). So a power cut may leave a record of an active snapshot without its directory, and on btrfs without
 // work alone; Mounts makes that again, empty. Nothing that was synced is lost so: on ext4 and xfs the fsync of a file made in
 // fs takes the steps before with it, on btrfs the directories above the file.
-func (b *Backend) make(c Content, chain []Content, ids *idmap.Map, limits quota.Limits) error {
-	id := c.ID
-	root := rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: baseMode}
+func (b *Backend) make(ctx context.Context, c Content, chain []Content, ids *idmap.Map, limits quota.Limits) error {
+	root := baseRoot()
 	if len(chain) > 0 {
 		var err error
 		if root, err = readRootDir(b.path(chain[0].ID, fsName)); err != nil {
-			return fmt.Errorf("make %s: parent: %w", b.path(id), err)
+			return fmt.Errorf("make %s: parent: %w", b.path(c.ID), err)
 		}
 	}
-	mapped := len(chain) > 0 && ids != nil // a base is in a bind mount, and that is mapped itself
-	if mapped {
+	if ids != nil {
 		var err error
 		if root, err = root.mapped(ids); err != nil {
-			return fmt.Errorf("make %s: parent: %w", b.path(id), err)
+			return fmt.Errorf("make %s: parent: %w", b.path(c.ID), err)
 		}
 	}
-	if err := os.Mkdir(b.path(id), 0o700); err != nil {
+	mark := func(dir string) error {
+		switch {
+		case ids != nil:
+			return markIDs(dir, ids)
+		case len(chain) == 0: // Rebase looks at when a base was made
+			now := []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}
+			return unix.UtimesNanoAt(unix.AT_FDCWD, dir, now, 0)
+		}
+		return nil
+	}
+	if c.Project == 0 {
+		b.claimed.Delete(c.ID)
+		if used, err := b.useSpare(ctx, c.ID, root, mark); used || err != nil {
+			return err
+		}
+	}
+	if err := b.Delete(ctx, Content{ID: c.ID}); err != nil {
+		return err
+	}
+	return b.makeAnew(c, root, limits, mark)
+}
+
+// makeAnew creates a content where nothing is.
+func (b *Backend) makeAnew(c Content, root rootDir, limits quota.Limits, mark func(dir string) error) error {
+	dir := b.path(c.ID)
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
 	failpoint.Hit("union.made-directory")
 	if err := b.join(c, limits); err != nil {
 		return err
 	}
-	if err := os.Mkdir(b.path(id, workName), workMode); err != nil {
+	if err := os.Mkdir(b.path(c.ID, workName), workMode); err != nil {
 		return err
 	}
-	if mapped {
-		if err := b.markIDs(id, ids); err != nil {
-			return err
-		}
+	if err := mark(dir); err != nil {
+		return err
 	}
-	if err := root.create(b.path(id, newName)); err != nil {
+	if err := root.create(b.path(c.ID, newName)); err != nil {
 		return err
 	}
 	failpoint.Hit("union.made-root")
-	return os.Rename(b.path(id, newName), b.path(id, fsName))
+	return os.Rename(b.path(c.ID, newName), b.path(c.ID, fsName))
 }
 
 // rootDir is what a layer's root directory has of its own.
@@ -121,6 +145,9 @@ type rootDir struct {
 	uid, gid int
 	mode     uint32 // permissions with the set-user-id, set-group-id and sticky bits, as chmod(2) takes them
 }
+
+// baseRoot is that of a base.
+func baseRoot() rootDir { return rootDir{uid: os.Geteuid(), gid: os.Getegid(), mode: baseMode} }
 
 func readRootDir(path string) (rootDir, error) {
 	var st unix.Stat_t
@@ -135,18 +162,20 @@ func (r rootDir) create(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
 	}
-	return r.apply(path)
+	return rootDir{uid: os.Geteuid(), gid: os.Getegid()}.become(r, path)
 }
 
-// apply gives what r has to a directory, which has the owner of this process or that of r. The mode comes after the owner,
-// because a change of owner may clear its special bits.
-func (r rootDir) apply(path string) error {
-	if r.uid != os.Geteuid() || r.gid != os.Getegid() {
-		if err := os.Lchown(path, r.uid, r.gid); err != nil {
+// become gives what want has to a directory that has r. The mode comes after the owner, because a change of owner may clear its
+// special bits.
+func (r rootDir) become(want rootDir, path string) error {
+	if r.uid != want.uid || r.gid != want.gid {
+		if err := os.Lchown(path, want.uid, want.gid); err != nil {
 			return err
 		}
+	} else if r.mode == want.mode {
+		return nil
 	}
-	if err := unix.Chmod(path, r.mode); err != nil {
+	if err := unix.Chmod(path, want.mode); err != nil {
 		return &os.PathError{Op: "chmod", Path: path, Err: err}
 	}
 	return nil
@@ -163,6 +192,7 @@ func (b *Backend) Delete(ctx context.Context, c Content) error {
 		return fmt.Errorf("delete %s: %w", b.path(c.ID), err)
 	}
 	b.claimed.Delete(c.ID)
+	b.fresh.Delete(c.ID)
 	project, err := b.release(c)
 	if err == nil {
 		err = b.onRoot("delete", func(fd int) error {

@@ -45,17 +45,7 @@ func (b *Backend) Mounts(
 		return nil, err
 	}
 	if writable {
-		b.tolerate(ctx, chain[0], labels)
-		if err := b.restore(ctx, chain, labels); err != nil {
-			return nil, err
-		}
-		if err := b.correctLimits(chain, labels); err != nil {
-			return nil, err
-		}
-		if err := b.claimBoot(ctx, chain[0].ID, b.isVolatile(chain, labels)); err != nil {
-			return nil, err
-		}
-		if err := b.checkIDs(chain[0].ID, ids); err != nil {
+		if err := b.readyToWrite(ctx, chain, labels, ids); err != nil {
 			return nil, err
 		}
 	}
@@ -71,6 +61,30 @@ func (b *Backend) Mounts(
 	return b.planMapped(chain, writable, labels, ids), nil
 }
 
+// readyToWrite sees to it that chain[0] can be mounted writable. What was made for this call is as Make has left it: whole, and
+// without a mark.
+func (b *Backend) readyToWrite(ctx context.Context, chain []Content, labels map[string]string, ids *idmap.Map) error {
+	b.tolerate(ctx, chain[0], labels)
+	_, fresh := b.fresh.LoadAndDelete(chain[0].ID)
+	if !fresh {
+		if err := b.restore(ctx, chain, labels); err != nil {
+			return err
+		}
+	}
+	if err := b.correctLimits(chain, labels); err != nil {
+		return err
+	}
+	if volatile := b.isVolatile(chain, labels); volatile || !fresh {
+		if err := b.claimBoot(ctx, chain[0].ID, volatile); err != nil {
+			return err
+		}
+	}
+	if fresh {
+		return nil
+	}
+	return b.checkIDs(chain[0].ID, ids)
+}
+
 // restore makes what is missing of chain[0] again.
 func (b *Backend) restore(ctx context.Context, chain []Content, labels map[string]string) error {
 	lost, err := b.lost(chain[0].ID)
@@ -82,6 +96,7 @@ func (b *Backend) restore(ctx context.Context, chain []Content, labels map[strin
 		switch lost, err := b.lost(chain[0].ID); lost {
 		case fsName: // nothing that was synced was in it
 			_, err = b.Make(ctx, chain[0], chain[1:], labels)
+			b.fresh.Delete(chain[0].ID) // this call of Mounts looks at it
 			return nil, err
 		case workName: // btrfs brings back a directory above a file that was synced, and not the ones beside it
 			return nil, os.Mkdir(b.path(chain[0].ID, workName), workMode)

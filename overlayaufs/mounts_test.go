@@ -95,6 +95,7 @@ func TestMountsRestoresLostLayer(t *testing.T) {
 	if err := os.Rename(b.path(1, fsName), b.path(1, newName)); err != nil { // as if the power went before that
 		t.Fatal(err)
 	}
+	b.fresh.Delete(uint64(1)) // as the next start knows it
 	if _, err := b.Mounts(ctx, tChain(1, 0), false, nil); err != nil {
 		t.Fatal(err)
 	}

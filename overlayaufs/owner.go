@@ -114,7 +114,11 @@ func (b *Backend) Claim(ctx context.Context, uuid string, start uint64) error {
 		return space.Explain(err, b.root)
 	}
 	b.takeReserve(ctx)
-	return syncDir(filepath.Dir(b.root)) // Open may have made the root
+	if err := syncDir(filepath.Dir(b.root)); err != nil { // Open may have made the root
+		return err
+	}
+	b.keepSpares(ctx) // not before: the place is ours now
+	return nil
 }
 
 // writeOwner replaces the owner file. At return it is durable.
@@ -202,7 +206,7 @@ func checkNew(root string) error {
 // isOurs reports whether a name in a root is one of those that are there beside the contents and the owner file. The root of
 // a file system of its own may have lost+found.
 func isOurs(name string) bool {
-	if _, ok := parseLink(name); ok || strings.HasPrefix(name, trialPrefix) {
+	if _, ok := parseLink(name); ok || strings.HasPrefix(name, trialPrefix) || isSpare(name) {
 		return true
 	}
 	return slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, xinoName, "lost+found"}, name)

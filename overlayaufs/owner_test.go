@@ -2,6 +2,7 @@ package overlayaufs
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,7 +46,7 @@ func TestOwner(t *testing.T) {
 	if err := b.Claim(ctx, "a", 4); err == nil {
 		t.Error("claimed contents without owner")
 	}
-	if err := os.RemoveAll(b.root); err != nil {
+	if err := errors.Join(b.stopSpares(), os.RemoveAll(b.root)); err != nil {
 		t.Fatal(err)
 	}
 	wantOwner("", 0)

@@ -57,7 +57,7 @@ func (b *Backend) rebase(ctx context.Context, c Content, below []Content, labels
 	if !b.isLoose(labels) {
 		return nil
 	}
-	// Make's last step: nothing that was made in the layer is older.
+	// Make's last step, or told by it: nothing that was made in the layer is older.
 	made, err := os.Lstat(b.path(c.ID))
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func (b *Backend) adoptRoot(id, below uint64) error {
 	if err != nil || !asMade(own, want) || own.gid != os.Getegid() && own.gid != want.gid {
 		return err
 	}
-	return want.apply(path)
+	return own.become(want, path)
 }
 
 // asMade reports whether a directory has what it was made with, or a part of what it is to have: that of a rebase which was

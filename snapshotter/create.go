@@ -32,6 +32,8 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		return nil, err
 	}
 	defer leave()
+	s.set.calls.enter()
+	defer s.set.calls.leave()
 	info, err := s.set.applyOpts(opts)
 	if err != nil {
 		return nil, err
@@ -74,17 +76,62 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		chain = append([]metadata.Link{sn.Link()}, chain...)
 		failpoint.Hit("create.made")
 	}
-	mounts, err := s.mountsOf(ctx, sn, chain)
-	if err == nil {
+	return s.record(ctx, sn, chain, undo)
+}
+
+// record writes the record of a new snapshot, whose content is durable, and returns its mounts. What a Releaser starts for
+// those is the running kernel's alone, so it is started while the store writes. If it cannot be, the record goes again; a kill
+// in between leaves a snapshot of which the client does not know, as one right after the record does. undo is called where
+// there is no record.
+func (s *Snapshotter) record(ctx context.Context, sn metadata.Snapshot, chain []metadata.Link, undo func()) ([]mount.Mount, error) {
+	var mounts []mount.Mount
+	mountable := func() (err error) {
+		mounts, err = s.mountsOf(ctx, sn, chain)
 		failpoint.Hit("create.mountable")
-		err = s.set.store.Create(ctx, sn)
+		return err
 	}
-	if err != nil {
-		undo()
-		return nil, err
+	mounted := make(chan error, 1)
+	if s.starts(chain) {
+		go func() { mounted <- mountable() }()
+	} else {
+		err := mountable()
+		if err != nil {
+			undo()
+			return nil, err
+		}
+		mounted <- nil
 	}
+	err := s.set.store.Create(ctx, sn)
 	failpoint.Hit("create.recorded")
+	failed := <-mounted
+	switch {
+	case err != nil:
+		undo() // a device that is just being made would outlive the content
+		return nil, errors.Join(err, failed)
+	case failed != nil:
+		return nil, errors.Join(failed, s.unrecord(ctx, sn))
+	}
 	return mounts, nil
+}
+
+// starts reports whether the mounts of a chain start something in the kernel.
+func (s *Snapshotter) starts(chain []metadata.Link) bool {
+	medium := s.medium
+	if len(chain) > 0 {
+		medium = chain[0].Placement.Medium
+	}
+	_, ok := s.set.backends[medium].(Releaser)
+	return ok
+}
+
+// unrecord takes the record of a snapshot that could not be mounted away again.
+func (s *Snapshotter) unrecord(ctx context.Context, sn metadata.Snapshot) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockWait)
+	defer cancel()
+	if err := s.erase(ctx, sn.Key); err != nil {
+		return fmt.Errorf("it is recorded all the same: %w", err)
+	}
+	return nil
 }
 
 // applyOpts returns what opts say of a snapshot, without labels of no value, which the store drops, and those of backends:

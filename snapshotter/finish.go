@@ -27,6 +27,8 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 		return err
 	}
 	defer leave()
+	s.set.calls.enter()
+	defer s.set.calls.leave()
 	info, err := s.set.applyOpts(opts)
 	if err != nil {
 		return err
@@ -140,11 +142,18 @@ func (s *Snapshotter) remove(ctx context.Context, key string) error {
 		return err
 	}
 	defer leave()
+	s.set.calls.enter()
+	defer s.set.calls.leave()
 	release, err := s.lock(ctx, exclusive(key))
 	if err != nil {
 		return err
 	}
 	defer release()
+	return s.erase(ctx, key)
+}
+
+// erase is remove with the lock held.
+func (s *Snapshotter) erase(ctx context.Context, key string) error {
 	failpoint.Hit("remove.erase")
 	sn, err := s.set.store.Remove(ctx, s.name, key)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/log"
@@ -18,10 +19,19 @@ import (
 
 const (
 	reapWorkers  = 2                // deletions at once
-	reapChunk    = 32               // deletions that share a transaction
+	reapChunk    = 256              // deletions that share a transaction
 	reapTimeout  = 10 * time.Minute // of one deletion; what is left then goes with the next attempt
 	reapPatience = 10 * time.Second // until others are deleted beside one that takes long
 	reapSlow     = 16               // that take long, at once
+
+	// reapLinger is how long a removal waits for others: they share a pass, which looks at all mounts and writes the store once.
+	reapLinger = 30 * time.Millisecond
+
+	// A deletion makes way for calls until there has been none for reapCalm, for reapWay at most. So 1,000 deletions a second
+	// go on whatever is called. If they come faster and reapHurry wait, none makes way any more.
+	reapCalm  = time.Millisecond
+	reapWay   = 10 * time.Millisecond
+	reapHurry = 2048
 )
 
 // A reaper deletes the contents of one medium that are in the trash. Its queue is the trash in the store, so nothing is lost
@@ -31,11 +41,16 @@ type reaper struct {
 	medium  metadata.Medium
 	backend Backend
 
+	calls *calls // that deletions make way for
+
 	kick     chan struct{}   // holds one: there may be something new
+	removed  chan struct{}   // holds one: the same, and there may soon be more
 	requests chan chan error // each is answered after a pass that began later
 	cancel   context.CancelFunc
 	stopped  <-chan struct{} // closed when it is to stop
 	done     chan struct{}   // closed when it has
+
+	backlog atomic.Int64 // about how much is in the trash
 
 	mu   sync.Mutex
 	slow map[metadata.ID]bool // still being deleted when their pass went on
@@ -46,11 +61,11 @@ type reaper struct {
 }
 
 // startReaper starts a reaper, which runs until ctx ends or it is closed.
-func startReaper(ctx context.Context, store *metadata.Store, medium metadata.Medium, backend Backend) *reaper {
+func startReaper(ctx context.Context, store *metadata.Store, medium metadata.Medium, backend Backend, calls *calls) *reaper {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &reaper{
 		store: store, medium: medium, backend: backend, slow: map[metadata.ID]bool{},
-		kick: make(chan struct{}, 1), requests: make(chan chan error), cancel: cancel, stopped: ctx.Done(), done: make(chan struct{}),
+		calls: calls, kick: make(chan struct{}, 1), removed: make(chan struct{}, 1), requests: make(chan chan error), cancel: cancel, stopped: ctx.Done(), done: make(chan struct{}),
 		retry: backoff{first: time.Second},
 	}
 	r.watcher = newWatcher(backend, r.wake)
@@ -62,6 +77,15 @@ func startReaper(ctx context.Context, store *metadata.Store, medium metadata.Med
 func (r *reaper) wake() {
 	select {
 	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+// wakeSoon tells the reaper that there is something in the trash, and that nobody waits for it to go.
+func (r *reaper) wakeSoon() {
+	r.backlog.Add(1)
+	select {
+	case r.removed <- struct{}{}:
 	default:
 	}
 }
@@ -114,6 +138,7 @@ func (r *reaper) run(ctx context.Context) {
 	retry, rest := time.NewTimer(0), time.NewTimer(0)
 	defer retry.Stop()
 	defer rest.Stop()
+	var linger <-chan time.Time
 	var waiting []chan error
 	for {
 		kick := r.kick
@@ -127,11 +152,25 @@ func (r *reaper) run(ctx context.Context) {
 		case <-kick:
 		case <-rest.C:
 			continue
+		case <-r.removed:
+			if linger == nil {
+				linger = time.After(reapLinger)
+			}
+			continue
+		case <-linger:
+			linger = nil
+			r.wake()
+			continue
 		case <-retry.C:
 		case answer := <-r.requests:
 			waiting = append(waiting, answer)
 		}
 		waiting = append(waiting, r.moreRequests()...)
+		select { // what was removed up to now is in the trash, and in this pass
+		case <-r.removed:
+		default:
+		}
+		linger = nil
 		err := r.pass(ctx, &deletions)
 		if ctx.Err() != nil {
 			err = errClosed
@@ -170,6 +209,7 @@ func (r *reaper) pass(ctx context.Context, deletions *sync.WaitGroup) error {
 	if err != nil {
 		return err
 	}
+	r.backlog.Store(int64(len(links)))
 	idle, busy, err := r.watcher.sort(ctx, links)
 	if err != nil {
 		return err
@@ -225,8 +265,10 @@ func (r *reaper) reap(ctx context.Context, links []metadata.Link, deletions *syn
 ) {
 	gone := make([]metadata.Link, 0, len(links))
 	for _, link := range links {
+		r.makeWay(ctx)
 		failpoint.Hit("reap.delete")
 		err := r.delete(ctx, link, deletions)
+		r.backlog.Add(-1)
 		switch {
 		case err == nil:
 			failpoint.Hit("reap.deleted")
@@ -246,4 +288,11 @@ func (r *reaper) reap(ctx context.Context, links []metadata.Link, deletions *syn
 	}
 	failpoint.Hit("reap.forgotten")
 	return len(gone), busy, failed
+}
+
+// makeWay lets calls go first, unless too much waits to be deleted.
+func (r *reaper) makeWay(ctx context.Context) {
+	if r.backlog.Load() < reapHurry {
+		r.calls.makeWay(ctx, reapCalm, reapWay)
+	}
 }

@@ -29,6 +29,7 @@ type Set struct {
 	base     *baseTemplates
 	locks    lockTable
 	making   makings // contents that have no record yet
+	calls    calls   // under way, for the reapers
 
 	differing *gate  // of Changes
 	spares    spares // of those that are under way
@@ -54,7 +55,7 @@ func Open(ctx context.Context, c Config) (*Set, error) {
 	ctx = context.WithoutCancel(ctx)
 	s.mu.Lock()
 	for medium, backend := range s.backends {
-		s.reapers = append(s.reapers, startReaper(ctx, c.Store, medium, backend))
+		s.reapers = append(s.reapers, startReaper(ctx, c.Store, medium, backend, &s.calls))
 	}
 	s.mu.Unlock()
 	s.settler = startSettler(ctx, s)
@@ -112,6 +113,6 @@ func (s *Set) wakeReapers() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.reapers {
-		r.wake()
+		r.wakeSoon()
 	}
 }

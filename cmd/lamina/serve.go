@@ -18,7 +18,9 @@ func newServe() *cli.Command {
 		Usage: "run the daemon",
 		Description: "SIGTERM or SIGINT stops it: no more calls are taken, those under way get 30 s to finish. " +
 			"A second signal ends it at once.\n\n" + exitCodes,
-		Flags: settingsFlags(),
+		Flags: append(settingsFlags(), &cli.StringFlag{
+			Name: "pprof", Usage: "serve profiles of the daemon on `ADDRESS`, whatever the file says: /PATH or unix:/PATH, 127.0.0.1:PORT, [::1]:PORT",
+		}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			ctx, s, err := loadLogged(ctx, c)
 			if err != nil {
@@ -31,7 +33,14 @@ func newServe() *cli.Command {
 
 // serve runs the daemon until ctx ends. It takes the root before the socket, so that a daemon that cannot have the root
 // never stands in the way of the one that has; and gives up the socket last, when the root is closed.
-func serve(ctx context.Context, s settings) error {
+//
+// Profiles are served from before that until after it: a start or a stop that hangs is looked at through them.
+func serve(ctx context.Context, s settings) (err error) {
+	profiler, err := openProfiler(ctx, s.Pprof)
+	if err != nil {
+		return unlessStopped(ctx, err)
+	}
+	defer func() { err = errors.Join(err, profiler.close()) }()
 	host, err := lamina.Open(ctx, s.Config)
 	if err != nil {
 		return unlessStopped(ctx, err)
@@ -44,7 +53,7 @@ func serve(ctx context.Context, s settings) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("containerd.address: %w", err), host.Close())
 	}
-	sock, err := listen(ctx, s.Address)
+	sock, err := listen(ctx, "address", s.Address)
 	if err != nil {
 		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close())
 	}

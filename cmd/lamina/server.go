@@ -24,6 +24,17 @@ const (
 	greetTime = 5 * time.Second
 )
 
+// What the transport itself costs is most of a short call. Measured with Stat, two cores, in turn:
+const (
+	// workers is how many goroutines wait for calls. A new one for each call begins with a stack that is too small for it: with
+	// them the daemon takes an eighth less processor time for a call, and a quarter less for each of 32 at once. With more
+	// calls than that under way, the others get goroutines of their own.
+	workers = 32
+	// window is the least that HTTP/2 has, and enough for requests of some hundred bytes on a unix socket. That it is set at all
+	// keeps gRPC from measuring the link with a PING at most requests, whose answer is a third of all reads.
+	window = 1<<16 - 1
+)
+
 // A server answers calls on a socket from run's begin to its end.
 type server struct {
 	grpc       *grpc.Server
@@ -37,6 +48,9 @@ func newServer(s snapshotsapi.SnapshotsServer) *server {
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
 		grpc.ConnectionTimeout(greetTime),
+		grpc.NumStreamWorkers(workers),
+		grpc.InitialWindowSize(window),
+		grpc.InitialConnWindowSize(window),
 	)
 	snapshotsapi.RegisterSnapshotsServer(g, s)
 	return &server{grpc: g, finishTime: finishTime, cancelTime: cancelTime}

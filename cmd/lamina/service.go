@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/log"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
@@ -101,11 +102,15 @@ func begin(ctx context.Context, logger *log.Entry, fields log.Fields) (context.C
 	start := time.Now()
 	fullMethod, _ := grpc.Method(ctx)
 	fields["method"] = path.Base(fullMethod)
-	if ns, ok := namespaces.Namespace(ctx); ok {
-		fields["namespace"] = ns
+	// As namespaces.Namespace does, which copies all headers.
+	if ns := metadata.ValueFromIncomingContext(ctx, namespaces.GRPCHeader); len(ns) > 0 {
+		fields["namespace"] = ns[0]
 	}
 	entry := logger.WithFields(fields)
 	return log.WithLogger(ctx, entry), func(err error, level log.Level, returned log.Fields) {
+		if err == nil && !entry.Logger.IsLevelEnabled(level) {
+			return // most calls, whose line would be made for nothing
+		}
 		class := status.Code(err)
 		entry := entry.WithField("duration", time.Since(start).String())
 		if err == nil {

@@ -30,7 +30,9 @@ type settings struct {
 	lamina.Config
 
 	// Address is the path of the socket.
-	Address    string             `toml:"address"`
+	Address string `toml:"address"`
+	// Pprof is where profiles are served: the path of a socket or a loopback address, or nowhere if it is empty.
+	Pprof      string             `toml:"pprof,omitempty"`
 	Containerd containerdSettings `toml:"containerd"`
 	Log        logSettings        `toml:"log"`
 }
@@ -62,7 +64,7 @@ func loadSettings(c *cli.Command) (settings, error) {
 	if err != nil {
 		return settings{}, fmt.Errorf("%w: %w", errConfig, err)
 	}
-	for flag, value := range map[string]*string{"root": &s.Root, "address": &s.Address, "log-level": &s.Log.Level} {
+	for flag, value := range map[string]*string{"root": &s.Root, "address": &s.Address, "log-level": &s.Log.Level, "pprof": &s.Pprof} {
 		if c.IsSet(flag) {
 			*value = c.String(flag)
 		}
@@ -146,6 +148,7 @@ func (s settings) check() error {
 		s.Validate(), // of the embedded lamina.Config
 		validateAddress("address", s.Address),
 		validateAddress("containerd.address", s.Containerd.Address),
+		validatePprof(s.Pprof),
 		oneOf("log.level", s.Log.Level, "trace", "debug", "info", "warn", "error"),
 		oneOf("log.format", s.Log.Format, "text", "json"),
 	)
@@ -160,6 +163,14 @@ func validateAddress(key, address string) error {
 	default:
 		return nil
 	}
+}
+
+func validatePprof(address string) error {
+	if address == "" {
+		return nil
+	}
+	_, _, err := pprofNetwork(address)
+	return err
 }
 
 func oneOf(key, value string, allowed ...string) error {

@@ -24,20 +24,21 @@ type socket struct {
 	lock *os.File
 }
 
-// listen makes the socket, and its directory (0700) if that is missing. A socket that nobody listens on any more is
-// replaced. A living one, or anything that is not a socket, is errInUse or another error and stays as it is.
+// listen makes the socket that a key of the configuration asks for, and its directory (0700) if that is missing. A socket that
+// nobody listens on any more is replaced. A living one, or anything that is not a socket, is errInUse or another error and
+// stays as it is.
 //
 // The socket is 0600 from its first instant.
-func listen(ctx context.Context, path string) (_ *socket, err error) {
-	if err := validateAddress("address", path); err != nil {
+func listen(ctx context.Context, key, path string) (_ *socket, err error) {
+	if err := validateAddress(key, path); err != nil {
 		return nil, err
 	}
 	if err := makeSocketDir(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("address: %w", err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	lock, err := lockFile(path + ".lock")
 	if err != nil {
-		return nil, fmt.Errorf("address: %w", err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	defer func() {
 		if err != nil {
@@ -45,17 +46,25 @@ func listen(ctx context.Context, path string) (_ *socket, err error) {
 		}
 	}()
 	if err := removeStale(ctx, path); err != nil {
-		return nil, fmt.Errorf("address: %w", err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	l, err := bind(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("address: %w", err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	info, err := os.Lstat(path)
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return &socket{Listener: l, path: path, info: info, lock: lock}, nil
+}
+
+// inUse gives errInUse to the error of a bind that found the address taken.
+func inUse(err error) error {
+	if errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("%w: %w", errInUse, err)
+	}
+	return err
 }
 
 func makeSocketDir(dir string) error {

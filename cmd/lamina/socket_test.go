@@ -23,7 +23,7 @@ func tSocketPath(t *testing.T) string {
 
 func mustListen(t *testing.T, path string) *socket {
 	t.Helper()
-	s, err := listen(t.Context(), path)
+	s, err := listen(t.Context(), "address", path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestListenRefuses(t *testing.T) {
 			}
 			tc.make(t, path)
 			before, _ := os.Lstat(path)
-			s, err := listen(t.Context(), path)
+			s, err := listen(t.Context(), "address", path)
 			if err == nil {
 				t.Fatal("no error", s.release())
 			}
@@ -168,7 +168,7 @@ func TestListenLongPath(t *testing.T) {
 	dir := filepath.Dir(filepath.Dir(tSocketPath(t)))
 	longest := filepath.Join(dir, strings.Repeat("a", maxAddress-len(dir)-1))
 	mustListen(t, longest)
-	if s, err := listen(t.Context(), longest+"a"); err == nil {
+	if s, err := listen(t.Context(), "address", longest+"a"); err == nil {
 		t.Error("no error", s.release())
 	} else if !strings.HasPrefix(err.Error(), "address: ") {
 		t.Errorf("error is %v", err)

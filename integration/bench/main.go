@@ -55,6 +55,8 @@ type settings struct {
 	rounds  int
 	scale   size
 	parts   []part
+	short   bool
+	svg     string // a directory for plots, or ""
 	tools   string // the directory of containerd's programs
 	busybox string // a static one, for the image that is unpacked
 	fs      string // of what is made to measure on, or ""
@@ -78,15 +80,16 @@ func parse(args []string, stderr io.Writer) (s settings, ok bool) {
 	flags.StringVar(&s.busybox, "busybox", ".cache/busybox", "a static busybox, `PROGRAM` of the image that is unpacked")
 	flags.StringVar(&s.fs, "fs", "", "make a file system, ext4 or xfs with project quotas in a sparse file, and measure on it")
 	flags.DurationVar(&s.timeout, "timeout", 20*time.Minute, "give up after this time")
-	short := flags.Bool("short", false, "one round, of little of everything: to see that it runs")
+	flags.StringVar(&s.svg, "svg", "", "a `DIR` for plots, which are SVG (none are made)")
+	flags.BoolVar(&s.short, "short", false, "one round, of little of everything: to see that it runs")
 	if err := flags.Parse(args); err != nil {
 		return s, false
 	}
 	s.scale = sizeOf(s.backend)
-	if *short {
+	if s.short {
 		s.scale = s.scale.short()
 	}
-	err := s.complete(flags.Args(), *short)
+	err := s.complete(flags.Args())
 	if err != nil {
 		_, _ = fmt.Fprintln(stderr, "bench:", err)
 		flags.Usage()
@@ -95,7 +98,7 @@ func parse(args []string, stderr io.Writer) (s settings, ok bool) {
 }
 
 // complete fills in what has no fixed default, and says what cannot be.
-func (s *settings) complete(parts []string, short bool) (err error) {
+func (s *settings) complete(parts []string) (err error) {
 	for flag, allowed := range map[string]struct {
 		value string
 		of    []string
@@ -112,7 +115,7 @@ func (s *settings) complete(parts []string, short bool) (err error) {
 	case s.rounds < 0:
 		return fmt.Errorf("-rounds is %d", s.rounds)
 	case s.rounds > 0:
-	case short:
+	case s.short:
 		s.rounds = 1
 	case s.backend == thin:
 		s.rounds = 4

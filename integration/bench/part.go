@@ -37,6 +37,7 @@ func parts() []part {
 		{"quotas", measureQuotas},
 		{"restart", measureRestart},
 		{partImages, measureImages},
+		{"daemon", measureDaemon},
 	}
 }
 

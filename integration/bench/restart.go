@@ -29,9 +29,9 @@ type restarts struct {
 	Killed    spread `json:"after_kill_9"`
 }
 
-// storedLayers is how many layers the store has that is opened again. A layer of the thin backend is a volume, and takes a while
+// committedOf is how many layers the store has that is opened again. A layer of the thin backend is a volume, and takes a while
 // to make: of those there are fewer, and views instead, as of one image.
-func storedLayers(s settings) int {
+func committedOf(s settings) int {
 	layers := s.scale.stored - s.scale.active
 	if s.backend == thin {
 		layers /= 10
@@ -41,7 +41,7 @@ func storedLayers(s settings) int {
 
 // measureRestart fills a store, and starts the daemon on it again and again.
 func measureRestart(ctx context.Context, s settings, dir string) (_ section, err error) {
-	r := &restarts{Snapshots: s.scale.stored, Committed: storedLayers(s), Active: s.scale.active}
+	r := &restarts{Snapshots: s.scale.stored, Committed: committedOf(s), Active: s.scale.active}
 	d, err := newDaemon(s.lamina, dir, laminaName, s.backend, syncOff)
 	if err != nil {
 		return nil, err

@@ -73,12 +73,22 @@ func (f *finder) isWanted(m *Mount) bool {
 }
 
 func (f *finder) visit(pid int) error {
-	v, err := viewOf(pid)
-	whole := view{v.namespace, "/"}
+	ns, err := mountNamespace(pid)
+	whole := view{ns, "/"}
+	if err == nil && f.seen[whole] { // as of nearly every process: its root need not be asked for
+		return nil
+	}
+	var (
+		v    view
+		list []Mount
+	)
+	if err == nil {
+		v, err = viewOf(pid)
+		whole = view{v.namespace, "/"}
+	}
 	if err == nil && (f.seen[whole] || f.seen[v]) {
 		return nil
 	}
-	var list []Mount
 	if err == nil {
 		list, err = readMounts(pid, v, f.isWanted)
 	}

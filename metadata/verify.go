@@ -1,0 +1,130 @@
+package metadata
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+
+	"github.com/containerd/log"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/space"
+)
+
+// verifyFile reads every page that is in use, with bbolt's lock, so that nobody writes meanwhile. A commit that was cut off
+// is undone, unless readOnly.
+func verifyFile(path string, readOnly bool) (judgement, error) {
+	flag, lock := os.O_RDWR, unix.LOCK_EX
+	if readOnly {
+		flag, lock = os.O_RDONLY, unix.LOCK_SH
+	}
+	f, err := os.OpenFile(path, flag, 0)
+	if err != nil {
+		return judgement{}, err
+	}
+	defer f.Close() //nolint:errcheck // what was written through it was synced
+	if err := unix.Flock(int(f.Fd()), lock|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return judgement{}, ErrLocked
+	} else if err != nil {
+		return judgement{}, &os.PathError{Op: "flock", Path: path, Err: err}
+	}
+	if !readOnly {
+		if err := settleCache(f); err != nil {
+			return judgement{}, err
+		}
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return judgement{}, err
+	}
+	judged, err := judge(f, uint64(st.Size()))
+	switch {
+	case err == nil:
+	case isBolt(f):
+		return judged, fmt.Errorf("%w: %w", ErrDamaged, err)
+	default:
+		return judged, fmt.Errorf("%w: %w", ErrNotStore, err)
+	}
+	if judged.cutOff == nil {
+		return judged, nil
+	}
+	if readOnly {
+		return judged, fmt.Errorf("%w: %w", ErrCutOff, judged.missed)
+	}
+	return judged, undo(f, judged)
+}
+
+// settleCache makes what is read of a store that was not closed in order what its disk has. A daemon that was killed may have
+// left a state that is in the page cache alone, and the next commit overwrites pages of the state before. After a sync that
+// failed the kernel takes for written what it could not write, until it reads it again.
+func settleCache(f *os.File) error {
+	if newest, _, err := readMetas(f); err != nil || newest.settled {
+		return nil //nolint:nilerr // judge says what is wrong
+	}
+	if err := f.Sync(); err != nil {
+		return space.Explain(err, f.Name())
+	}
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // a file system without a disk has nothing to read again
+	return nil
+}
+
+// undo goes back to the state before a commit that was cut off, which nobody was told of: its callers wait for the sync that
+// failed to come. It writes one sector. A power cut leaves the one from before, and the next open comes here again, or this.
+func undo(f *os.File, judged judgement) error {
+	if _, err := f.WriteAt(judged.undone(), int64(judged.cutOff.id*judged.cutOff.pageSize)); err != nil {
+		return space.Explain(err, f.Name())
+	}
+	if err := f.Sync(); err != nil {
+		return space.Explain(err, f.Name())
+	}
+	log.L.WithField("store", f.Name()).WithField("transaction", judged.cutOff.txid()).WithField("missed", judged.missed).
+		Warn("the last commit of the store was cut off by a crash, and is undone; nobody was told that it had happened")
+	return nil
+}
+
+// isBolt reports whether one of the first pages, of which both are meta pages, is one of bbolt's.
+func isBolt(f io.ReaderAt) bool {
+	head := make([]byte, 2*maxPageSize)
+	n, _ := f.ReadAt(head, 0) // what cannot be read is none
+	return bytes.Contains(head[:n], binary.NativeEndian.AppendUint32(nil, boltMagic))
+}
+
+// verifyMeta checks that the file is a store of the known version.
+func verifyMeta(btx *bolt.Tx) error {
+	meta := btx.Bucket(bucketMeta)
+	if meta == nil {
+		return fmt.Errorf("%w: it is a bbolt file of another program", ErrNotStore)
+	}
+	version := meta.Get(keyVersion)
+	if len(version) != 8 {
+		return fmt.Errorf("%w: it has no schema version", ErrNotStore)
+	}
+	if v := binary.BigEndian.Uint64(version); v < oldestVersion || v > schemaVersion {
+		return fmt.Errorf("%w %d; this program knows %d to %d", ErrVersion, v, oldestVersion, schemaVersion)
+	}
+	if !bytes.Equal(meta.Get(keySum), metaSum(meta)) {
+		return fmt.Errorf("%w: the checksum of its uuid and its count of starts is wrong", ErrDamaged)
+	}
+	for _, name := range [][]byte{bucketKeys, bucketRecords, bucketChildren, bucketLabels, bucketDevices, bucketTrash} {
+		if btx.Bucket(name) == nil {
+			return fmt.Errorf("%w: the bucket %q is missing", ErrDamaged, name)
+		}
+	}
+	return nil
+}
+
+// guardFaults turns what a damaged file makes of bbolt, a panic or a fault in the mapped file, into ErrDamaged.
+func guardFaults(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, r)
+		}
+	}()
+	return fn()
+}
