@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,13 +18,34 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// programs is the directory of the daemon's program, once it is built. Read-only after TestMain.
+var programs string
+
 // The program starts itself as a peer that stands behind a socket.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == serveCommand {
 		main()
 	}
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		panic(err)
+	}
+	programs = dir
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		panic(err)
+	}
+	os.Exit(code)
 }
+
+var buildLamina = sync.OnceValues(func() (string, error) {
+	program := filepath.Join(programs, "lamina")
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", program, "../../cmd/lamina").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return program, err
+})
 
 func requireRoot(t *testing.T) {
 	t.Helper()
@@ -38,9 +61,8 @@ func requireRoot(t *testing.T) {
 // mustBuild returns the path of the daemon's program.
 func mustBuild(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "lamina")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", program, "../../cmd/lamina").CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	program, err := buildLamina()
+	require.NoError(t, err)
 	return program
 }
 
