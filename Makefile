@@ -69,7 +69,7 @@ bench: root
 	$(say) 'the union backend beside overlayfs'
 	bin/bench $(BENCH)
 	$(say) 'the thin backend beside devmapper, in a guest'
-	bin/guest -udev -timeout 20m 'bin/bench -backend thin $(BENCH)'
+	bin/guest -udev -disk 48G -timeout 20m 'bin/bench -backend thin $(BENCH)'
 
 bench-more: root
 	integration/setup packages tools image
