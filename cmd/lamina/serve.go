@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
@@ -57,6 +58,7 @@ func serve(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close())
 	}
+	debug.FreeOSMemory() // the check of a large store, which is done once
 	log.G(ctx).WithFields(log.Fields{
 		"version":      buildVersion(),
 		"root":         s.Root,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"path"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -193,6 +194,22 @@ func (s *service) Cleanup(ctx context.Context, r *snapshotsapi.CleanupRequest) (
 	return call(ctx, s, r, snapshotsapi.SnapshotsServer.Cleanup)
 }
 
+// manyListed is from how many snapshots on what a List took of memory is worth being given back at once. A Walk of 10,000 takes
+// 16 MiB, which the collector would keep for minutes; containerd walks once each time that it collects garbage.
+const manyListed = 2000
+
+// A countedList is the stream of a List that knows how many snapshots went through it.
+type countedList struct {
+	snapshotsapi.Snapshots_ListServer
+
+	listed int
+}
+
+func (c *countedList) Send(r *snapshotsapi.ListSnapshotsResponse) error {
+	c.listed += len(r.GetInfo())
+	return c.Snapshots_ListServer.Send(r)
+}
+
 // List streams. The contrib service returns Walk's error as it is, so its class is added here; an error of the stream is
 // a status already and stays. The client bounds how long a stream may take.
 func (s *service) List(r *snapshotsapi.ListSnapshotsRequest, stream snapshotsapi.Snapshots_ListServer) (err error) {
@@ -202,5 +219,10 @@ func (s *service) List(r *snapshotsapi.ListSnapshotsRequest, stream snapshotsapi
 	if err != nil {
 		return err
 	}
-	return errgrpc.ToGRPC(server.List(r, stream))
+	counted := &countedList{Snapshots_ListServer: stream}
+	err = server.List(r, counted)
+	if counted.listed >= manyListed {
+		debug.FreeOSMemory()
+	}
+	return errgrpc.ToGRPC(err)
 }

@@ -23,7 +23,7 @@ const layersOf = 10
 func loadOf(s settings) load {
 	switch {
 	case s.short:
-		return load{chains: 20, active: 10, pairs: 20, operations: 2000, samples: 10}
+		return load{chains: 10, active: 10, pairs: 20, operations: 500, samples: 5}
 	case s.backend == thin:
 		return load{chains: 50, active: 30, pairs: 100, operations: 5000, samples: 20}
 	default:
@@ -36,6 +36,7 @@ type footprint struct {
 	Moment      string `json:"moment"`
 	Resident    uint64 `json:"resident"`  // VmRSS: Anonymous and File
 	Anonymous   uint64 `json:"anonymous"` // heap, stacks, what the runtime keeps
+	Peak        uint64 `json:"peak"`      // VmHWM: the most that was resident so far
 	File        uint64 `json:"file"`      // the program's text and the store, as far as they are mapped
 	Heap        uint64 `json:"heap"`      // after a collection: what is in use
 	Goroutines  uint64 `json:"goroutines"`
@@ -144,10 +145,10 @@ func walk(ctx context.Context, sn snapshots.Snapshotter) error {
 func (r *daemonSection) table(w io.Writer) error {
 	const mib = 1 << 20
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintf(t, "%d snapshots, %d active\tresident, MiB\tanonymous\tfile\theap\tgoroutines\tdescriptors\t\n", r.Snapshots, r.Active)
+	_, _ = fmt.Fprintf(t, "%d snapshots, %d active\tresident, MiB\tpeak\tanonymous\tfile\theap\tgoroutines\tdescriptors\t\n", r.Snapshots, r.Active)
 	for _, f := range r.Moments {
-		_, _ = fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%d\t%d\t\n", f.Moment,
-			float64(f.Resident)/mib, float64(f.Anonymous)/mib, float64(f.File)/mib, float64(f.Heap)/mib, f.Goroutines, f.Descriptors)
+		_, _ = fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%d\t%d\t\n", f.Moment,
+			float64(f.Resident)/mib, float64(f.Peak)/mib, float64(f.Anonymous)/mib, float64(f.File)/mib, float64(f.Heap)/mib, f.Goroutines, f.Descriptors)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,6 +35,7 @@ const (
 type watched struct {
 	snapshots.Snapshotter
 	process *os.Process
+	conn    *grpc.ClientConn
 	pprof   *http.Client
 	stop    func() error
 }
@@ -49,15 +51,22 @@ func startWatched(ctx context.Context, s settings, dir string) (*watched, error)
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.lamina, "serve", "--config", file, "--log-level", "error")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	ended := make(chan struct{})
+	started, ended := make(chan error, 1), make(chan struct{})
 	var result error
 	go func() {
-		result = cmd.Wait()
-		close(ended)
+		// The kernel kills it when the thread that started it ends: this one lives as long.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer close(ended)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			result = cmd.Wait()
+		}
 	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
 	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill())
@@ -75,7 +84,7 @@ func startWatched(ctx context.Context, s settings, dir string) (*watched, error)
 	})
 	d := &watched{
 		Snapshotter: proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), laminaName),
-		process:     cmd.Process, pprof: &http.Client{Transport: transport}, stop: stop,
+		process:     cmd.Process, conn: conn, pprof: &http.Client{Transport: transport}, stop: stop,
 	}
 	if err := listens(ctx, socket, ended); err != nil {
 		return nil, fmt.Errorf("lamina: %w", errors.Join(err, stop()))
@@ -117,7 +126,7 @@ func (d *watched) footprint(ctx context.Context, moment string) (f footprint, er
 		return f, err
 	}
 	const kib = 1024
-	for field, to := range map[string]*uint64{"VmRSS:": &f.Resident, "RssAnon:": &f.Anonymous, "RssFile:": &f.File} {
+	for field, to := range map[string]*uint64{"VmRSS:": &f.Resident, "VmHWM:": &f.Peak, "RssAnon:": &f.Anonymous, "RssFile:": &f.File} {
 		if *to, err = number(string(status), field); err != nil {
 			return f, err
 		}

@@ -62,6 +62,8 @@ type settings struct {
 	fs      string // of what is made to measure on, or ""
 	timeout time.Duration
 	disk    disk // what is measured on
+	// requests is a test program of dmthin/internal/dm, or "".
+	requests string
 
 	progress io.Writer
 }
@@ -81,6 +83,7 @@ func parse(args []string, stderr io.Writer) (s settings, ok bool) {
 	flags.StringVar(&s.fs, "fs", "", "make a file system, ext4 or xfs with project quotas in a sparse file, and measure on it")
 	flags.DurationVar(&s.timeout, "timeout", 20*time.Minute, "give up after this time")
 	flags.StringVar(&s.svg, "svg", "", "a `DIR` for plots, which are SVG (none are made)")
+	flags.StringVar(&s.requests, "requests", "", "a `PROGRAM`, go test -c of dmthin/internal/dm, whose benchmark is thin's limit in the part prepare")
 	flags.BoolVar(&s.short, "short", false, "one round, of little of everything: to see that it runs")
 	if err := flags.Parse(args); err != nil {
 		return s, false

@@ -38,6 +38,8 @@ func parts() []part {
 		{"restart", measureRestart},
 		{partImages, measureImages},
 		{"daemon", measureDaemon},
+		{"scale", measureScale},
+		{"prepare", measurePrepare},
 	}
 }
 
