@@ -70,7 +70,7 @@ bench: root
 	$(say) 'the union backend beside overlayfs'
 	bin/bench $(BENCH)
 	$(say) 'the thin backend beside devmapper, in a guest'
-	bin/guest -udev -timeout 20m 'bin/bench -backend thin -requests bin/dm.test $(BENCH)'
+	bin/guest -udev -disk 48G -timeout 20m 'bin/bench -backend thin -requests bin/dm.test $(BENCH)'
 
 bench-more: root
 	integration/setup packages tools image

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,13 +18,34 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// programs is the directory of the daemon's program, once it is built. Read-only after TestMain.
+var programs string
+
 // The program starts itself as a peer that stands behind a socket.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == serveCommand {
 		main()
 	}
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		panic(err)
+	}
+	programs = dir
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		panic(err)
+	}
+	os.Exit(code)
 }
+
+var buildLamina = sync.OnceValues(func() (string, error) {
+	program := filepath.Join(programs, "lamina")
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", program, "../../cmd/lamina").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return program, err
+})
 
 func requireRoot(t *testing.T) {
 	t.Helper()
@@ -38,9 +61,8 @@ func requireRoot(t *testing.T) {
 // mustBuild returns the path of the daemon's program.
 func mustBuild(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "lamina")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", program, "../../cmd/lamina").CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	program, err := buildLamina()
+	require.NoError(t, err)
 	return program
 }
 
@@ -77,15 +99,15 @@ func TestShort(t *testing.T) {
 			if step.name == "" {
 				continue
 			}
-			checkResult(t, f.Operations, step.name, inProcess(overlayfs), proxied(overlayfs))
+			checkResult(t, f.Operations, step.name, inProcessOf(overlayfs), proxiedOf(overlayfs))
 			if !l.single {
-				checkResult(t, f.Operations, atOnceName(step.name, size.clients), inProcess(overlayfs), proxied(overlayfs))
+				checkResult(t, f.Operations, atOnceName(step.name, size.clients), inProcessOf(overlayfs), proxiedOf(overlayfs))
 			}
 		}
 	}
 	_, resting := during(size)
 	for _, op := range []string{opWalk(size.walked), resting} {
-		checkResult(t, f.Operations, op, inProcess(overlayfs), proxied(overlayfs))
+		checkResult(t, f.Operations, op, inProcessOf(overlayfs), proxiedOf(overlayfs))
 	}
 	require.Equal(t, f.Quotas.Disk.ProjectQuotas, len(f.Quotas.Operations) > 0)
 	for _, op := range []string{opUnpack, opUnpackAtOnce, opRun} {
@@ -129,8 +151,8 @@ func checkTargets(t *testing.T, f found) {
 	}
 	for _, op := range []string{opPrepare, opCommit, opRemove} {
 		ours, _ := f.Operations.median(op, laminaName)
-		theirs, _ := f.Operations.median(op, proxied(overlayfs))
-		g := what[op+", beside "+proxied(overlayfs)]
+		theirs, _ := f.Operations.median(op, proxiedOf(overlayfs))
+		g := what[op+", beside "+proxiedOf(overlayfs)]
 		require.InEpsilon(t, float64(ours)/float64(theirs), g.Measured, 1e-9, op)
 		require.InEpsilon(t, unionProxied, g.Limit, 1e-9)
 	}
@@ -249,9 +271,9 @@ func timings(pairs ...any) map[string][]time.Duration {
 // TestTargets computes those of times that are known.
 func TestTargets(t *testing.T) {
 	r := results{
-		resultOf(opPrepare, timings(laminaName, 6, laminaUnion, 3, inProcess(devMapper), 200)),
-		resultOf(opRemove, timings(laminaName, 2, laminaUnion, 2, inProcess(devMapper), 50)),
-		resultOf(opFirst, timings(laminaName, 9, inProcess(devMapper), 900)),
+		resultOf(opPrepare, timings(laminaName, 6, laminaUnion, 3, inProcessOf(devMapper), 200)),
+		resultOf(opRemove, timings(laminaName, 2, laminaUnion, 2, inProcessOf(devMapper), 50)),
+		resultOf(opFirst, timings(laminaName, 9, inProcessOf(devMapper), 900)),
 	}
 	got := map[string]target{}
 	for _, g := range r.targets(settings{backend: thin, scale: sizeOf(thin)}) {

@@ -49,7 +49,7 @@ func serve(ctx context.Context, args []string) error {
 func openProxied(ctx context.Context, name, dir string) (*peer, error) {
 	socket := filepath.Join(dir, "sock")
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), "/proc/self/exe", serveCommand, name, dir, socket)
-	return openBehind(ctx, &peer{name: proxied(name), kind: kinds[name]}, name, socket, cmd)
+	return openBehind(ctx, &peer{name: proxiedOf(name), kind: kinds[name]}, name, socket, cmd)
 }
 
 // A daemon is a Lamina with its configuration, which runs or not.

@@ -97,7 +97,7 @@ func (m *measurement) turns(ctx context.Context, round int, f func(ctx context.C
 
 // live takes a peer through a life, alone and by many at once.
 func (m *measurement) live(ctx context.Context, round int, p *peer, l life) error {
-	if p.slow && l.many && (round > 1 || p.name != inProcess(devMapper)) {
+	if p.slow && l.many && (round > 1 || p.name != inProcessOf(devMapper)) {
 		return nil
 	}
 	times := m.scale.perRound
@@ -110,7 +110,7 @@ func (m *measurement) live(ctx context.Context, round int, p *peer, l life) erro
 		}
 	}
 	// Some ten seconds an operation, and what stands before devmapper would not be seen.
-	if l.single || p.slow && (round > 1 || p.name != inProcess(devMapper)) {
+	if l.single || p.slow && (round > 1 || p.name != inProcessOf(devMapper)) {
 		return nil
 	}
 	return m.steps(ctx, p, l, m.scale.clients, round > 0)

@@ -18,6 +18,7 @@ type size struct {
 	perRound   int // how often a serial operation is timed in a round
 	walked     int // snapshots that a Walk passes
 	files      int // in a layer whose usage is asked for
+	quotaFiles int // the same, where there are project quotas
 	prepares   int // of one parent at once
 	removals   int // rounds that have one
 	removed    int // while Prepare runs
@@ -30,16 +31,17 @@ type size struct {
 	runs       int // of a container
 }
 
-// sizeOf is what is done natively, and in a guest, where devmapper needs most of a second for an operation.
+// sizeOf is what is done natively, and in a guest, where devmapper needs most of a second for an operation. The usage of a volume
+// has nothing to do with the files in it.
 func sizeOf(backend string) size {
 	if backend == thin {
 		return size{
-			perRound: 4, walked: 10_000, files: 20_000, prepares: 100, removals: 1, removed: 50, clients: 32,
+			perRound: 4, walked: 10_000, files: 1000, quotaFiles: 20_000, prepares: 100, removals: 1, removed: 50, clients: 32,
 			restarts: 3, stored: 10_000, active: 300, imageFiles: 300, unpacks: 3, runs: 3,
 		}
 	}
 	return size{
-		perRound: 10, walked: 10_000, files: 20_000, prepares: 100, removals: 3, removed: 1000, clients: 32,
+		perRound: 10, walked: 10_000, files: 20_000, quotaFiles: 20_000, prepares: 100, removals: 3, removed: 1000, clients: 32,
 		restarts: 5, stored: 10_000, active: 300, imageFiles: 300, unpacks: 7, runs: 7,
 	}
 }
@@ -47,7 +49,7 @@ func sizeOf(backend string) size {
 // short is a little of all, to see that it runs.
 func (s size) short() size {
 	s.perRound, s.removals, s.restarts, s.unpacks, s.runs = 2, 1, 1, 1, 1
-	s.walked, s.files, s.prepares, s.removed, s.stored, s.active, s.imageFiles, s.clients = 100, 100, 4, 20, 100, 10, 5, 4
+	s.walked, s.files, s.quotaFiles, s.prepares, s.removed, s.stored, s.active, s.imageFiles, s.clients = 100, 100, 100, 4, 20, 100, 10, 5, 4
 	return s
 }
 
@@ -189,14 +191,13 @@ func makeLayers(ctx context.Context, p *peer, s size) error {
 	if err := makeFiles(ctx, p, base+"-active", "", 1); err != nil {
 		return err
 	}
-	err := p.Commit(ctx, base, base+"-active")
-	for _, key := range []string{many, committed + "-active"} {
-		if err == nil {
-			err = makeFiles(ctx, p, key, base, s.files)
-		}
-	}
-	if err != nil {
+	if err := p.Commit(ctx, base, base+"-active"); err != nil {
 		return err
+	}
+	for _, key := range []string{committed + "-active", many} {
+		if err := makeFiles(ctx, p, key, base, s.files); err != nil {
+			return err
+		}
 	}
 	return errors.Join(p.Commit(ctx, committed, committed+"-active"), usage(ctx, p, committed))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 )
@@ -117,12 +118,12 @@ func (p *peer) cleanup(ctx context.Context) error {
 }
 
 // turn is called before what is measured of a peer, and what it returns afterwards. Who needs no udevd does not share the
-// guest's only processor with it.
+// guest's only processor with it. Where there are more udevd goes on: it is the host's, and killed -9 this would leave it so.
 func (p *peer) turn(ctx context.Context, s settings) (end func() error, err error) {
 	if s.backend != thin {
 		return func() error { return nil }, nil
 	}
-	if err := command(ctx, "udevadm", "settle"); err != nil || p.needsUdev {
+	if err := command(ctx, "udevadm", "settle"); err != nil || p.needsUdev || runtime.NumCPU() > 1 {
 		return func() error { return nil }, err
 	}
 	if err := command(ctx, "udevadm", "control", "--stop-exec-queue"); err != nil {

@@ -42,15 +42,15 @@ func openContainerd(ctx context.Context, name, dir string) (*peer, error) {
 	}
 }
 
-func inProcess(name string) string { return name + ", in process" }
-func proxied(name string) string   { return name + ", proxied" }
+func inProcessOf(name string) string { return name + ", in process" }
+func proxiedOf(name string) string   { return name + ", proxied" }
 
 func openInProcess(ctx context.Context, name, dir string) (*peer, error) {
 	p, err := openContainerd(ctx, name, dir)
 	if err != nil {
 		return nil, err
 	}
-	p.name, p.kind = inProcess(name), kinds[name]
+	p.name, p.kind = inProcessOf(name), kinds[name]
 	return p, nil
 }
 

@@ -18,6 +18,7 @@ func measureQuotas(ctx context.Context, s settings, dir string) (_ section, err 
 		return quotas{Disk: s.disk}, nil
 	}
 	s.backend = union
+	s.scale.files = s.scale.quotaFiles
 	m := newMeasurement(s)
 	m.dir = dir
 	err = m.withLayers(ctx, func(round int) error {
@@ -44,7 +45,7 @@ func (q quotas) table(w io.Writer) error {
 }
 
 func (q quotas) targets(s settings) (all []target) {
-	op := opUsageOf(s.scale.files)
-	q.Results.aim(&all, op+", with project quotas, beside "+inProcess(overlayfs), usageQuota, op, inProcess(overlayfs), op)
+	op := opUsageOf(s.scale.quotaFiles)
+	q.Results.aim(&all, op+", with project quotas, beside "+inProcessOf(overlayfs), usageQuota, op, inProcessOf(overlayfs), op)
 	return all
 }

@@ -20,7 +20,7 @@ func during(s size) (deleting, resting string) {
 // not, or to the Cleanup that containerd calls afterwards. Where Remove returns when the content is gone that runs meanwhile,
 // one after the other, as containerd's garbage collector has it. As often it times Prepare with nothing to delete.
 func (m *measurement) duringRemoval(ctx context.Context, p *peer) error {
-	if p.slow && p.name != inProcess(devMapper) {
+	if p.slow && p.name != inProcessOf(devMapper) {
 		return nil
 	}
 	m.key++

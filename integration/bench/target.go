@@ -70,7 +70,7 @@ func (r results) aim(all *[]target, what string, limit float64, op, peer, otherO
 }
 
 func (r results) unionTargets(s settings) (all []target) {
-	in, behind := inProcess(overlayfs), proxied(overlayfs)
+	in, behind := inProcessOf(overlayfs), proxiedOf(overlayfs)
 	for _, op := range []string{opPrepare, opCommit, opRemove} {
 		r.aim(&all, op+", beside "+in, unionInProcess, op, in, op)
 		r.aim(&all, op+", beside "+behind, unionProxied, op, behind, op)
@@ -89,7 +89,7 @@ func (r results) unionTargets(s settings) (all []target) {
 
 // thinTargets are for what has to do with devices: the rest reads a database.
 func (r results) thinTargets(s settings) (all []target) {
-	in := inProcess(devMapper)
+	in := inProcessOf(devMapper)
 	for _, op := range []string{opFirst, opPrepare, opView, opUsage, opCommit, opRemove, opLayer, opOfView} {
 		r.aim(&all, op+", beside "+in, thinDevmapper, op, in, op)
 	}
