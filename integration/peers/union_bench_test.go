@@ -23,6 +23,10 @@ const (
 	// may take for Prepare and Remove together.
 	mostTimesUnion = 2
 
+	// rest is how long the kernel has before each call: it goes on with a device
+	// that it has removed, and the next one that is made waits for that.
+	rest = 10 * time.Millisecond
+
 	// perRound is how many times each is timed in one iteration.
 	perRound = 20
 )
@@ -30,7 +34,7 @@ const (
 // BenchmarkThinAndUnion times the calls of both backends in turn, in one
 // process, as a client of it sees them. "in a row" is Prepare and Remove again
 // and again, with what that leaves to the background beside it; before each of
-// the others that has been done.
+// the others that has been done, and some time has passed.
 func BenchmarkThinAndUnion(b *testing.B) {
 	guest.Require(b)
 	log.L.Logger.SetOutput(io.Discard)
@@ -76,6 +80,7 @@ func (p *peer) life(b *testing.B, id string, t timings) {
 	ctx, must := b.Context(), func(_ any, err error) { require.NoError(b, err, p.name) }
 	timed := func(operation string, f func()) {
 		p.settle(b)
+		time.Sleep(rest)
 		start := time.Now()
 		f()
 		t[operation] = append(t[operation], time.Since(start))
