@@ -115,13 +115,14 @@ func (p *Pool) delete(ctx context.Context, id uint32) error {
 	if pending {
 		return fmt.Errorf("delete volume %d: it is in use: %w", id, unix.EBUSY)
 	}
+	message := func() error { return p.control.DeleteThin(p.name, id) }
+	err = p.change(message)
 	for range fullTries {
-		if err = p.unlockFull(ctx); err != nil {
-			return err
-		}
-		err = p.change(func() error { return p.control.DeleteThin(p.name, id) })
 		if !errors.Is(err, errMetadataFull) {
 			break
+		}
+		if err = p.unlockFull(ctx); err == nil {
+			err = p.change(message)
 		}
 	}
 	if errors.Is(err, unix.ENODATA) {

@@ -24,11 +24,7 @@ func (p *loopPlace) limits() (l limits, err error) {
 			return limits{}, &os.PathError{Op: "stat", Path: path, Err: err}
 		}
 	}
-	allowed, err := p.allowed(noLimit, uint64(data.Blocks)*sector, 0)
-	if err != nil {
-		return limits{}, err
-	}
-	l.data = max(uint64(data.Size), allowed)
+	l.data = max(uint64(data.Size), p.allowedOf(l.free, noLimit, uint64(data.Blocks)*sector, 0))
 	l.metadata = max(uint64(metadata.Size), min(uint64(metadata.Size)+l.free/2, maxMetadata)/metadataBlock*metadataBlock)
 	l.why = fmt.Sprintf("the file system of %s has %s free, of which it takes no more (thin.host_share = %g): make room there",
 		p.dir, units.BytesSize(float64(l.free)), p.share)

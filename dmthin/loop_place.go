@@ -181,12 +181,17 @@ func (p *loopPlace) allowed(wanted, used, metadata uint64) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	return p.allowedOf(free, wanted, used, metadata), nil
+}
+
+// allowedOf is allowed where that much is free.
+func (p *loopPlace) allowedOf(free, wanted, used, metadata uint64) uint64 {
 	free -= min(free, metadata)
 	size := min(wanted, uint64(p.share*float64(free+used)))
 	if p.maxSize > 0 {
 		size = min(size, p.maxSize)
 	}
-	return size / mebibyte * mebibyte, nil
+	return size / mebibyte * mebibyte
 }
 
 // free returns how many bytes are free in the host's file system.

@@ -32,18 +32,18 @@ type facts struct {
 	gone   bool       // a copy to compare with, which has been deleted
 }
 
-// ready makes a content that is active ready to be mounted, to be written, and returns its file system. What is known of the
+// ready makes a content that has its device ready to be mounted, to be written, and returns its file system. What is known of the
 // content that it is still a copy of, or 0, is known of it too, and needs no look at its device.
 func (b *Backend) ready(ctx context.Context, volume uint32, c Content, copyOf uint64) (kind filesystem, err error) {
 	if copyOf == 0 {
 		if kind, err = b.kind(ctx, volume, c); err != nil {
 			return nil, err
 		}
-		return kind, b.mend(ctx, volume, c, kind)
+		return kind, b.mend(ctx, volume, kind)
 	}
 	of := b.known(copyOf)
 	if of.kind == nil || !of.clean {
-		if of.kind, of.clean, err = b.look(ctx, volume, c); err != nil {
+		if of.kind, of.clean, err = b.look(ctx, volume); err != nil {
 			return nil, err
 		}
 		b.note(copyOf, func(f *facts) { f.kind, f.clean = of.kind, of.clean })
@@ -53,13 +53,14 @@ func (b *Backend) ready(ctx context.Context, volume uint32, c Content, copyOf ui
 }
 
 // look is kind and mend for a content that nobody has written, and reports whether its journal was empty.
-func (b *Backend) look(ctx context.Context, volume uint32, c Content) (kind filesystem, clean bool, err error) {
+func (b *Backend) look(ctx context.Context, volume uint32) (kind filesystem, clean bool, err error) {
 	var (
 		found   filesystem // not the results themselves, which are written when fn may still be running
 		state   fsState
 		changed bool
 	)
-	err = b.pool.Use(ctx, volume, c.Size, false, func(device string) (err error) {
+	err = b.pool.do(ctx, func() (err error) {
+		device := b.pool.Path(volume)
 		if found, state, err = readState(device); err != nil {
 			return err
 		}
@@ -68,7 +69,7 @@ func (b *Backend) look(ctx context.Context, volume uint32, c Content) (kind file
 			changed, err = true, nil
 		}
 		return err
-	})
+	}, volume)
 	if err != nil {
 		return nil, false, err
 	}
@@ -96,14 +97,14 @@ func (b *Backend) replay(ctx context.Context, volume uint32, size uint64) error 
 	return b.pool.Use(ctx, volume, size, false, func(device string) error { return replay(ctx, device) })
 }
 
-// mend makes up for an unmount in a full pool, unless somebody has the volume mounted.
-func (b *Backend) mend(ctx context.Context, volume uint32, c Content, kind filesystem) error {
-	return b.pool.Use(ctx, volume, c.Size, false, func(device string) error {
-		if _, err := kind.mend(device); !errors.Is(err, unix.EBUSY) {
+// mend makes up for an unmount in a full pool, unless somebody has the volume mounted, which is active.
+func (b *Backend) mend(ctx context.Context, volume uint32, kind filesystem) error {
+	return b.pool.do(ctx, func() error {
+		if _, err := kind.mend(b.pool.Path(volume)); !errors.Is(err, unix.EBUSY) {
 			return err
 		}
 		return nil
-	})
+	}, volume)
 }
 
 func (m *memory) known(id uint64) facts {

@@ -108,7 +108,7 @@ func (s *Snapshotter) record(ctx context.Context, sn metadata.Snapshot, chain []
 	case err != nil:
 		undo() // a device that is just being made would outlive the content
 		return nil, errors.Join(err, failed)
-	case failed != nil:
+	case failed != nil: // without undo: the trash has the number now, and nobody else may be given it
 		return nil, errors.Join(failed, s.unrecord(ctx, sn))
 	}
 	return mounts, nil

@@ -3,6 +3,7 @@ package dm
 import (
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +32,7 @@ type Control struct {
 	file   *os.File // nil in unit tests
 	listen func() (events, error)
 	nodes  nodes
+	sent   atomic.Uint64
 }
 
 // Open opens the control device, /dev/mapper/control, and makes its node if it is missing. Its requests need
@@ -75,8 +77,12 @@ func (c *Control) Version() (Version, error) {
 	return Version{v[0], v[1], v[2]}, nil
 }
 
+// Sent returns how many requests were made so far: who counts them sees that no operation comes to make more.
+func (c *Control) Sent() uint64 { return c.sent.Load() }
+
 // call sends r, with larger buffers until the reply fits. Its errors are OpErrors.
 func (c *Control) call(r request) (reply, error) {
+	c.sent.Add(1)
 	return r.send(c.wire)
 }
 

@@ -51,10 +51,13 @@ func (n nodes) make(name string, dev DevNum) error {
 	if leadsTo(path, dev) {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
 	err := n.create(path, dev)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		err = n.create(path, dev)
+	}
 	switch {
 	case !errors.Is(err, fs.ErrExist):
 		return err
