@@ -74,7 +74,7 @@ func readMetas(file io.ReaderAt) (newest, before *metaPage, err error) {
 
 func readMeta(file io.ReaderAt, id, pageSize uint64) (*metaPage, error) {
 	sector := make([]byte, sectorSize)
-	if _, err := file.ReadAt(sector, int64(id*pageSize)); err != nil {
+	if err := readAt(file, sector, id*pageSize); err != nil {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
 	meta := sector[pageHeader : pageHeader+metaSize]
@@ -138,10 +138,13 @@ func judge(file io.ReaderAt, size uint64) (judgement, error) {
 	if err == nil {
 		return judgement{page: newest, sum: s}, nil
 	}
-	if newest.settled || !before.stamped || before.txid()+1 != newest.txid() {
+	if unread(err) || newest.settled || !before.stamped || before.txid()+1 != newest.txid() {
 		return judgement{}, err
 	}
 	s, beforeErr := before.check(file, size, true)
+	if unread(beforeErr) {
+		return judgement{}, beforeErr
+	}
 	if beforeErr != nil {
 		return judgement{}, errors.Join(err, fmt.Errorf("the state before: %w", beforeErr))
 	}

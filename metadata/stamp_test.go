@@ -89,13 +89,7 @@ func mustClose(tb testing.TB, path string) {
 // A commit that was cut off is undone by an open to write, and by nothing else.
 func TestCutOffCommit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lamina.db")
-	s := mustOpen(t, path)
-	tCreate(t, s, "before")
-	s.batch.sync = func() error { return errSpoilt }
-	_, err := s.Remove(t.Context(), "n", "before")
-	require.ErrorIs(t, err, ErrFailed)
-	require.NoError(t, s.Close())
-	cut := fileOf(t, path)
+	cut := cutStore(t, path)
 	newest, _, err := readMetas(bytes.NewReader(cut))
 	require.NoError(t, err)
 	require.False(t, newest.settled, "it was closed with a commit of unknown fate")
@@ -106,7 +100,7 @@ func TestCutOffCommit(t *testing.T) {
 	require.ErrorIs(t, err, ErrCutOff)
 	require.NotErrorIs(t, err, ErrDamaged)
 	require.Equal(t, cut, fileOf(t, path), "it was changed")
-	s = mustOpen(t, path)
+	s := mustOpen(t, path)
 	tCheck(t, s)
 	_, err = s.Get("n", "before")
 	require.NoError(t, err)

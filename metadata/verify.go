@@ -45,6 +45,8 @@ func verifyFile(path string, readOnly bool) (judgement, error) {
 	judged, err := judge(f, uint64(st.Size()))
 	switch {
 	case err == nil:
+	case unread(err):
+		return judged, err
 	case isBolt(f):
 		return judged, fmt.Errorf("%w: %w", ErrDamaged, err)
 	default:
