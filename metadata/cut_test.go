@@ -23,14 +23,14 @@ var (
 type cutDisk struct {
 	rand  *rand.Rand
 	store *Store
-	size  int64
 
 	durable   []byte   // since the last sync
 	sum       sum      // of that
 	older     [][]byte // what it had before
 	unstamped []byte   // the meta page's sector of the commit under way, as bbolt writes it; nil if there is none
 
-	cuts, undone, kept, before, opened int
+	cuts, undone, kept, before int
+	opened, shown              int // shown: with snapshots
 }
 
 // TestPowerCuts cuts the power in the middle of each of many random commits. Whatever sectors of it are on the disk then, the
@@ -77,6 +77,7 @@ func TestPowerCuts(t *testing.T) {
 	t.Logf("%d cuts: %d commits undone, %d there as a whole, %d not begun; %d were opened", d.cuts, d.undone, d.kept, d.before, d.opened)
 	require.Greater(t, d.undone, d.cuts/4)
 	require.Greater(t, d.kept, d.cuts/100)
+	require.Greater(t, d.shown, d.opened/2)
 }
 
 func (d *cutDisk) commits() int { return int(d.store.batch.txid) }
@@ -121,9 +122,6 @@ func (d *cutDisk) image(t *testing.T) []byte {
 	defer f.Close()
 	newest, _, err := readMetas(f)
 	require.NoError(t, err)
-	st, err := f.Stat()
-	require.NoError(t, err)
-	d.size = st.Size()
 	image := make([]byte, max(newest.high()*newest.pageSize, uint64(len(d.durable))))
 	_, err = f.ReadAt(image, 0)
 	require.NoError(t, err)
@@ -261,6 +259,9 @@ func (d *cutDisk) open(t *testing.T, left []byte, happened bool, written []byte)
 	want, err := dump(w)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
+	if len(got) > dumpedBeside {
+		d.shown++
+	}
 	for i := range 4 {
 		require.NoError(t, s.update(t.Context(), putMeta(string(rune('a'+i)))))
 	}

@@ -146,6 +146,7 @@ func TestOlderVersions(t *testing.T) {
 		require.NoError(t, err)
 		want, err := dump(s)
 		require.NoError(t, err)
+		require.Greater(t, len(want), dumpedBeside)
 		require.NoError(t, s.Close())
 		for range 2 { // both meta pages, as bbolt writes them
 			bbolt(t, path, func(btx *bolt.Tx) error { return setVersion(btx, version) })
