@@ -61,13 +61,10 @@ func verifyFile(path string, readOnly bool) (judgement, error) {
 	return judged, undo(f, judged)
 }
 
-// settleCache makes what is read of a store that was not closed in order what its disk has. A daemon that was killed may have
-// left a state that is in the page cache alone, and the next commit overwrites pages of the state before. After a sync that
-// failed the kernel takes for written what it could not write, until it reads it again.
+// settleCache makes what is read of a store in order what its disk has. A daemon that was killed may have left a state that is in
+// the page cache alone, and the next commit overwrites pages of the state before. After a sync that failed the kernel takes for
+// written what it could not write, until it reads it again: also the stamp that says of a state that it is settled.
 func settleCache(f *os.File) error {
-	if newest, _, err := readMetas(f); err != nil || newest.settled {
-		return nil //nolint:nilerr // judge says what is wrong
-	}
 	if err := f.Sync(); err != nil {
 		return space.Explain(err, f.Name())
 	}
