@@ -24,6 +24,8 @@ const (
 	stampSize  = 8 + 8 + 16 + 8 // magic, transaction, sum, checksum
 )
 
+// A version of the store that this program does not know must have another magic: the state before a commit that was cut off
+// is found by it, and undoing one is for who knows the version.
 var stampMagic = []byte("lamina 1")
 
 // A metaPage is one of the two meta pages of bbolt, which commits write in turn, and with it the state of the store that it
@@ -138,7 +140,7 @@ func judge(file io.ReaderAt, size uint64) (judgement, error) {
 	if err == nil {
 		return judgement{page: newest, sum: s}, nil
 	}
-	if unread(err) || newest.settled || !before.stamped || before.txid()+1 != newest.txid() {
+	if unread(err) || newest.settled || !before.undoable(newest) {
 		return judgement{}, err
 	}
 	s, beforeErr := before.check(file, size, true)
@@ -149,6 +151,12 @@ func judge(file io.ReaderAt, size uint64) (judgement, error) {
 		return judgement{}, errors.Join(err, fmt.Errorf("the state before: %w", beforeErr))
 	}
 	return judgement{page: before, sum: s, cutOff: newest, missed: err}, nil
+}
+
+// undoable reports whether a state can be the one before a commit that was cut off. Undoing that makes a state that is older
+// still, so there must be a number for it.
+func (m *metaPage) undoable(cutOff *metaPage) bool {
+	return m.stamped && m.txid() > 0 && m.txid()+1 == cutOff.txid()
 }
 
 // check reads the whole state, and returns its sum.

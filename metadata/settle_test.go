@@ -82,6 +82,7 @@ func TestCloseKeepsCommitsOut(t *testing.T) {
 	s.batch.sync = func() error { close(settled); return s.db.Sync() }
 	reader, err := s.db.Begin(false)
 	require.NoError(t, err)
+	t.Cleanup(func() { _ = reader.Rollback() }) // before that of the store, which waits for it
 	closed := make(chan error, 1)
 	go func() { closed <- s.Close() }()
 	<-settled

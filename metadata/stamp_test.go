@@ -135,6 +135,53 @@ func TestCutOffAndDamaged(t *testing.T) {
 	require.Equal(t, cut, fileOf(t, path), "it was changed")
 }
 
+// What this program may not open, it does not undo a commit of.
+func TestCutOffCommitOfOthers(t *testing.T) {
+	for what, test := range map[string]struct {
+		spoil func(*bolt.Tx) error
+		err   error
+	}{
+		"a newer version": {func(btx *bolt.Tx) error { return setVersion(btx, schemaVersion+1) }, ErrVersion},
+		"another program": {func(btx *bolt.Tx) error { return btx.DeleteBucket(bucketMeta) }, ErrNotStore},
+		"inconsistent":    {func(btx *bolt.Tx) error { return btx.Bucket(bucketDevices).Put(key4(7), key8(7)) }, ErrDamaged},
+	} {
+		t.Run(what, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "lamina.db")
+			s := mustOpen(t, path)
+			tCreate(t, s, "a")
+			require.NoError(t, s.Close())
+			bbolt(t, path, test.spoil)
+			before := tStamp(t, path)
+			bbolt(t, path, func(btx *bolt.Tx) error { _, err := btx.CreateBucket([]byte("cut off")); return err })
+			cut := fileOf(t, path)
+			judged, err := judge(bytes.NewReader(cut), uint64(len(cut)))
+			require.NoError(t, err)
+			require.NotNil(t, judged.cutOff)
+			require.Equal(t, before, judged.page.txid())
+			for _, readOnly := range []bool{true, false} {
+				_, err = Open(path, Options{ReadOnly: readOnly})
+				require.ErrorIs(t, err, test.err)
+				require.NotErrorIs(t, err, ErrCutOff)
+			}
+			require.Equal(t, cut, fileOf(t, path), "it was changed")
+		})
+	}
+}
+
+// tStamp writes the stamp of the newest transaction, and returns its number.
+func tStamp(t *testing.T, path string) uint64 {
+	t.Helper()
+	file := fileOf(t, path)
+	newest, _, err := readMetas(bytes.NewReader(file))
+	require.NoError(t, err)
+	s, err := checkPages(bytes.NewReader(file), uint64(len(file)), newest)
+	require.NoError(t, err)
+	stamps, err := openStamps(path, newest.pageSize)
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(stamps.write(stampAt, newest.txid(), s), stamps.close()))
+	return newest.txid()
+}
+
 // Stores of older versions are read as they are, and become of the newest version when they are opened to be written, also
 // where a power cut has left that half done.
 func TestOlderVersions(t *testing.T) {
@@ -162,6 +209,7 @@ func TestOlderVersions(t *testing.T) {
 
 		s = mustOpen(t, path)
 		require.EqualValues(t, schemaVersion, versionOf(t, s))
+		require.True(t, s.db.NoSync, "bbolt would sync too")
 		got, err = dump(s)
 		require.NoError(t, err)
 		require.Equal(t, want, got)

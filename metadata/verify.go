@@ -55,10 +55,40 @@ func verifyFile(path string, readOnly bool) (judgement, error) {
 	if judged.cutOff == nil {
 		return judged, nil
 	}
+	if err := verifyKept(f, judged); err != nil {
+		return judged, fmt.Errorf("transaction %d is not whole, and of the one before: %w", judged.cutOff.txid(), err)
+	}
 	if readOnly {
-		return judged, fmt.Errorf("%w: %w", ErrCutOff, judged.missed)
+		return judged, fmt.Errorf("%w: transaction %d, upon %d: %w", ErrCutOff, judged.cutOff.txid(), judged.page.txid(), judged.missed)
 	}
 	return judged, undo(f, judged)
+}
+
+// verifyKept checks the state before a commit that was cut off as one that is opened is checked: whether it is of a version that
+// this program knows, and says the same everywhere. bbolt reads it in a copy in memory, so that nothing is undone if not.
+func verifyKept(f *os.File, judged judgement) error {
+	fd, err := unix.MemfdCreate("lamina.db", unix.MFD_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("memfd_create", err)
+	}
+	kept := os.NewFile(uintptr(fd), "lamina.db")
+	defer kept.Close() //nolint:errcheck // it is gone with it; bbolt has closed it, unless it could not be opened
+	if _, err := io.Copy(kept, io.NewSectionReader(f, 0, int64(judged.page.high()*judged.page.pageSize))); err != nil {
+		return err
+	}
+	if _, err := kept.WriteAt(judged.undone(), int64(judged.cutOff.id*judged.cutOff.pageSize)); err != nil {
+		return err
+	}
+	o := boltOptions()
+	o.ReadOnly, o.InitialMmapSize = true, 0
+	o.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return kept, nil }
+	return guardFaults(func() error {
+		db, err := bolt.Open(kept.Name(), 0o600, o)
+		if err != nil {
+			return err
+		}
+		return errors.Join(db.View(verifyMeta), db.View(checkAll), db.Close())
+	})
 }
 
 // settleCache makes what is read of a store in order what its disk has. A daemon that was killed may have left a state that is in
@@ -81,8 +111,8 @@ func undo(f *os.File, judged judgement) error {
 	if err := f.Sync(); err != nil {
 		return space.Explain(err, f.Name())
 	}
-	log.L.WithField("store", f.Name()).WithField("transaction", judged.cutOff.txid()).WithField("missed", judged.missed).
-		Warn("the last commit of the store was cut off by a crash, and is undone; nobody was told that it had happened")
+	log.L.WithField("store", f.Name()).WithField("undone", judged.cutOff.txid()).WithField("kept", judged.page.txid()).
+		WithField("missed", judged.missed).Warn("the last commit of the store is not on the disk as a whole, and is undone")
 	return nil
 }
 
