@@ -44,8 +44,33 @@ func (c Config) openToLook(found func(doctor.Finding)) (*metadata.Store, error) 
 	return store, nil
 }
 
-// undoCutOff undoes the last write of a store that a power cut has cut off.
-func (c Config) undoCutOff() error {
+// openToRepair opens the store as openToLook does, and has the disk hold what is read then: that is written elsewhere. The last
+// write of a store that is not whole is undone; who declines that gets metadata.ErrCutOff.
+func (c Config) openToRepair(ctx context.Context, r *doctor.Repair) (*metadata.Store, error) {
+	found := func(f doctor.Finding) { r.Findings = append(r.Findings, f) }
+	store, err := c.openToLook(found)
+	switch {
+	case errors.Is(err, metadata.ErrCutOff):
+		undone := false
+		if asked := r.Do(ctx, "undo the last write of the store: "+err.Error(), func(context.Context) (err error) {
+			undone, err = true, c.settle()
+			return err
+		}); asked != nil || !undone {
+			return nil, errors.Join(err, asked)
+		}
+	case err != nil, store == nil, r.DryRun:
+		return store, err
+	default:
+		err := errors.Join(store.Close(), c.settle())
+		if err != nil && !errors.Is(err, metadata.ErrDamaged) { // what is inconsistent can be examined, and not be written
+			return nil, err
+		}
+	}
+	return c.openToLook(found)
+}
+
+// settle opens the store to be written, which leaves it on the disk as a whole, and closes it.
+func (c Config) settle() error {
 	store, err := metadata.Open(filepath.Join(c.Root, "lamina.db"), metadata.Options{})
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
@@ -148,16 +173,7 @@ func (l live) SurveyDevice(ctx context.Context, was dmthin.SurveyedDevice) (dmth
 // Repair examines a root that no process has open, and cures what is found. What it does it announces, and asks about,
 // through r, whose fields that are about this root it sets. Its error says what could not be looked at or cured.
 func Repair(ctx context.Context, c Config, r doctor.Repair) error {
-	open := func() (*metadata.Store, error) {
-		return c.openToLook(func(f doctor.Finding) { r.Findings = append(r.Findings, f) })
-	}
-	store, err := open()
-	if errors.Is(err, metadata.ErrCutOff) && !r.DryRun {
-		if err := c.undoCutOff(); err != nil {
-			return err
-		}
-		store, err = open()
-	}
+	store, err := c.openToRepair(ctx, &r)
 	if err != nil {
 		return err
 	}
