@@ -52,7 +52,7 @@ func (c Config) openToRepair(ctx context.Context, r *doctor.Repair) (*metadata.S
 	switch {
 	case errors.Is(err, metadata.ErrCutOff):
 		undone := false
-		if asked := r.Do(ctx, "undo the last write of the store: "+err.Error(), func(context.Context) (err error) {
+		if asked := r.Do(ctx, fmt.Sprintf("undo the last write of the store: %v", err), func(context.Context) (err error) {
 			undone, err = true, c.settle()
 			return err
 		}); asked != nil || !undone {
