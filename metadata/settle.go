@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // begin takes over a store as it was judged, and makes one of an older version the newest.
@@ -63,9 +65,14 @@ func (b *batcher) settle() error {
 	if !b.unsettled {
 		return nil
 	}
-	if err := errors.Join(b.stamps.write(settledAt, b.txid, b.summer.sum), b.sync()); err != nil {
+	if err := b.stamps.write(settledAt, b.txid, b.summer.sum); err != nil {
 		return err
 	}
+	failpoint.Hit("store.settling")
+	if err := b.sync(); err != nil {
+		return err
+	}
+	failpoint.Hit("store.settled")
 	b.unsettled = false
 	return nil
 }
