@@ -44,33 +44,26 @@ func (c Config) openToLook(found func(doctor.Finding)) (*metadata.Store, error) 
 	return store, nil
 }
 
-// openToRepair opens the store as openToLook does, and has the disk hold what is read then: that is written elsewhere. The last
-// write of a store that is not whole is undone; who declines that gets metadata.ErrCutOff.
+// openToRepair opens the store as openToLook does, once its last write is undone if that is not whole. Who declines that gets
+// metadata.ErrCutOff.
 func (c Config) openToRepair(ctx context.Context, r *doctor.Repair) (*metadata.Store, error) {
 	found := func(f doctor.Finding) { r.Findings = append(r.Findings, f) }
 	store, err := c.openToLook(found)
-	switch {
-	case errors.Is(err, metadata.ErrCutOff):
-		undone := false
-		if asked := r.Do(ctx, fmt.Sprintf("undo the last write of the store: %v", err), func(context.Context) (err error) {
-			undone, err = true, c.settle()
-			return err
-		}); asked != nil || !undone {
-			return nil, errors.Join(err, asked)
-		}
-	case err != nil, store == nil, r.DryRun:
+	if !errors.Is(err, metadata.ErrCutOff) {
 		return store, err
-	default:
-		err := errors.Join(store.Close(), c.settle())
-		if err != nil && !errors.Is(err, metadata.ErrDamaged) { // what is inconsistent can be examined, and not be written
-			return nil, err
-		}
+	}
+	undone := false
+	if asked := r.Do(ctx, fmt.Sprintf("undo the last write of the store: %v", err), func(context.Context) (err error) {
+		undone, err = true, c.undoCutOff()
+		return err
+	}); asked != nil || !undone {
+		return nil, errors.Join(err, asked)
 	}
 	return c.openToLook(found)
 }
 
-// settle opens the store to be written, which leaves it on the disk as a whole, and closes it.
-func (c Config) settle() error {
+// undoCutOff undoes the last write of a store that is not whole.
+func (c Config) undoCutOff() error {
 	store, err := metadata.Open(filepath.Join(c.Root, "lamina.db"), metadata.Options{})
 	if err != nil {
 		return fmt.Errorf("root: %w", err)

@@ -33,10 +33,8 @@ func verifyFile(path string, readOnly bool) (judgement, error) {
 	} else if err != nil {
 		return judgement{}, &os.PathError{Op: "flock", Path: path, Err: err}
 	}
-	if !readOnly {
-		if err := settleCache(f); err != nil {
-			return judgement{}, err
-		}
+	if err := settleCache(f); err != nil { // what is only read may be written elsewhere: the count of starts into a pool
+		return judgement{}, err
 	}
 	st, err := f.Stat()
 	if err != nil {
