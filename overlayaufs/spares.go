@@ -21,7 +21,7 @@ import (
 // A spare is a content that was made before anybody asked for it: Make gives it a number by one rename, where it would make three
 // directories. To make a directory holds the lock of the one above for as long as the file system looks for an inode.
 //
-// A spare is made in the directory spares, and then moved into the root: a rename within one directory waits for nobody who makes
+// A spare is made in the directory .spares, and then moved into the root: a rename within one directory waits for nobody who makes
 // something elsewhere.
 //
 // Nothing is written down of spares, and none outlives the process: all that is found at a start is removed, before the first is made.
@@ -32,7 +32,7 @@ import (
 // changes names. ext4 and xfs do. btrfs may bring back the file under the old name of the directory, and would lose it to the next
 // start: there are no spares there, nor on any other that is not known.
 const (
-	sparesName  = "spares"  // where they are made
+	sparesName  = ".spares" // where they are made
 	sparePrefix = ".spare-" // of their names in the root
 
 	sparesKept = 64

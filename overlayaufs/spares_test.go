@@ -106,6 +106,7 @@ func TestSpareReplacesGarbage(t *testing.T) {
 // What another process has left of spares is removed before there are new ones, and is no content to anybody.
 func TestSparesOfOthersAreWiped(t *testing.T) {
 	b := tUnprobed(t, Config{})
+	tWrite(t, filepath.Join(b.root, ownerName), `{"uuid":"a","start":1}`)
 	left := []string{sparePrefix + "1", sparePrefix + "2000", sparesName + "/7"}
 	for _, dir := range left {
 		tWrite(t, filepath.Join(b.root, dir, fsName, "file"), "x")
@@ -121,7 +122,7 @@ func TestSparesOfOthersAreWiped(t *testing.T) {
 	if tree := tTree(t, b.root); strings.Contains(tree, "file") {
 		t.Errorf("left: %s", tree)
 	}
-	want := sparesKept + 1 // and where they are made
+	want := sparesKept + 2 // where they are made, and the owner
 	if names := tNames(t, b.root); len(names) != want || slices.Contains(names, left[1]) {
 		t.Errorf("%d names: %v", len(names), names)
 	}
