@@ -76,7 +76,8 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		chain = append([]metadata.Link{sn.Link()}, chain...)
 		failpoint.Hit("create.made")
 	}
-	return s.record(ctx, sn, chain, undo)
+	mounts, err := s.record(ctx, sn, chain, undo) // into the err that the deferred call looks at
+	return mounts, err
 }
 
 // record writes the record of a new snapshot, whose content is durable, and returns its mounts. What a Releaser starts for
