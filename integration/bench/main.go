@@ -69,15 +69,15 @@ type settings struct {
 }
 
 func parse(args []string, stderr io.Writer) (s settings, ok bool) {
-	s.progress = stderr
+	s.progress = &clocked{w: stderr, began: time.Now()}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&s.lamina, "lamina", "bin/lamina", "the `PROGRAM` that is measured")
 	flags.StringVar(&s.dir, "dir", "", "a `DIR` for everything that is written, removed at the end (a temporary one)")
 	flags.StringVar(&s.backend, "backend", "union", "union or thin")
-	flags.StringVar(&s.output, "o", "table", "table or json")
+	flags.StringVar(&s.output, "o", "table", "table, markdown or json")
 	flags.Uint64Var(&s.seed, "seed", 1, "of the order in which peers take their turns")
-	flags.IntVar(&s.rounds, "rounds", 0, "how often everything is measured (10, and 4 of thin)")
+	flags.IntVar(&s.rounds, "rounds", 0, "how often everything is measured (10, and 3 of thin)")
 	flags.StringVar(&s.tools, "tools", "bin/tools", "a `DIR` with containerd and its programs, for images")
 	flags.StringVar(&s.busybox, "busybox", ".cache/busybox", "a static busybox, `PROGRAM` of the image that is unpacked")
 	flags.StringVar(&s.fs, "fs", "", "make a file system, ext4 or xfs with project quotas in a sparse file, and measure on it")
@@ -107,7 +107,7 @@ func (s *settings) complete(parts []string) (err error) {
 		of    []string
 	}{
 		"-backend": {s.backend, []string{union, thin}},
-		"-o":       {s.output, []string{"table", "json"}},
+		"-o":       {s.output, []string{"table", "markdown", "json"}},
 		"-fs":      {s.fs, []string{"", "ext4", "xfs"}},
 	} {
 		if !slices.Contains(allowed.of, allowed.value) {
@@ -121,7 +121,7 @@ func (s *settings) complete(parts []string) (err error) {
 	case s.short:
 		s.rounds = 1
 	case s.backend == thin:
-		s.rounds = 4
+		s.rounds = 3
 	default:
 		s.rounds = 10
 	}

@@ -31,11 +31,9 @@ type kind struct {
 	slow bool
 	// needsUdev is set of what waits for udevd.
 	needsUdev bool
-	// deletesAtOnce is set where Remove returns when the content is gone.
-	deletesAtOnce bool
 }
 
-var kinds = map[string]kind{devMapper: {slow: true, needsUdev: true, deletesAtOnce: true}}
+var kinds = map[string]kind{devMapper: {slow: true, needsUdev: true}}
 
 // The names under which results of Lamina's stand. laminaUnion is beside the thin one, on the same disk.
 const laminaUnion = laminaName + ", union"
