@@ -92,6 +92,7 @@ func TestShort(t *testing.T) {
 	var f found
 	require.NoError(t, json.Unmarshal(stdout.Bytes(), &f))
 	require.NotEmpty(t, f.Disk.FileSystem)
+	require.True(t, f.Disk.Journal, "an ext4 without a journal is not measured on, unless -fs here says so")
 
 	size := sizeOf(union).short()
 	for _, l := range lives(size) {
@@ -233,6 +234,7 @@ func TestRefused(t *testing.T) {
 	}{
 		"-backend aufs":                 {exitUsage, `-backend is "aufs", not one of`},
 		"-o yaml":                       {exitUsage, `-o is "yaml"`},
+		"-fs here -timeout 1ns quotas":  {exitFailed, "not done after 1ns"},
 		"-fs vfat":                      {exitUsage, `-fs is "vfat"`},
 		"-rounds -1":                    {exitUsage, "-rounds is -1"},
 		"-nonsense":                     {exitUsage, "not defined: -nonsense"},

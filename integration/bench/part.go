@@ -78,27 +78,48 @@ func measure(ctx context.Context, s settings, stdout io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, clearDir(dir)) }()
-	on := dir
-	if s.fs != "" {
-		mnt, unmount, err := makeDisk(ctx, dir, s.fs)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, unmount()) }()
-		on = mnt
-	}
-	if s.disk, err = diskOf(on); err != nil {
+	if s.disk, err = diskOf(dir); err != nil {
 		return err
 	}
-	err = s.report(ctx, on, stdout)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	on := dir
+	if fs := s.diskToMake(); fs != "" {
+		mnt, unmount, noQuotas, diskErr := makeDisk(ctx, dir, fs)
+		if diskErr != nil {
+			return errors.Join(context.Cause(ctx), diskErr)
+		}
+		defer func() { err = errors.Join(err, unmount()) }()
+		if noQuotas != nil {
+			_, _ = fmt.Fprintln(s.progress, "without project quotas:", noQuotas)
+		}
+		on = mnt
+		if s.disk, err = diskOf(on); err != nil {
+			return err
+		}
+		s.disk.Made = true
 	}
-	return err
+	if err = s.report(ctx, on, stdout); err != nil || ctx.Err() != nil {
+		return errors.Join(context.Cause(ctx), err)
+	}
+	return nil
 }
 
-// report runs each part in a directory of its own in dir. One that fails keeps the others from nothing but an end of ctx does, and
-// what was found is reported.
+// diskToMake returns the file system that is to be made to measure on, or "". Where nothing was said an ext4 without a journal is
+// not measured on, as hardly anybody has one.
+func (s settings) diskToMake() string {
+	switch {
+	case s.fs == fsHere:
+		return ""
+	case s.fs != "":
+		return s.fs
+	case s.disk.Journal:
+		return ""
+	default:
+		return "ext4"
+	}
+}
+
+// report runs each part in a directory of its own in dir. After one that fails the others are run all the same, unless ctx has ended,
+// and what was found is reported.
 func (s settings) report(ctx context.Context, dir string, stdout io.Writer) error {
 	found := map[string]any{"backend": s.backend, "seed": s.seed, "rounds": s.rounds, "processors": runtime.NumCPU(), "disk": s.disk}
 	w := s.tables(stdout)
@@ -132,7 +153,7 @@ func (s settings) report(ctx context.Context, dir string, stdout io.Writer) erro
 	}
 	found["targets"], found["seconds"] = goals, seconds
 	if err != nil {
-		found["error"] = err.Error()
+		found["error"] = fmt.Sprint(err)
 	}
 	enc := json.NewEncoder(stdout)
 	enc.SetIndent("", "  ")

@@ -48,7 +48,7 @@ func (q quotas) targets(s settings) (all []target) {
 	op := opUsageOf(s.scale.quotaFiles)
 	what := op + ", with project quotas, beside " + inProcessOf(overlayfs)
 	if !q.Disk.ProjectQuotas {
-		return []target{notMeasured(what, usageQuota, times, q.Disk.String()+" has none")}
+		return []target{notMeasured(what, usageQuota, q.Disk.String()+" has none")}
 	}
 	q.Results.aim(&all, what, usageQuota, op, inProcessOf(overlayfs), op)
 	return all

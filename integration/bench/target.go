@@ -23,9 +23,9 @@ func newTarget(what string, limit, measured float64, unit string) target {
 	return target{What: what, Limit: limit, Measured: measured, Unit: unit, Met: measured <= limit}
 }
 
-// notMeasured is a target of which nothing can be said, and why.
-func notMeasured(what string, limit float64, unit, why string) target {
-	return target{What: what, Limit: limit, Unit: unit, NotMeasured: why}
+// notMeasured is a target in times of which nothing can be said, and why.
+func notMeasured(what string, limit float64, why string) target {
+	return target{What: what, Limit: limit, Unit: times, NotMeasured: why}
 }
 
 // A section that there are targets for.
@@ -74,9 +74,9 @@ func (r results) aim(all *[]target, what string, limit float64, op, peer, otherO
 	theirs, also := r.median(otherOp, peer)
 	switch {
 	case !ok:
-		*all = append(*all, notMeasured(what, limit, times, "not timed of "+laminaName))
+		*all = append(*all, notMeasured(what, limit, "not timed of "+laminaName))
 	case !also:
-		*all = append(*all, notMeasured(what, limit, times, "not timed of "+peer))
+		*all = append(*all, notMeasured(what, limit, "not timed of "+peer))
 	default:
 		*all = append(*all, newTarget(what, limit, float64(ours)/float64(theirs), times))
 	}
@@ -113,7 +113,7 @@ func (r results) thinTargets(s settings) (all []target) {
 		op = atOnceName(op, s.scale.clients)
 		r.aim(&all, op+", beside "+in, thinDevmapper, op, in, op)
 	}
-	all = append(all, notMeasured(opPrepares(s.scale.prepares)+", beside "+in, thinDevmapper, times, "a minute of devmapper"))
+	all = append(all, notMeasured(opPrepares(s.scale.prepares)+", beside "+in, thinDevmapper, "a minute of devmapper"))
 	removing, resting := during(s.scale)
 	r.aim(&all, removing+", beside the same without", duringRemoval, removing, laminaName, resting)
 	r.aim(&all, opFirst+", beside that of a child", thinFirst, opFirst, laminaName, opPrepare)
@@ -121,7 +121,7 @@ func (r results) thinTargets(s settings) (all []target) {
 	ours, ok := r.sum(laminaName, opPrepare, opRemove)
 	theirs, also := r.sum(laminaUnion, opPrepare, opRemove)
 	if !ok || !also {
-		return append(all, notMeasured(what, thinUnion, times, "not timed of both"))
+		return append(all, notMeasured(what, thinUnion, "not timed of both"))
 	}
 	return append(all, newTarget(what, thinUnion, float64(ours)/float64(theirs), times))
 }
