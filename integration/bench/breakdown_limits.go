@@ -92,8 +92,8 @@ func directoryProbes(dir string) []probe {
 }
 
 // emptyCall calls a method that the daemon does not have, which its gRPC library answers.
-func (d *watched) emptyCall(ctx context.Context) error {
-	err := d.conn.Invoke(ctx, "/lamina.v1.None/Nothing", new(emptypb.Empty), new(emptypb.Empty))
+func (w *watched) emptyCall(ctx context.Context) error {
+	err := w.conn.Invoke(ctx, "/lamina.v1.None/Nothing", new(emptypb.Empty), new(emptypb.Empty))
 	if status.Code(err) == codes.Unimplemented {
 		return nil
 	}

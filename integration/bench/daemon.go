@@ -16,6 +16,8 @@ type load struct {
 	chains, active, pairs, operations, samples int
 }
 
+func (l load) content() content { return content{chains: l.chains, active: l.active} }
+
 // layersOf is how many layers a chain has, as an image.
 const layersOf = 10
 
@@ -78,13 +80,14 @@ func measureDaemon(ctx context.Context, s settings, dir string) (_ section, err 
 	for i := range tips {
 		tips[i] = layerKey(i, layersOf-1)
 	}
-	if err := errors.Join(note("empty", nil), note("filled", fillStore(ctx, d, l))); err != nil {
+	if err := errors.Join(note("empty", nil), note("filled", fillStore(ctx, d, l.content()))); err != nil {
 		return nil, err
 	}
 	if err := d.stop(); err != nil {
 		return nil, err
 	}
-	if d, err = startWatched(ctx, s, dir); err != nil {
+	_, _ = fmt.Fprintln(s.progress, "daemon: the store is filled")
+	if err := d.start(ctx); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,31 +12,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// tProgram builds Lamina, or skips a test that needs root.
-func tProgram(t *testing.T) string {
-	t.Helper()
-	if os.Getuid() != 0 {
-		require.NotEqual(t, "1", os.Getenv("LAMINA_TEST_ROOT"), "LAMINA_TEST_ROOT is set, but this is not root")
-		t.Skip("snapshotters need root")
-	}
-	program := filepath.Join(t.TempDir(), "lamina")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../cmd/lamina").CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	return program
-}
-
 // A daemon takes up no more after 5,000 operations than after the first thousand, and what it has of memory is in bounds.
 func TestDaemonDoesNotGrow(t *testing.T) {
-	s := settings{lamina: tProgram(t), backend: union, progress: io.Discard}
+	requireRoot(t)
+	s := settings{lamina: mustBuild(t), backend: union, progress: io.Discard}
 	ctx := namespaces.WithNamespace(t.Context(), "bench")
-	dir, err := os.MkdirTemp("/tmp", "bench") //nolint:usetesting // t.TempDir may be too long for a socket
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	dir := filepath.Join(shortDir(t), "d")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	t.Cleanup(func() { require.NoError(t, clearDir(dir)) })
 	d, err := startWatched(ctx, s, dir)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, d.stop()) }()
 	l := load{chains: 10, active: 10, operations: 5000, samples: 10}
-	require.NoError(t, fillStore(ctx, d, l))
+	require.NoError(t, fillStore(ctx, d, l.content()))
 	r := &daemonSection{}
 	require.NoError(t, r.work(ctx, d, []string{layerKey(0, layersOf-1), layerKey(9, layersOf-1)}, l))
 	first, last := r.Samples[1], r.Samples[len(r.Samples)-1]
@@ -53,13 +40,11 @@ func TestDaemonDoesNotGrow(t *testing.T) {
 
 // The parts run, find something of everything, and leave nothing.
 func TestPartsShort(t *testing.T) {
-	program := tProgram(t)
-	dir, err := os.MkdirTemp("/tmp", "bench") //nolint:usetesting // t.TempDir may be too long for a socket
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	requireRoot(t)
+	dir := shortDir(t)
 	svg := filepath.Join(t.TempDir(), "svg")
 	var out, progress strings.Builder
-	code := run(t.Context(), []string{"-lamina", program, "-dir", dir, "-short", "-o", "json", "-svg", svg, "scale", "prepare", "daemon"}, &out, &progress)
+	code := run(t.Context(), []string{"-lamina", mustBuild(t), "-dir", dir, "-short", "-o", "json", "-svg", svg, "scale", "prepare", "daemon"}, &out, &progress)
 	require.Zero(t, code, progress.String())
 	var got struct {
 		Scale   sweeps
@@ -94,9 +79,7 @@ func TestPartsShort(t *testing.T) {
 		require.GreaterOrEqual(t, f.Peak, f.Resident)
 		require.NotContains(t, []uint64{f.Heap, f.Goroutines, f.Descriptors}, uint64(0), f.Moment)
 	}
-	left, err := os.ReadDir(dir)
-	require.NoError(t, err)
-	require.Empty(t, left)
+	checkNothingLeft(t, dir)
 }
 
 func TestSlope(t *testing.T) {
