@@ -211,7 +211,7 @@ func TestInterrupted(t *testing.T) {
 	lamina := mustBuild(t)
 	for part, text := range map[string]string{
 		"operations": "operations: round 0", "restart": "restart: the store", partImages: "images: round 0",
-		"daemon": "daemon: the store",
+		"daemon": "daemon: the store", "scale": "layers: round 0", "prepare": "prepare: warm",
 	} {
 		t.Run(part, func(t *testing.T) {
 			dir := shortDir(t)

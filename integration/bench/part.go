@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/log"
 )
@@ -86,6 +88,10 @@ func measure(ctx context.Context, s settings, stdout io.Writer) (err error) {
 		on = mnt
 	}
 	if s.disk, err = diskOf(on); err != nil {
+		return err
+	}
+	// What is left mounted for a moment is found by clearDir.
+	if err := mount.SetTempMountLocation(filepath.Join(on, "mnt")); err != nil {
 		return err
 	}
 	err = s.report(ctx, on, stdout)
