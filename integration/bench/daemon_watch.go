@@ -66,7 +66,8 @@ func (w *watched) stop() error {
 	return errors.Join(w.conn.Close(), w.daemon.stop())
 }
 
-// footprint looks at the process first: to ask for a profile takes memory.
+// footprint looks at a daemon, and leaves it to itself when it collects. It looks at the process first: to ask for a profile takes
+// memory.
 func (w *watched) footprint(ctx context.Context, moment string) (f footprint, err error) {
 	f.Moment = moment
 	proc := filepath.Join("/proc", strconv.Itoa(w.process.cmd.Process.Pid))
@@ -79,26 +80,33 @@ func (w *watched) footprint(ctx context.Context, moment string) (f footprint, er
 	if err != nil {
 		return f, err
 	}
+	memory := []figure{{"VmRSS:", &f.Resident}, {"VmHWM:", &f.Peak}, {"RssAnon:", &f.Anonymous}, {"RssFile:", &f.File}}
+	if err := numbers(string(status), memory...); err != nil {
+		return f, err
+	}
 	const kib = 1024
-	for field, to := range map[string]*uint64{"VmRSS:": &f.Resident, "VmHWM:": &f.Peak, "RssAnon:": &f.Anonymous, "RssFile:": &f.File} {
-		if *to, err = number(string(status), field); err != nil {
-			return f, err
-		}
-		*to *= kib
+	for _, m := range memory {
+		*m.to *= kib
 	}
-	for page, of := range map[string]struct {
-		field string
-		to    *uint64
-	}{"goroutine?debug=1": {"goroutine profile: total", &f.Goroutines}, "heap?gc=1&debug=1": {"# HeapAlloc =", &f.Heap}} {
-		text, err := w.profile(ctx, page)
-		if err != nil {
-			return f, err
-		}
-		if *of.to, err = number(text, of.field); err != nil {
+	text, err := w.profile(ctx, "goroutine?debug=1")
+	if err != nil {
+		return f, err
+	}
+	return f, numbers(text, figure{"goroutine profile: total", &f.Goroutines})
+}
+
+// collected is footprint, and what is in use of the heap after a collection. What pools hold is free after a second one.
+func (w *watched) collected(ctx context.Context, moment string) (f footprint, err error) {
+	if f, err = w.footprint(ctx, moment); err != nil {
+		return f, err
+	}
+	var text string
+	for range 2 {
+		if text, err = w.profile(ctx, "heap?gc=1&debug=1"); err != nil {
 			return f, err
 		}
 	}
-	return f, nil
+	return f, numbers(text, figure{"# HeapAlloc =", &f.Heap}, figure{"# HeapObjects =", &f.Objects})
 }
 
 // profile gets a profile as text.
@@ -129,4 +137,19 @@ func number(text, field string) (uint64, error) {
 		}
 	}
 	return 0, fmt.Errorf("there is no %q", field)
+}
+
+// A figure stands after a field.
+type figure struct {
+	field string
+	to    *uint64
+}
+
+func numbers(text string, figures ...figure) (err error) {
+	for _, f := range figures {
+		if *f.to, err = number(text, f.field); err != nil {
+			return err
+		}
+	}
+	return nil
 }
