@@ -210,7 +210,10 @@ func (c *cancels) Write(b []byte) (int, error) {
 func TestInterrupted(t *testing.T) {
 	requireRoot(t)
 	lamina := mustBuild(t)
-	for part, text := range map[string]string{"operations": "operations: round 0", "restart": "restart: the store", partImages: "images: round 0"} {
+	for part, text := range map[string]string{
+		"operations": "operations: round 0", "restart": "restart: the store", partImages: "images: round 0",
+		"daemon": "daemon: the store", "scale": "layers: round 0", "prepare": "prepare: warm",
+	} {
 		t.Run(part, func(t *testing.T) {
 			dir := shortDir(t)
 			ctx, cancel := context.WithCancel(t.Context())

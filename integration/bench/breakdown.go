@@ -24,13 +24,14 @@ type breakdown struct {
 	Shares []share           `json:"shares"`
 }
 
-// A share is a part of a Prepare. Times are in nanoseconds.
+// A share is a part of a Prepare. Times are in nanoseconds. Ours is a difference of medians: below zero it is noise.
 type share struct {
-	Part  string        `json:"part"`
-	Ours  time.Duration `json:"ours_ns"`
-	Of    string        `json:"limit"`
-	Limit time.Duration `json:"limit_ns"`
-	Times float64       `json:"times"`
+	Part string        `json:"part"`
+	Ours time.Duration `json:"ours_ns"`
+	Of   string        `json:"limit"`
+	// Limit, and so Times, is zero if it was not measured.
+	Limit time.Duration `json:"limit_ns,omitzero"`
+	Times float64       `json:"times,omitzero"`
 }
 
 // What is timed.
@@ -71,8 +72,10 @@ func measurePrepare(ctx context.Context, s settings, dir string) (_ section, err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, end()) }()
-	if err := errors.Join(makeChain(ctx, sn, layersOf), makeChain(ctx, d, layersOf)); err != nil {
-		return nil, err
+	for _, to := range []snapshots.Snapshotter{sn, d} {
+		if err := makeChain(ctx, to, layersOf); err != nil {
+			return nil, err
+		}
 	}
 	store, err := newStoreProbe(ctx, filepath.Join(dir, "store.db"))
 	if err != nil {
@@ -129,6 +132,9 @@ func (b *breakdown) time(ctx context.Context, s settings, probes []probe) error 
 		each = breakdownShort
 	}
 	for i := range each + breakdownShort {
+		if i == breakdownShort {
+			_, _ = fmt.Fprintf(s.progress, "prepare: warm, and %d times now\n", each)
+		}
 		order.Shuffle(len(probes), func(i, j int) { probes[i], probes[j] = probes[j], probes[i] })
 		for _, p := range probes {
 			if err := ctx.Err(); err != nil {
@@ -154,7 +160,8 @@ func (b *breakdown) time(ctx context.Context, s settings, probes []probe) error 
 	return nil
 }
 
-// share takes the parts from one another. A part that is timed within another is what is left of it, if anything.
+// share takes the parts from one another. A part that is timed within another is what is left of it. All parts together have no
+// limit if one of them has none.
 func (b *breakdown) share(backend string) {
 	ours := func(name string) time.Duration { return b.Timed[name].Median }
 	content, limit := "file system", renameAlone
@@ -166,12 +173,16 @@ func (b *breakdown) share(backend string) {
 		{Part: content, Ours: ours(withoutSocket) - ours(storeAlone), Of: limit},
 		{Part: "transport", Ours: ours(throughSocket) - ours(withoutSocket), Of: emptyCall},
 	}
-	whole := share{Part: "Prepare", Ours: ours(throughSocket), Of: "all of them"}
+	whole, known := share{Part: "Prepare", Ours: ours(throughSocket), Of: "all of them"}, true
 	for i := range b.Shares {
 		s := &b.Shares[i]
-		s.Ours, s.Limit = max(s.Ours, 0), b.Timed[s.Of].Median
+		s.Limit = b.Timed[s.Of].Median
 		s.rate()
 		whole.Limit += s.Limit
+		known = known && s.Limit > 0
+	}
+	if !known {
+		whole.Limit = 0
 	}
 	whole.rate()
 	b.Shares = append(b.Shares, whole)
@@ -182,6 +193,9 @@ const ofLimit = 1.5
 
 func (b *breakdown) targets(settings) []target {
 	whole := b.Shares[len(b.Shares)-1]
+	if whole.Limit == 0 {
+		return nil
+	}
 	return []target{newTarget("a Prepare, beside what its flush, its file system or ioctls and its call take alone", ofLimit, whole.Times, times)}
 }
 
@@ -195,12 +209,20 @@ func (b *breakdown) table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintln(t, "part\tours, µs\tlimit, µs\ttimes\tthe limit is\t")
 	for _, s := range b.Shares {
-		_, _ = fmt.Fprintf(t, "%s\t%.0f\t%.0f\t%.2f\t%s\t\n", s.Part, micro(s.Ours), micro(s.Limit), s.Times, s.Of)
+		limit, times := "not measured", "-"
+		if s.Limit > 0 {
+			limit, times = fmt.Sprintf("%.0f", micro(s.Limit)), fmt.Sprintf("%.2f", s.Times)
+		}
+		_, _ = fmt.Fprintf(t, "%s\t%.0f\t%s\t%s\t%s\t\n", s.Part, micro(s.Ours), limit, times, s.Of)
 	}
 	_, _ = fmt.Fprintln(t, "timed\tlower quartile\tmedian\tupper quartile\t\t")
 	for _, name := range []string{throughSocket, withoutSocket, storeAlone, flushAlone, emptyCall, renameAlone, mkdirsAlone, requestsAlone} {
 		if s, ok := b.Timed[name]; ok {
-			_, _ = fmt.Fprintf(t, "%s\t%.0f\t%.0f\t%.0f\t\t\n", name, micro(s.Low), micro(s.Median), micro(s.High))
+			low, high := "-", "-" // of a median that another program told
+			if s.Low > 0 {
+				low, high = fmt.Sprintf("%.0f", micro(s.Low)), fmt.Sprintf("%.0f", micro(s.High))
+			}
+			_, _ = fmt.Fprintf(t, "%s\t%s\t%.0f\t%s\t\t\n", name, low, micro(s.Median), high)
 		}
 	}
 	if err := t.Flush(); err != nil {

@@ -62,7 +62,11 @@ func newFlushProbe(path string, bytes uint64) (*flushProbe, error) {
 		return nil, err
 	}
 	p := &flushProbe{file: f, data: make([]byte, bytes)}
-	if err := errors.Join(p.flush(0), f.Sync()); err != nil {
+	err = p.flush(0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return p, nil
@@ -83,17 +87,25 @@ func directoryProbes(dir string) []probe {
 	made := os.MkdirAll(filepath.Join(spare, "0"), 0o700)
 	return []probe{
 		{renameAlone, func(i int) error {
-			return errors.Join(made, os.Rename(filepath.Join(spare, "0"), at(i)))
+			if made != nil {
+				return made
+			}
+			return os.Rename(filepath.Join(spare, "0"), at(i))
 		}, func(i int) error { return os.Rename(at(i), filepath.Join(spare, "0")) }},
 		{mkdirsAlone, func(i int) error {
-			return errors.Join(os.Mkdir(at(i), 0o700), os.Mkdir(filepath.Join(at(i), "fs"), 0o755), os.Mkdir(filepath.Join(at(i), "work"), 0o711))
+			for _, dir := range []string{at(i), filepath.Join(at(i), "fs"), filepath.Join(at(i), "work")} {
+				if err := os.Mkdir(dir, 0o700); err != nil {
+					return err
+				}
+			}
+			return nil
 		}, func(i int) error { return os.RemoveAll(at(i)) }},
 	}
 }
 
 // emptyCall calls a method that the daemon does not have, which its gRPC library answers.
-func (d *watched) emptyCall(ctx context.Context) error {
-	err := d.conn.Invoke(ctx, "/lamina.v1.None/Nothing", new(emptypb.Empty), new(emptypb.Empty))
+func (w *watched) emptyCall(ctx context.Context) error {
+	err := w.conn.Invoke(ctx, "/lamina.v1.None/Nothing", new(emptypb.Empty), new(emptypb.Empty))
 	if status.Code(err) == codes.Unimplemented {
 		return nil
 	}
@@ -117,6 +129,5 @@ func timeRequests(ctx context.Context, program string) (spread, error) {
 		return spread{}, fmt.Errorf("%s says nothing of prepare-µs: %s", program, out)
 	}
 	v, err := strconv.ParseFloat(string(found[1]), 64)
-	d := time.Duration(v * float64(time.Microsecond))
-	return spread{Least: d, Low: d, Median: d, High: d, Times: times}, err
+	return spread{Median: time.Duration(v * float64(time.Microsecond)), Times: times}, err
 }

@@ -13,47 +13,53 @@ import (
 
 // A load is how much a daemon has, and is given to do.
 type load struct {
-	chains, active, pairs, operations, samples int
+	content
+	pairs, operations, samples int
 }
 
 // layersOf is how many layers a chain has, as an image.
 const layersOf = 10
 
-// loadOf is a large node's. A volume takes milliseconds to make, so there are fewer.
+// loadOf is a large node's. A volume takes milliseconds to make: of the thin backend there are as many records, but most are views.
 func loadOf(s settings) load {
 	switch {
 	case s.short:
-		return load{chains: 10, active: 10, pairs: 20, operations: 500, samples: 5}
+		return load{content{chains: 10, active: 10, views: 10}, 20, 500, 5}
 	case s.backend == thin:
-		return load{chains: 50, active: 30, pairs: 100, operations: 5000, samples: 20}
+		return load{content{chains: 50, active: 30, views: 9470}, 100, 5000, 20}
 	default:
-		return load{chains: 970, active: 300, pairs: 1000, operations: 100_000, samples: 50}
+		return load{content{chains: 970, active: 300}, 1000, 100_000, 50}
 	}
 }
 
 // A footprint is what a daemon takes up at one moment. Memory is in bytes.
 type footprint struct {
-	Moment      string `json:"moment"`
-	Resident    uint64 `json:"resident"`  // VmRSS: Anonymous and File
-	Anonymous   uint64 `json:"anonymous"` // heap, stacks, what the runtime keeps
-	Peak        uint64 `json:"peak"`      // VmHWM: the most that was resident so far
-	File        uint64 `json:"file"`      // the program's text and the store, as far as they are mapped
-	Heap        uint64 `json:"heap"`      // after a collection: what is in use
+	Moment    string `json:"moment"`
+	Resident  uint64 `json:"resident"`  // VmRSS: Anonymous and File
+	Anonymous uint64 `json:"anonymous"` // heap, stacks, what the runtime keeps
+	Peak      uint64 `json:"peak"`      // VmHWM: the most that was resident so far
+	File      uint64 `json:"file"`      // the program's text and the store, as far as they are mapped
+	// Heap and Objects are what is in use after a collection, if there was one.
+	Heap        uint64 `json:"heap,omitzero"`
+	Objects     uint64 `json:"objects,omitzero"`
 	Goroutines  uint64 `json:"goroutines"`
 	Descriptors uint64 `json:"descriptors"`
 }
 
 // A daemonSection is what one daemon took up, as it worked.
 type daemonSection struct {
-	Snapshots  int         `json:"snapshots"`
-	Active     int         `json:"active"`
-	Operations int         `json:"operations"`
-	Moments    []footprint `json:"moments"`
-	// Samples were taken in equal steps through the operations.
+	Snapshots  int `json:"snapshots"`
+	Active     int `json:"active"`
+	Views      int `json:"views"`
+	Operations int `json:"operations"`
+	// Moments are each after a collection.
+	Moments []footprint `json:"moments"`
+	// Samples were taken in equal steps through the operations, of a daemon that collects when it wants to.
 	Samples []footprint `json:"samples"`
-	// The slopes are those of the lines through the samples but the first fifth, in bytes an operation.
+	// ResidentSlope is that of the line through the samples but the first fifth, in bytes an operation.
 	ResidentSlope float64 `json:"resident_slope"`
-	HeapSlope     float64 `json:"heap_slope"`
+	// HeapGrowth is by how much the heap has grown since the first fifth, each time after a collection, in bytes an operation.
+	HeapGrowth float64 `json:"heap_growth"`
 }
 
 // measureDaemon gives a daemon a store that is as large as a node's, and looks at what it takes up: as it began, after each
@@ -65,36 +71,36 @@ func measureDaemon(ctx context.Context, s settings, dir string) (_ section, err 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, d.stop()) }()
-	r := &daemonSection{Snapshots: l.chains*layersOf + l.active, Active: l.active, Operations: l.operations}
-	note := func(moment string, err error) error {
-		if err != nil {
-			return fmt.Errorf("%s: %w", moment, err)
-		}
-		f, err := d.footprint(ctx, moment)
-		r.Moments = append(r.Moments, f)
-		return err
-	}
+	r := &daemonSection{Snapshots: l.snapshots(), Active: l.active, Views: l.views, Operations: l.operations}
 	tips := make([]string, l.chains)
 	for i := range tips {
 		tips[i] = layerKey(i, layersOf-1)
 	}
-	if err := errors.Join(note("empty", nil), note("filled", fillStore(ctx, d, l))); err != nil {
-		return nil, err
-	}
-	if err := d.stop(); err != nil {
-		return nil, err
-	}
-	if d, err = startWatched(ctx, s, dir); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(
-		note("started again", nil),
-		note("Walk", walk(ctx, d)),
-		note(fmt.Sprintf("%d Prepares and Removes", l.pairs), preparesAndRemoves(ctx, d, tips, l.pairs)),
-		r.work(ctx, d, tips, l),
-		note(fmt.Sprintf("%d operations", l.operations), nil),
-	); err != nil {
-		return nil, err
+	for _, step := range []struct {
+		moment string
+		do     func() error
+	}{
+		{"empty", func() error { return nil }},
+		{"filled", func() error { return fillStore(ctx, d, l.content) }},
+		{"started again", func() error {
+			_, _ = fmt.Fprintln(s.progress, "daemon: the store is filled")
+			if err := d.stop(); err != nil {
+				return err
+			}
+			return d.start(ctx)
+		}},
+		{"Walk", func() error { return walk(ctx, d) }},
+		{fmt.Sprintf("%d Prepares and Removes", l.pairs), func() error { return preparesAndRemoves(ctx, d, tips, l.pairs) }},
+		{fmt.Sprintf("%d operations", l.operations), func() error { return r.work(ctx, d, tips, l) }},
+	} {
+		if err := step.do(); err != nil {
+			return nil, fmt.Errorf("%s: %w", step.moment, err)
+		}
+		f, err := d.collected(ctx, step.moment)
+		if err != nil {
+			return nil, err
+		}
+		r.Moments = append(r.Moments, f)
 	}
 	return r, nil
 }
@@ -102,6 +108,8 @@ func measureDaemon(ctx context.Context, s settings, dir string) (_ section, err 
 // work has the daemon do the operations and takes the samples.
 func (r *daemonSection) work(ctx context.Context, d *watched, tips []string, l load) error {
 	cycles := l.operations / perCycle / l.samples
+	fifth := l.samples / 5
+	var before footprint
 	for i := range l.samples {
 		if err := doCycles(ctx, d, tips, i, cycles); err != nil {
 			return err
@@ -111,12 +119,17 @@ func (r *daemonSection) work(ctx context.Context, d *watched, tips []string, l l
 			return err
 		}
 		r.Samples = append(r.Samples, f)
+		if i+1 == fifth {
+			if before, err = d.collected(ctx, "a fifth"); err != nil {
+				return err
+			}
+		}
 	}
-	warm := r.Samples[len(r.Samples)/5:]
+	after, err := d.collected(ctx, "all")
 	each := float64(cycles * perCycle)
-	r.ResidentSlope = slope(warm, func(f footprint) uint64 { return f.Resident }) / each
-	r.HeapSlope = slope(warm, func(f footprint) uint64 { return f.Heap }) / each
-	return nil
+	r.ResidentSlope = slope(r.Samples[fifth:], func(f footprint) uint64 { return f.Resident }) / each
+	r.HeapGrowth = (float64(after.Heap) - float64(before.Heap)) / each / float64(l.samples-fifth)
+	return err
 }
 
 // slope returns by how much a figure of the samples rises from one to the next, on the line with the least squares.
@@ -145,7 +158,7 @@ func walk(ctx context.Context, sn snapshots.Snapshotter) error {
 func (r *daemonSection) table(w io.Writer) error {
 	const mib = 1 << 20
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintf(t, "%d snapshots, %d active\tresident, MiB\tpeak\tanonymous\tfile\theap\tgoroutines\tdescriptors\t\n", r.Snapshots, r.Active)
+	_, _ = fmt.Fprintf(t, "%d snapshots, %d active, %d views\tresident, MiB\tpeak\tanonymous\tfile\theap\tgoroutines\tdescriptors\t\n", r.Snapshots, r.Active, r.Views)
 	for _, f := range r.Moments {
 		_, _ = fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%d\t%d\t\n", f.Moment,
 			float64(f.Resident)/mib, float64(f.Peak)/mib, float64(f.Anonymous)/mib, float64(f.File)/mib, float64(f.Heap)/mib, f.Goroutines, f.Descriptors)
@@ -154,28 +167,31 @@ func (r *daemonSection) table(w io.Writer) error {
 		return err
 	}
 	_, err := fmt.Fprintf(w, "growth over %d operations: resident %+.1f bytes an operation, heap %+.2f; goroutines %s, descriptors %s\n", r.Operations,
-		r.ResidentSlope, r.HeapSlope, spanOf(r.Samples, func(f footprint) uint64 { return f.Goroutines }),
+		r.ResidentSlope, r.HeapGrowth, spanOf(r.Samples, func(f footprint) uint64 { return f.Goroutines }),
 		spanOf(r.Samples, func(f footprint) uint64 { return f.Descriptors }))
 	return err
 }
 
-// What a daemon may take up. The slope of the heap is that of noise: nothing that a call leaves is as small.
+// What a daemon may take up. The growths are those of noise: nothing that each call leaves is as small, and of the resident
+// set they are 1 MiB of 100,000 operations.
 const (
 	residentMiB = 40
-	heapSlope   = 10 // bytes an operation
+	growthOf    = 10 // bytes an operation
 	moreOf      = 10 // goroutines, or descriptors: those of calls that are just ending
 )
 
 func (r *daemonSection) targets(settings) []target {
-	var resident uint64
+	var resident, peak uint64
 	for _, f := range append(slices.Clone(r.Moments), r.Samples...) {
-		resident = max(resident, f.Resident)
+		resident, peak = max(resident, f.Resident), max(peak, f.Peak)
 	}
 	first, last := r.Samples[0], r.Samples[len(r.Samples)-1]
 	of := fmt.Sprintf(" through %d operations", r.Operations)
 	return []target{
 		newTarget(fmt.Sprintf("resident with %d snapshots", r.Snapshots), residentMiB, float64(resident)/(1<<20), "MiB"),
-		newTarget("growth of the heap"+of, heapSlope, r.HeapSlope, "bytes an operation"),
+		newTarget(fmt.Sprintf("peak of the resident set with %d snapshots", r.Snapshots), residentMiB, float64(peak)/(1<<20), "MiB"),
+		newTarget("growth of the resident set"+of, growthOf, r.ResidentSlope, "bytes an operation"),
+		newTarget("growth of the heap"+of, growthOf, r.HeapGrowth, "bytes an operation"),
 		newTarget("more goroutines"+of, moreOf, float64(last.Goroutines)-float64(first.Goroutines), ""),
 		newTarget("more descriptors"+of, moreOf, float64(last.Descriptors)-float64(first.Descriptors), ""),
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -36,69 +35,63 @@ func imageLabels(chain, layer int) map[string]string {
 	}
 }
 
-// fillStore makes the layers of images, and containers on the first of them.
-func fillStore(ctx context.Context, sn snapshots.Snapshotter, l load) error {
-	g := limited()
-	for chain := range l.chains {
-		g.Go(func() error {
-			parent := ""
-			for layer := range layersOf {
-				key, extract := layerKey(chain, layer), fmt.Sprintf("k8s.io/%d/extract-%d", chain, layer)
-				labels := snapshots.WithLabels(imageLabels(chain, layer))
-				if _, err := sn.Prepare(ctx, extract, parent, labels); err != nil {
-					return err
-				}
-				if err := sn.Commit(ctx, key, extract, labels); err != nil {
-					return err
-				}
-				parent = key
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	g = limited()
-	for i := range l.active {
-		g.Go(func() error {
-			_, err := sn.Prepare(ctx, fmt.Sprintf("k8s.io/%d/%s", i, digest(i, layersOf)), layerKey(i%l.chains, layersOf-1))
-			return err
-		})
-	}
-	return g.Wait()
+// A content is what a store is filled with: images of layersOf layers, and active snapshots and views of them.
+type content struct {
+	chains, active, views int
 }
 
-func limited() *errgroup.Group {
-	var g errgroup.Group
-	g.SetLimit(loadClients)
-	return &g
+func (c content) committed() int { return c.chains * layersOf }
+func (c content) snapshots() int { return c.committed() + c.active + c.views }
+
+// fillStore makes all of it, in turn on each of the images.
+func fillStore(ctx context.Context, sn snapshots.Snapshotter, c content) error {
+	err := by(loadClients, c.chains, func(chain int) error {
+		parent := ""
+		for layer := range layersOf {
+			key, extract := layerKey(chain, layer), fmt.Sprintf("k8s.io/%d/extract-%d", chain, layer)
+			labels := snapshots.WithLabels(imageLabels(chain, layer))
+			if _, err := sn.Prepare(ctx, extract, parent, labels); err != nil {
+				return err
+			}
+			if err := sn.Commit(ctx, key, extract, labels); err != nil {
+				return err
+			}
+			parent = key
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return by(loadClients, c.active+c.views, func(i int) (err error) {
+		top := layerKey(i%c.chains, layersOf-1)
+		if i < c.active {
+			_, err = sn.Prepare(ctx, fmt.Sprintf("k8s.io/%d/%s", i, digest(i, layersOf)), top)
+		} else {
+			_, err = sn.View(ctx, viewKey(i), top)
+		}
+		return err
+	})
 }
 
 // preparesAndRemoves starts and ends so many containers.
 func preparesAndRemoves(ctx context.Context, sn snapshots.Snapshotter, tips []string, pairs int) error {
-	g := limited()
-	for i := range pairs {
-		g.Go(func() error {
-			key := fmt.Sprintf("k8s.io/pair-%d", i)
-			if _, err := sn.Prepare(ctx, key, tips[i%len(tips)]); err != nil {
-				return err
-			}
-			return sn.Remove(ctx, key)
-		})
-	}
-	return errors.Join(g.Wait(), cleanUp(ctx, sn))
+	err := by(loadClients, pairs, func(i int) error {
+		key := fmt.Sprintf("k8s.io/pair-%d", i)
+		if _, err := sn.Prepare(ctx, key, tips[i%len(tips)]); err != nil {
+			return err
+		}
+		return sn.Remove(ctx, key)
+	})
+	return errors.Join(err, cleanUp(ctx, sn))
 }
 
 // doCycles goes so many times through what there is to be called, and waits until nothing of it is left to be deleted.
 func doCycles(ctx context.Context, sn snapshots.Snapshotter, tips []string, round, cycles int) error {
-	g := limited()
-	for i := range cycles {
-		g.Go(func() error {
-			return cycle(ctx, sn, tips[(round*cycles+i)%len(tips)], fmt.Sprintf("k8s.io/cycle-%d-%d", round, i))
-		})
-	}
-	return errors.Join(g.Wait(), cleanUp(ctx, sn))
+	err := by(loadClients, cycles, func(i int) error {
+		return cycle(ctx, sn, tips[(round*cycles+i)%len(tips)], fmt.Sprintf("k8s.io/cycle-%d-%d", round, i))
+	})
+	return errors.Join(err, cleanUp(ctx, sn))
 }
 
 // cycle is perCycle operations, after which all is as it was.

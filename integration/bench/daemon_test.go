@@ -2,9 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,53 +13,58 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// tProgram builds Lamina, or skips a test that needs root.
-func tProgram(t *testing.T) string {
-	t.Helper()
-	if os.Getuid() != 0 {
-		require.NotEqual(t, "1", os.Getenv("LAMINA_TEST_ROOT"), "LAMINA_TEST_ROOT is set, but this is not root")
-		t.Skip("snapshotters need root")
-	}
-	program := filepath.Join(t.TempDir(), "lamina")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../cmd/lamina").CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	return program
-}
-
-// A daemon takes up no more after 5,000 operations than after the first thousand, and what it has of memory is in bounds.
+// No call leaves a goroutine, a descriptor, an object or 50 bytes behind: of a Walk and of a cycle, none and no 1,000 bytes.
 func TestDaemonDoesNotGrow(t *testing.T) {
-	s := settings{lamina: tProgram(t), backend: union, progress: io.Discard}
+	requireRoot(t)
+	s := settings{lamina: mustBuild(t), backend: union, progress: io.Discard}
 	ctx := namespaces.WithNamespace(t.Context(), "bench")
-	dir, err := os.MkdirTemp("/tmp", "bench") //nolint:usetesting // t.TempDir may be too long for a socket
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	dir := filepath.Join(shortDir(t), "d")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	t.Cleanup(func() { require.NoError(t, clearDir(dir)) })
 	d, err := startWatched(ctx, s, dir)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, d.stop()) }()
-	l := load{chains: 10, active: 10, operations: 5000, samples: 10}
-	require.NoError(t, fillStore(ctx, d, l))
-	r := &daemonSection{}
-	require.NoError(t, r.work(ctx, d, []string{layerKey(0, layersOf-1), layerKey(9, layersOf-1)}, l))
-	first, last := r.Samples[1], r.Samples[len(r.Samples)-1]
-	t.Logf("first %+v\nlast %+v\nslopes: resident %f, heap %f", first, last, r.ResidentSlope, r.HeapSlope)
+	require.NoError(t, fillStore(ctx, d, content{chains: 10, active: 10, views: 10}))
+	top, view := layerKey(0, layersOf-1), viewKey(10)
+	key := func(i int) string { return fmt.Sprintf("leaks-%d", i) }
 
-	// A call that left a goroutine, a descriptor or a hundred bytes behind would show: they were 400 calls a step and more.
-	require.Less(t, last.Goroutines, first.Goroutines+50)
-	require.Less(t, last.Descriptors, first.Descriptors+20)
-	require.Less(t, r.HeapSlope, 100.0)
-	require.Less(t, last.Resident, uint64(40<<20))
-	require.Less(t, last.Heap, uint64(8<<20))
+	for _, of := range []struct {
+		name           string
+		clients, calls int
+		call           func(i int) error
+		bytes          uint64 // of a call
+	}{
+		{"Stat", loadClients, 2000, func(int) error { return statOf(ctx, d, top) }, 50},
+		{"Mounts", loadClients, 2000, func(int) error { _, err := d.Mounts(ctx, view); return err }, 50},
+		{"Walk", 1, 200, func(int) error { return walk(ctx, d) }, 1000},
+		{"cycle", loadClients, 200, func(i int) error { return cycle(ctx, d, top, key(i)) }, 1000},
+	} {
+		t.Run(of.name, func(t *testing.T) {
+			work := func() footprint {
+				require.NoError(t, by(of.clients, of.calls, of.call))
+				require.NoError(t, cleanUp(ctx, d))
+				f, err := d.collected(ctx, of.name)
+				require.NoError(t, err)
+				return f
+			}
+			first, last := work(), work()
+			t.Logf("%d calls: heap %d, then %d; objects %d, then %d", of.calls, first.Heap, last.Heap, first.Objects, last.Objects)
+			require.Less(t, last.Heap, first.Heap+of.bytes*uint64(of.calls))
+			require.Less(t, last.Objects, first.Objects+uint64(of.calls*3/4))
+			require.Less(t, last.Goroutines, first.Goroutines+50)
+			require.Less(t, last.Descriptors, first.Descriptors+20)
+			require.Less(t, last.Resident, uint64(40<<20))
+		})
+	}
 }
 
 // The parts run, find something of everything, and leave nothing.
 func TestPartsShort(t *testing.T) {
-	program := tProgram(t)
-	dir, err := os.MkdirTemp("/tmp", "bench") //nolint:usetesting // t.TempDir may be too long for a socket
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	requireRoot(t)
+	dir := shortDir(t)
 	svg := filepath.Join(t.TempDir(), "svg")
 	var out, progress strings.Builder
-	code := run(t.Context(), []string{"-lamina", program, "-dir", dir, "-short", "-o", "json", "-svg", svg, "scale", "prepare", "daemon"}, &out, &progress)
+	code := run(t.Context(), []string{"-lamina", mustBuild(t), "-dir", dir, "-short", "-o", "json", "-svg", svg, "scale", "prepare", "daemon"}, &out, &progress)
 	require.Zero(t, code, progress.String())
 	var got struct {
 		Scale   sweeps
@@ -89,14 +94,15 @@ func TestPartsShort(t *testing.T) {
 	}
 	require.Len(t, got.Daemon.Moments, 6)
 	require.NotEmpty(t, got.Daemon.Samples)
+	for _, f := range got.Daemon.Moments {
+		require.NotContains(t, []uint64{f.Heap, f.Objects}, uint64(0), f.Moment)
+	}
 	for _, f := range append(got.Daemon.Moments, got.Daemon.Samples...) {
 		require.Equal(t, f.Resident, f.Anonymous+f.File, f.Moment) // nothing is shared memory
 		require.GreaterOrEqual(t, f.Peak, f.Resident)
-		require.NotContains(t, []uint64{f.Heap, f.Goroutines, f.Descriptors}, uint64(0), f.Moment)
+		require.NotContains(t, []uint64{f.Goroutines, f.Descriptors}, uint64(0), f.Moment)
 	}
-	left, err := os.ReadDir(dir)
-	require.NoError(t, err)
-	require.Empty(t, left)
+	checkNothingLeft(t, dir)
 }
 
 func TestSlope(t *testing.T) {

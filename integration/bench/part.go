@@ -8,10 +8,12 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/log"
 )
@@ -96,6 +98,10 @@ func measure(ctx context.Context, s settings, stdout io.Writer) (err error) {
 			return err
 		}
 		s.disk.Made = true
+	}
+	// What is left mounted for a moment is found by clearDir.
+	if err := mount.SetTempMountLocation(filepath.Join(on, "mnt")); err != nil {
+		return err
 	}
 	if err = s.report(ctx, on, stdout); err != nil || ctx.Err() != nil {
 		return errors.Join(context.Cause(ctx), err)

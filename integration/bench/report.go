@@ -17,11 +17,12 @@ type result struct {
 	Ratios map[string]float64 `json:"ratios"`
 }
 
+// A spread has zero for what is not known.
 type spread struct {
-	Least  time.Duration `json:"minimum_ns"`
-	Low    time.Duration `json:"lower_quartile_ns"`
+	Least  time.Duration `json:"minimum_ns,omitzero"`
+	Low    time.Duration `json:"lower_quartile_ns,omitzero"`
 	Median time.Duration `json:"median_ns"`
-	High   time.Duration `json:"upper_quartile_ns"`
+	High   time.Duration `json:"upper_quartile_ns,omitzero"`
 	Times  int           `json:"times"`
 }
 

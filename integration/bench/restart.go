@@ -12,12 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
 )
 
-const (
-	// restartTarget is in seconds.
-	restartTarget = 2.0
-
-	chainLayers = 10 // of an image
-)
+// restartTarget is in seconds.
+const restartTarget = 2.0
 
 // restarts is how long it takes from the start of the daemon's program to its first answer.
 type restarts struct {
@@ -29,19 +25,22 @@ type restarts struct {
 	Killed    spread `json:"after_kill_9"`
 }
 
-// committedOf is how many layers the store has that is opened again. A layer of the thin backend is a volume, and takes a while
-// to make: of those there are fewer, and views instead, as of one image.
-func committedOf(s settings) int {
+// storedOf is what the store has that is opened again. A layer of the thin backend is a volume, and takes a while to make: of
+// those there are fewer, and views instead, as of one image.
+func storedOf(s settings) content {
 	layers := s.scale.stored - s.scale.active
 	if s.backend == thin {
 		layers /= 10
 	}
-	return max(layers-layers%chainLayers, chainLayers)
+	c := content{chains: max(layers/layersOf, 1), active: s.scale.active}
+	c.views = s.scale.stored - c.committed() - c.active
+	return c
 }
 
 // measureRestart fills a store, and starts the daemon on it again and again.
 func measureRestart(ctx context.Context, s settings, dir string) (_ section, err error) {
-	r := &restarts{Snapshots: s.scale.stored, Committed: committedOf(s), Active: s.scale.active}
+	stored := storedOf(s)
+	r := &restarts{Snapshots: stored.snapshots(), Committed: stored.committed(), Active: stored.active}
 	d, err := newDaemon(s.lamina, dir, laminaName, s.backend, syncOff)
 	if err != nil {
 		return nil, err
@@ -50,7 +49,7 @@ func measureRestart(ctx context.Context, s settings, dir string) (_ section, err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, d.stop()) }()
-	if err := d.call(func(sn snapshots.Snapshotter) error { return r.fill(ctx, sn, s.scale.clients) }); err != nil {
+	if err := d.call(func(sn snapshots.Snapshotter) error { return fillStore(ctx, sn, stored) }); err != nil {
 		return nil, err
 	}
 	_, _ = fmt.Fprintln(s.progress, "restart: the store is filled")
@@ -91,7 +90,7 @@ func (d *daemon) restart(ctx context.Context, s settings, end func() error) (too
 		return 0, err
 	}
 	err = d.call(func(sn snapshots.Snapshotter) error {
-		_, err := sn.Stat(ctx, storedKey(0, chainLayers-1))
+		_, err := sn.Stat(ctx, layerKey(0, layersOf-1))
 		took = time.Since(began)
 		return err
 	})
@@ -107,45 +106,9 @@ func (d *daemon) call(f func(sn snapshots.Snapshotter) error) error {
 	return errors.Join(f(proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), laminaName)), conn.Close())
 }
 
-func storedKey(chain, layer int) string {
-	return fmt.Sprintf("default/%d/sha256:%064x", chain, chain*chainLayers+layer)
-}
-
-// fill makes chains of layers, and containers and views on them.
-func (r *restarts) fill(ctx context.Context, sn snapshots.Snapshotter, clients int) error {
-	chains := r.Committed / chainLayers
-	err := by(clients, chains, func(chain int) error {
-		parent := ""
-		for layer := range chainLayers {
-			key := storedKey(chain, layer)
-			if _, err := sn.Prepare(ctx, key+"-active", parent, labels(layer)); err != nil {
-				return err
-			}
-			if err := sn.Commit(ctx, key, key+"-active", labels(layer)); err != nil {
-				return err
-			}
-			parent = key
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return by(clients, r.Snapshots-r.Committed, func(i int) error {
-		top := storedKey(i%chains, chainLayers-1)
-		var err error
-		if i < r.Active {
-			_, err = sn.Prepare(ctx, fmt.Sprintf("default/%d/container", i), top, labels(i))
-		} else {
-			_, err = sn.View(ctx, viewKey(i), top, labels(i))
-		}
-		return err
-	})
-}
-
 func (r *restarts) table(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "%d snapshots (%d committed, in chains of %d, %d active): after a clean stop %v, after kill -9 %v\n",
-		r.Snapshots, r.Committed, chainLayers, r.Active, r.Stopped, r.Killed)
+		r.Snapshots, r.Committed, layersOf, r.Active, r.Stopped, r.Killed)
 	return err
 }
 

@@ -111,8 +111,12 @@ func (m *scaling) close() error {
 
 func (m *scaling) openStored(ctx context.Context) (*sweep, error) {
 	w := &sweep{Name: "snapshots", Axis: "snapshots in the store"}
-	for peer, sizes := range map[string][]int{laminaName: m.plan.snapshots, overlayfs: m.plan.peerSnapshots} {
-		for _, n := range sizes {
+	for _, of := range []struct {
+		peer  string
+		sizes []int
+	}{{laminaName, m.plan.snapshots}, {overlayfs, m.plan.peerSnapshots}} {
+		peer := of.peer
+		for _, n := range of.sizes {
 			path := filepath.Join(m.dir, peer+strconv.Itoa(n))
 			if err := os.Mkdir(path, 0o700); err != nil {
 				return nil, err

@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"path/filepath"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/lamina-snapshotter/lamina"
 	"github.com/lamina-snapshotter/lamina/metadata"
@@ -82,7 +80,7 @@ func openFilled(ctx context.Context, s settings, peer, dir string, n int) (sn sn
 		return nil, nil, errors.Join(err, end())
 	}
 	if peer != laminaName {
-		err := views(n, func(i int) error {
+		err := by(fillers, n, func(i int) error {
 			_, err := sn.View(ctx, layerKey(i, 0), chainKey(1), snapshots.WithLabels(imageLabels(i, 0)))
 			return err
 		})
@@ -107,7 +105,7 @@ func recordViews(ctx context.Context, path string, n int) error {
 	}
 	parent, err := store.Get(laminaName, chainKey(1))
 	if err == nil {
-		err = views(n, func(i int) error {
+		err = by(fillers, n, func(i int) error {
 			return store.Create(ctx, metadata.Snapshot{
 				ID: store.ReserveID(), Name: laminaName, Key: layerKey(i, 0), Kind: snapshots.KindView,
 				Parent: parent.Key, ParentID: parent.ID, Labels: imageLabels(i, 0),
@@ -115,19 +113,4 @@ func recordViews(ctx context.Context, path string, n int) error {
 		})
 	}
 	return errors.Join(err, store.Close())
-}
-
-// views calls make for each of n, many at once.
-func views(n int, makeOne func(i int) error) error {
-	var g errgroup.Group
-	g.SetLimit(fillers)
-	for i := range n {
-		g.Go(func() error {
-			if err := makeOne(i); err != nil {
-				return fmt.Errorf("view %d: %w", i, err)
-			}
-			return nil
-		})
-	}
-	return g.Wait()
 }

@@ -18,8 +18,7 @@ type sweeps []*sweep
 func (w *sweep) summarize() {
 	w.order = []string{"Prepare", "Commit", "Remove", "View", "Mounts", "Stat"}
 	for p, times := range w.timings {
-		p.Low, p.Median, p.High = quartiles(times)
-		p.Times = len(times)
+		p.spread = spreadOf(times)
 		w.Points = append(w.Points, p)
 	}
 	slices.SortFunc(w.Points, func(a, b sweepPoint) int {
@@ -54,6 +53,9 @@ func (w *sweep) xs() (all []int) {
 }
 
 func (all sweeps) table(w io.Writer) error {
+	if _, err := fmt.Fprintln(w, "in process: a socket adds as much to each, and would hide what grows"); err != nil {
+		return err
+	}
 	for _, s := range all {
 		if err := s.table(w); err != nil {
 			return err
