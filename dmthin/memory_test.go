@@ -53,5 +53,11 @@ func forgetJournal(device string) error {
 		binary.LittleEndian.PutUint32(head[ext4Checksum:], crc32c(head[ext4Super:ext4Checksum]))
 		_, err = f.WriteAt(head, 0)
 	}
+	if err == nil {
+		var lost bool
+		if _, lost, err = lostJournal(f); err == nil && !lost {
+			err = errors.New("there is no journal to be lost")
+		}
+	}
 	return errors.Join(err, f.Close())
 }

@@ -46,15 +46,15 @@ func (c *calls) young(now time.Time) time.Duration {
 	return callYoung - now.Sub(latest.Value.(time.Time))
 }
 
-// rest returns how long it is until there has been no young call for as long as calm says, if none comes any more. Where that may
+// rest returns how long it is until there has been no young call for reapCalm, if none comes any more. Where that may
 // be earlier the channel is closed when it is to be asked again.
-func (c *calls) rest(calm time.Duration) (rest time.Duration, empty <-chan struct{}) {
+func (c *calls) rest() (rest time.Duration, empty <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
 	young := c.young(now)
 	if young <= 0 {
-		return calm - now.Sub(c.left), nil
+		return reapCalm - now.Sub(c.left), nil
 	}
 	if c.empty == nil {
 		c.empty = make(chan struct{})
@@ -62,10 +62,10 @@ func (c *calls) rest(calm time.Duration) (rest time.Duration, empty <-chan struc
 	return young, c.empty
 }
 
-// makeWay returns when there has been no young call for as long as calm says, but after most in any case, and when ctx ends.
+// makeWay returns when there has been no young call for reapCalm, but after most in any case, and when ctx ends.
 // Clients call one thing after the other: who does not wait for a moment of calm meets the next call.
-func (c *calls) makeWay(ctx context.Context, calm, most time.Duration) {
-	rest, empty := c.rest(calm)
+func (c *calls) makeWay(ctx context.Context, most time.Duration) {
+	rest, empty := c.rest()
 	if rest <= 0 {
 		return
 	}
@@ -83,6 +83,6 @@ func (c *calls) makeWay(ctx context.Context, calm, most time.Duration) {
 		case <-ctx.Done():
 			return
 		}
-		rest, empty = c.rest(calm)
+		rest, empty = c.rest()
 	}
 }

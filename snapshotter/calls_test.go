@@ -11,7 +11,7 @@ import (
 
 // What is done in the background waits for calls, for a moment of calm after them, and for neither for ever.
 func TestMakeWay(t *testing.T) {
-	const calm, most = time.Millisecond, 10 * time.Millisecond
+	const calm, most = reapCalm, 10 * time.Millisecond
 	one := func(c *calls, lasts time.Duration) {
 		defer c.enter()()
 		time.Sleep(lasts)
@@ -47,7 +47,7 @@ func TestMakeWay(t *testing.T) {
 				go test.calls(c)
 				synctest.Wait()
 				begun := time.Now()
-				c.makeWay(t.Context(), calm, most)
+				c.makeWay(t.Context(), most)
 				require.Equal(t, test.want, time.Since(begun))
 				time.Sleep(time.Second)
 			})
@@ -59,7 +59,7 @@ func TestMakeWay(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), calm)
 		defer cancel()
 		begun := time.Now()
-		c.makeWay(ctx, calm, time.Hour)
+		c.makeWay(ctx, time.Hour)
 		require.Equal(t, calm, time.Since(begun))
 	})
 	synctest.Test(t, func(t *testing.T) { // beside one that stays
@@ -67,13 +67,13 @@ func TestMakeWay(t *testing.T) {
 		c.enter()
 		for _, want := range []time.Duration{callYoung, 0} {
 			begun := time.Now()
-			c.makeWay(t.Context(), calm, time.Hour)
+			c.makeWay(t.Context(), time.Hour)
 			require.Equal(t, want, time.Since(begun))
 		}
 		go one(c, 3*calm)
 		synctest.Wait()
 		begun := time.Now()
-		c.makeWay(t.Context(), calm, time.Hour)
+		c.makeWay(t.Context(), time.Hour)
 		require.Equal(t, 4*calm, time.Since(begun))
 	})
 }

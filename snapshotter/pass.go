@@ -145,6 +145,6 @@ func (r *reaper) makeWay(ctx context.Context) {
 		way = reapWayAsked
 	}
 	if r.backlog.Load() < reapHurry {
-		r.calls.makeWay(ctx, reapCalm, way)
+		r.calls.makeWay(ctx, way)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/stretchr/testify/require"
@@ -24,12 +25,18 @@ func (u *unstarted) Mounts(ctx context.Context, chain []snapshotter.Content, wri
 	if u.key == "" {
 		return u.volumes.Mounts(ctx, chain, writable, labels)
 	}
-	for ctx.Err() == nil {
+	ctx, cancel := context.WithTimeout(ctx, tWait)
+	defer cancel()
+	for again := time.NewTicker(tTick); ; {
 		if _, err := u.store().Get("lamina", u.key); err == nil {
 			return nil, u.failed
 		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
-	return nil, ctx.Err()
 }
 
 // What cannot be started while the record is written leaves neither record nor content.
