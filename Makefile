@@ -60,17 +60,18 @@ lint:
 	go mod tidy -diff
 	set -e; for m in $(modules); do go -C $$m mod tidy -diff; done
 
+# Only the reports go to the standard output: with BENCH='-o json' two documents, one after the other.
 bench: root
-	$(say) 'installing and building what the benchmarks need'
-	integration/setup packages tools image udev
-	@$(MAKE) --no-print-directory build
-	go build -o bin/bench ./integration/bench
-	go test -c -o bin/dm.test ./dmthin/internal/dm
-	go build -o bin/guest ./integration/guest/cmd/guest
-	$(say) 'the union backend beside overlayfs'
-	@bin/bench -timeout 9m $(BENCH)
-	$(say) 'the thin backend beside devmapper, in a guest'
-	@bin/guest -udev -disk 48G -timeout 10m 'bin/bench -backend thin -timeout 9m -requests bin/dm.test $(BENCH)'
+	@printf '\n== installing and building what the benchmarks need\n' >&2
+	@integration/setup packages tools image udev >&2
+	@$(MAKE) --no-print-directory build >&2
+	@go build -o bin/bench ./integration/bench
+	@go test -c -o bin/dm.test ./dmthin/internal/dm >&2
+	@go build -o bin/guest ./integration/guest/cmd/guest
+	@printf '\n== the union backend beside overlayfs\n' >&2
+	@bin/bench -timeout 8m $(BENCH)
+	@printf '\n== the thin backend beside devmapper, in a guest\n' >&2
+	@bin/guest -udev -disk 48G -timeout 9m 'bin/bench -backend thin -timeout 8m -requests bin/dm.test $(BENCH)'
 
 bench-more: root
 	integration/setup packages tools image

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -162,6 +163,13 @@ func (s settings) check() error {
 	if s.fs != "" && s.fs != fsHere {
 		if _, err := os.Stat("/dev/loop-control"); err != nil {
 			return fmt.Errorf("no loop devices, for a file system of its own: %w", err)
+		}
+	}
+	if s.backend == thin {
+		for _, program := range []string{"dmsetup", "losetup", "blockdev", "truncate", "udevadm"} {
+			if _, err := exec.LookPath(program); err != nil {
+				return fmt.Errorf("`integration/setup packages udev` installs what is missing: %w", err)
+			}
 		}
 	}
 	if s.has(partImages) {
