@@ -68,9 +68,9 @@ bench: root
 	go test -c -o bin/dm.test ./dmthin/internal/dm
 	go build -o bin/guest ./integration/guest/cmd/guest
 	$(say) 'the union backend beside overlayfs'
-	bin/bench $(BENCH)
+	@bin/bench -timeout 9m $(BENCH)
 	$(say) 'the thin backend beside devmapper, in a guest'
-	bin/guest -udev -disk 48G -timeout 20m 'bin/bench -backend thin -requests bin/dm.test $(BENCH)'
+	@bin/guest -udev -disk 48G -timeout 10m 'bin/bench -backend thin -timeout 9m -requests bin/dm.test $(BENCH)'
 
 bench-more: root
 	integration/setup packages tools image

@@ -44,7 +44,25 @@ func (c Config) openToLook(found func(doctor.Finding)) (*metadata.Store, error) 
 	return store, nil
 }
 
-// undoCutOff undoes the last write of a store that a power cut has cut off.
+// openToRepair opens the store as openToLook does, once its last write is undone if that is not whole. Who declines that gets
+// metadata.ErrCutOff.
+func (c Config) openToRepair(ctx context.Context, r *doctor.Repair) (*metadata.Store, error) {
+	found := func(f doctor.Finding) { r.Findings = append(r.Findings, f) }
+	store, err := c.openToLook(found)
+	if !errors.Is(err, metadata.ErrCutOff) {
+		return store, err
+	}
+	undone := false
+	if asked := r.Do(ctx, fmt.Sprintf("undo the last write of the store: %v", err), func(context.Context) (err error) {
+		undone, err = true, c.undoCutOff()
+		return err
+	}); asked != nil || !undone {
+		return nil, errors.Join(err, asked)
+	}
+	return c.openToLook(found)
+}
+
+// undoCutOff undoes the last write of a store that is not whole.
 func (c Config) undoCutOff() error {
 	store, err := metadata.Open(filepath.Join(c.Root, "lamina.db"), metadata.Options{})
 	if err != nil {
@@ -148,16 +166,7 @@ func (l live) SurveyDevice(ctx context.Context, was dmthin.SurveyedDevice) (dmth
 // Repair examines a root that no process has open, and cures what is found. What it does it announces, and asks about,
 // through r, whose fields that are about this root it sets. Its error says what could not be looked at or cured.
 func Repair(ctx context.Context, c Config, r doctor.Repair) error {
-	open := func() (*metadata.Store, error) {
-		return c.openToLook(func(f doctor.Finding) { r.Findings = append(r.Findings, f) })
-	}
-	store, err := open()
-	if errors.Is(err, metadata.ErrCutOff) && !r.DryRun {
-		if err := c.undoCutOff(); err != nil {
-			return err
-		}
-		store, err = open()
-	}
+	store, err := c.openToRepair(ctx, &r)
 	if err != nil {
 		return err
 	}

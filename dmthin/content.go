@@ -47,6 +47,7 @@ func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels m
 			snapshots.LabelSnapshotMaxSize, text, size)
 	}
 	b.forget(c.ID)
+	below := b.known(chain[0].ID) // now: what is found out, and done, after the copy is not true of it
 	still, err := b.pool.copy(ctx, volume, origin)
 	if err != nil {
 		return 0, err
@@ -55,11 +56,10 @@ func (b *Backend) Make(ctx context.Context, c Content, chain []Content, labels m
 		err = b.pool.Use(ctx, volume, size, false, func(device string) error { return grow(ctx, device) })
 		still = false
 	}
-	kind := b.known(chain[0].ID).kind
 	b.note(c.ID, func(f *facts) {
-		f.fits, f.kind = err == nil, kind
+		f.fits, f.kind = err == nil, below.kind
 		if still {
-			f.copyOf = chain[0].ID
+			f.copyOf = copied{chain[0].ID, below.kind, below.clean}
 		}
 	})
 	return size, err
@@ -87,9 +87,9 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, la
 	if err != nil {
 		return nil, err
 	}
-	var copyOf uint64
+	var of copied
 	if writable {
-		copyOf = b.thaw(chain[0].ID)
+		of = b.thaw(chain[0].ID)
 	} else if err := b.clean(ctx, chain[0], volume); err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (b *Backend) Mounts(ctx context.Context, chain []Content, writable bool, la
 	}
 	var kind filesystem
 	if writable {
-		kind, err = b.ready(ctx, volume, chain[0], copyOf)
+		kind, err = b.ready(ctx, volume, chain[0], of)
 	} else {
 		kind, err = b.kind(ctx, volume, chain[0])
 	}

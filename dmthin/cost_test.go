@@ -52,7 +52,7 @@ func TestCostOfOperations(t *testing.T) {
 		require.NoError(t, b.Delete(t.Context(), child))
 	})
 	t.Logf("%.0f allocations", allocations)
-	require.Less(t, allocations, 1000.0)
+	require.Less(t, allocations, 305.0, "a fifth more than were counted") // 254
 }
 
 // childrenUsage returns what the programs that this process has waited for have used.

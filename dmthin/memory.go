@@ -28,25 +28,32 @@ type facts struct {
 	frozen *figures   // of a content that does not change; nil if they are not known
 	clean  bool       // frozen, and with an empty journal
 	fits   bool       // as large as its record says, with its file system
-	copyOf uint64     // the frozen content that it is a copy of, bit for bit, as nobody has had it to write; 0 if there is none
+	copyOf copied     // what it is a copy of, bit for bit, as nobody has had it to write
 	gone   bool       // a copy to compare with, which has been deleted
 }
 
-// ready makes a content that has its device ready to be mounted, to be written, and returns its file system. What is known of the
-// content that it is still a copy of, or 0, is known of it too, and needs no look at its device.
-func (b *Backend) ready(ctx context.Context, volume uint32, c Content, copyOf uint64) (kind filesystem, err error) {
-	if copyOf == 0 {
+// A copied is the frozen content that another is a copy of, and what was known of that before it was copied. A journal that has been
+// replayed since is still in the copy.
+type copied struct {
+	id    uint64 // 0 if there is none
+	kind  filesystem
+	clean bool
+}
+
+// ready makes a content that has its device ready to be mounted, to be written, and returns its file system. What was known of the
+// content that it is still a copy of, if of any, is known of it too, and needs no look at its device.
+func (b *Backend) ready(ctx context.Context, volume uint32, c Content, of copied) (kind filesystem, err error) {
+	if of.id == 0 {
 		if kind, err = b.kind(ctx, volume, c); err != nil {
 			return nil, err
 		}
 		return kind, b.mend(ctx, volume, kind)
 	}
-	of := b.known(copyOf)
 	if of.kind == nil || !of.clean {
 		if of.kind, of.clean, err = b.look(ctx, volume); err != nil {
 			return nil, err
 		}
-		b.note(copyOf, func(f *facts) { f.kind, f.clean = of.kind, of.clean })
+		b.note(of.id, func(f *facts) { f.kind, f.clean = of.kind, f.clean || of.clean })
 	}
 	b.note(c.ID, func(f *facts) { f.kind = of.kind })
 	return of.kind, nil
@@ -140,14 +147,14 @@ func (m *memory) remember(id uint64, f figures, since uint64) {
 	})
 }
 
-// thaw notes that a content may be written, and returns what it was a copy of until now, or 0.
-func (m *memory) thaw(id uint64) (copyOf uint64) {
+// thaw notes that a content may be written, and returns what it was a copy of until now.
+func (m *memory) thaw(id uint64) (of copied) {
 	m.note(id, func(f *facts) {
-		copyOf = f.copyOf
-		f.frozen, f.clean, f.copyOf = nil, false, 0
+		of = f.copyOf
+		f.frozen, f.clean, f.copyOf = nil, false, copied{}
 		m.changes++
 	})
-	return copyOf
+	return of
 }
 
 // forget notes that a content becomes another one, or none.

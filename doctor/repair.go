@@ -43,11 +43,11 @@ func (r *Repair) Run(ctx context.Context) error {
 			r.Say(fmt.Sprintf("%s: %s: left to you: %s", f.Code, f.Object, f.Advice))
 		}
 		if f.Cure == ByRepair && f.cure != nil {
-			errs = append(errs, r.do(ctx, fmt.Sprintf("%s: take %s away: %s", f.Code, f.Object, f.What), f.cure))
+			errs = append(errs, r.Do(ctx, fmt.Sprintf("%s: take %s away: %s", f.Code, f.Object, f.What), f.cure))
 		}
 	}
 	if slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Cure == ByRepair && f.cure == nil }) && r.Pool != nil {
-		errs = append(errs, r.do(ctx, "repair the metadata of the pool", r.Pool))
+		errs = append(errs, r.Do(ctx, "repair the metadata of the pool", r.Pool))
 	}
 	if r.Unlock != nil {
 		errs = append(errs, r.Unlock())
@@ -56,8 +56,8 @@ func (r *Repair) Run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// do announces a cure, asks, and carries it out.
-func (r *Repair) do(ctx context.Context, what string, cure func(context.Context) error) error {
+// Do announces a cure, asks, and carries it out.
+func (r *Repair) Do(ctx context.Context, what string, cure func(context.Context) error) error {
 	r.Say(what)
 	if r.DryRun {
 		return nil
@@ -93,7 +93,7 @@ func (r *Repair) start(ctx context.Context) error {
 	case count == 0:
 		what = "start lamina on the root and stop it again, which deletes what was removed"
 	}
-	return r.do(ctx, what, func(ctx context.Context) error { return r.Start(ctx, mount) })
+	return r.Do(ctx, what, func(ctx context.Context) error { return r.Start(ctx, mount) })
 }
 
 // removeLost removes snapshots whose content is lost, with all that is lost with them.
@@ -152,7 +152,7 @@ func (r *Repair) removeTree(ctx context.Context, store *metadata.Store, f Findin
 		names = append(names, fmt.Sprintf("%q", sn.Key))
 	}
 	what := fmt.Sprintf("%s: %s: remove of %s the snapshots %s", f.Code, f.Object, f.Snapshotter, strings.Join(names, ", "))
-	return r.do(ctx, what, func(ctx context.Context) error {
+	return r.Do(ctx, what, func(ctx context.Context) error {
 		for _, sn := range slices.Backward(tree) {
 			if _, err := store.Remove(ctx, sn.Name, sn.Key); err != nil {
 				return err

@@ -139,7 +139,7 @@ func (d *daemon) layers() []string {
 	}
 	var names []string
 	for _, e := range entries {
-		beside := []string{"owner", "empty", ".reserve", "spares"}
+		beside := []string{"owner", "empty", ".reserve", ".spares"}
 		if !slices.Contains(beside, e.Name()) && !strings.HasPrefix(e.Name(), ".spare-") {
 			names = append(names, e.Name())
 		}

@@ -367,6 +367,7 @@ func TestDoctorOfCutOffStore(t *testing.T) {
 	require.True(t, bytes.Equal(before, after), "it was changed")
 	code, out, errs := p.doctor("--repair", "--yes")
 	require.Zero(t, code, "%s%s", out, errs)
+	require.Contains(t, out, "repair: undo the last write of the store: ")
 	require.Contains(t, errs, "is undone")
 	p.requireClean()
 }

@@ -65,6 +65,10 @@ func (d *recordedDisk) cutOften(t *testing.T, config lamina.Config, histories []
 		}
 		kinds[c.about]++
 	}
+	// After the store was closed its last commit cannot have been cut off.
+	cutOff, end := d.cutOff, len(d.log.Entries)
+	require.NoError(t, d.recover(t, config, cut{at: end, from: end, about: "at the end"}, histories))
+	require.Equal(t, cutOff, d.cutOff, "a commit of a store that was closed was cut off")
 	t.Logf("%d entries, %d MiB, %d marks: %d cuts %v in %v; nothing was lost, and %d commits of the store were undone",
 		len(d.log.Entries), d.log.Bytes>>20, d.marks, count, kinds, time.Since(start).Round(time.Millisecond), d.cutOff)
 }

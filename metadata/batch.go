@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/internal/space"
@@ -28,6 +29,7 @@ type batcher struct {
 	txid       uint64     // of the last one, of which the three below are
 	summer     summer     // of what it left
 	unsettled  bool       // it is durable, and the disk may not say so
+	closed     bool
 
 	mu      sync.Mutex
 	queue   []*write
@@ -168,6 +170,12 @@ func (b *batcher) fitting(group []*write) []*write {
 func (b *batcher) commit(group []*write) (failed error) {
 	b.committing.Lock()
 	defer b.committing.Unlock()
+	if b.closed {
+		for _, w := range group {
+			w.err = bolterrors.ErrDatabaseNotOpen
+		}
+		return nil
+	}
 	for len(group) > 0 {
 		spoiler, txid, err := b.try(group)
 		if spoiler >= 0 {

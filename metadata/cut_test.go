@@ -23,14 +23,16 @@ var (
 type cutDisk struct {
 	rand  *rand.Rand
 	store *Store
-	size  int64
+	each  int  // cuts of each commit
+	opens bool // some of what they leave
 
 	durable   []byte   // since the last sync
 	sum       sum      // of that
 	older     [][]byte // what it had before
 	unstamped []byte   // the meta page's sector of the commit under way, as bbolt writes it; nil if there is none
 
-	cuts, undone, kept, before, opened int
+	cuts, undone, kept, before int
+	opened, shown, next        int // shown: with snapshots; next: cuts after that
 }
 
 // TestPowerCuts cuts the power in the middle of each of many random commits. Whatever sectors of it are on the disk then, the
@@ -46,7 +48,7 @@ func TestPowerCuts(t *testing.T) {
 		path:  filepath.Join(t.TempDir(), "lamina.db"),
 		model: model{snaps: map[string]map[string]*modelSnap{"one": {}, "two": {}}, trash: map[ID]bool{}},
 	}
-	d := &cutDisk{rand: r.rand}
+	d := &cutDisk{rand: r.rand, each: *cutsFlag, opens: true}
 	open := func() {
 		r.store = mustOpen(t, r.path)
 		d.follow(t, r.store)
@@ -74,9 +76,33 @@ func TestPowerCuts(t *testing.T) {
 	if reader != nil {
 		require.NoError(t, reader.Rollback())
 	}
-	t.Logf("%d cuts: %d commits undone, %d there as a whole, %d not begun; %d were opened", d.cuts, d.undone, d.kept, d.before, d.opened)
+	t.Logf("%d cuts: %d commits undone, %d there as a whole, %d not begun; %d were opened, and cut %d times more",
+		d.cuts, d.undone, d.kept, d.before, d.opened, d.next)
 	require.Greater(t, d.undone, d.cuts/4)
 	require.Greater(t, d.kept, d.cuts/100)
+	require.Greater(t, d.shown, d.opened/2)
+}
+
+// TestFirstCommitCut cuts the first commit of a new store, and the first one after an older version became the newest.
+func TestFirstCommitCut(t *testing.T) {
+	for _, version := range []uint64{0, 2, 3} {
+		path := filepath.Join(t.TempDir(), "lamina.db")
+		if version != 0 {
+			s := mustOpen(t, path)
+			tCreate(t, s, "old")
+			require.NoError(t, s.Close())
+			for range 1 + version%2 { // to begin with both numbers
+				bbolt(t, path, func(btx *bolt.Tx) error { return setVersion(btx, version) })
+			}
+		}
+		s := mustOpen(t, path)
+		d := &cutDisk{rand: rand.New(rand.NewPCG(rand.Uint64(), 0)), each: 100}
+		d.follow(t, s)
+		tCreate(t, s, "first")
+		require.Equal(t, 100, d.cuts)
+		require.Greater(t, d.undone, 10)
+		require.NoError(t, s.Close())
+	}
 }
 
 func (d *cutDisk) commits() int { return int(d.store.batch.txid) }
@@ -98,7 +124,7 @@ func (d *cutDisk) follow(t *testing.T, s *Store) {
 			d.cutClose(t, written)
 			return s.db.Sync()
 		}
-		for range *cutsFlag {
+		for range d.each {
 			d.cut(t, written)
 		}
 		d.unstamped = nil
@@ -121,9 +147,6 @@ func (d *cutDisk) image(t *testing.T) []byte {
 	defer f.Close()
 	newest, _, err := readMetas(f)
 	require.NoError(t, err)
-	st, err := f.Stat()
-	require.NoError(t, err)
-	d.size = st.Size()
 	image := make([]byte, max(newest.high()*newest.pageSize, uint64(len(d.durable))))
 	_, err = f.ReadAt(image, 0)
 	require.NoError(t, err)
@@ -171,7 +194,7 @@ func (d *cutDisk) cut(t *testing.T, written []byte) {
 		require.Equal(t, d.sum, judged.sum)
 		d.before++
 	}
-	if d.rand.IntN(100) == 0 {
+	if d.opens && d.rand.IntN(100) == 0 {
 		d.open(t, left, judged.page.txid() == txid, written)
 	}
 	if judged.cutOff == nil {
@@ -261,9 +284,16 @@ func (d *cutDisk) open(t *testing.T, left []byte, happened bool, written []byte)
 	want, err := dump(w)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
+	if len(got) > dumpedBeside {
+		d.shown++
+	}
+	// The next commit has the number of the one that was undone, and may use its pages, of which the disk has some.
+	next := &cutDisk{rand: d.rand, each: d.each, durable: left}
+	next.follow(t, s)
 	for i := range 4 {
 		require.NoError(t, s.update(t.Context(), putMeta(string(rune('a'+i)))))
 	}
+	d.next += next.cuts
 	require.NoError(t, s.Close())
 	s = mustOpen(t, path)
 	tCheck(t, s)

@@ -16,8 +16,8 @@ var (
 
 	// ErrCutOff is returned when a store is opened read-only whose last commit did not reach the disk as a whole. Opening it to
 	// be written undoes that commit.
-	ErrCutOff = errors.New("a power cut or a kill has cut off the last write of the store, which nobody was told of; a start of " +
-		"the daemon undoes it, and so does `lamina doctor --repair`")
+	ErrCutOff = errors.New("the last write of the store is not on the disk as a whole, as after a power cut in the middle of it; " +
+		"a start of the daemon undoes it, and so does `lamina doctor --repair`")
 
 	// ErrVersion is returned when the store's schema is one that this program does not know.
 	ErrVersion = errors.New("unknown schema version")

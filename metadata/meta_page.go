@@ -24,6 +24,8 @@ const (
 	stampSize  = 8 + 8 + 16 + 8 // magic, transaction, sum, checksum
 )
 
+// A version of the store that this program does not know must have another magic: the state before a commit that was cut off
+// is found by it, and undoing one is for who knows the version.
 var stampMagic = []byte("lamina 1")
 
 // A metaPage is one of the two meta pages of bbolt, which commits write in turn, and with it the state of the store that it
@@ -74,7 +76,7 @@ func readMetas(file io.ReaderAt) (newest, before *metaPage, err error) {
 
 func readMeta(file io.ReaderAt, id, pageSize uint64) (*metaPage, error) {
 	sector := make([]byte, sectorSize)
-	if _, err := file.ReadAt(sector, int64(id*pageSize)); err != nil {
+	if err := readAt(file, sector, id*pageSize); err != nil {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
 	meta := sector[pageHeader : pageHeader+metaSize]
@@ -138,14 +140,23 @@ func judge(file io.ReaderAt, size uint64) (judgement, error) {
 	if err == nil {
 		return judgement{page: newest, sum: s}, nil
 	}
-	if newest.settled || !before.stamped || before.txid()+1 != newest.txid() {
+	if unread(err) || newest.settled || !before.undoable(newest) {
 		return judgement{}, err
 	}
 	s, beforeErr := before.check(file, size, true)
+	if unread(beforeErr) {
+		return judgement{}, beforeErr
+	}
 	if beforeErr != nil {
 		return judgement{}, errors.Join(err, fmt.Errorf("the state before: %w", beforeErr))
 	}
 	return judgement{page: before, sum: s, cutOff: newest, missed: err}, nil
+}
+
+// undoable reports whether a state can be the one before a commit that was cut off. Undoing that makes a state that is older
+// still, so there must be a number for it.
+func (m *metaPage) undoable(cutOff *metaPage) bool {
+	return m.stamped && m.txid() > 0 && m.txid()+1 == cutOff.txid()
 }
 
 // check reads the whole state, and returns its sum.

@@ -67,7 +67,7 @@ func (c *pageChecker) read(id uint64) ([]byte, error) {
 		return nil, fmt.Errorf("page %d: there is none", id)
 	}
 	header := make([]byte, pageHeader)
-	if _, err := c.file.ReadAt(header, int64(id*c.meta.pageSize)); err != nil {
+	if err := readAt(c.file, header, id*c.meta.pageSize); err != nil {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
 	pages := 1 + uint64(binary.NativeEndian.Uint32(header[12:]))
@@ -81,8 +81,10 @@ func (c *pageChecker) read(id uint64) ([]byte, error) {
 		c.seen[i] = true
 	}
 	page := make([]byte, pages*c.meta.pageSize)
-	_, err := c.file.ReadAt(page, int64(id*c.meta.pageSize))
-	return page, err
+	if err := readAt(c.file, page, id*c.meta.pageSize); err != nil {
+		return nil, fmt.Errorf("page %d: %w", id, err)
+	}
+	return page, nil
 }
 
 // elements checks what a page holds: keys that rise, each where bbolt writes it.

@@ -89,6 +89,8 @@ func (r *room) close() error {
 	if r == nil {
 		return nil
 	}
+	r.mu.Lock() // ensure asks for the number of the file
+	defer r.mu.Unlock()
 	if err := r.file.Close(); !errors.Is(err, os.ErrClosed) {
 		return err
 	}

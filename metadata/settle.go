@@ -6,13 +6,15 @@ import (
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // begin takes over a store as it was judged, and makes one of an older version the newest.
 //
-// That has no stamps. The commit that changes its version is synced as bbolt does it, its pages before its meta page, so it
-// is durable as a whole or did not happen, and whoever finds the newest version without a stamp, as of a new store too, writes
-// the stamp.
+// An older version has no stamps, and neither has a copy that bbolt has made. Such a store is made the newest in a commit that
+// bbolt syncs as it does, its pages before its meta page, so it is durable as a whole or did not happen; whoever finds the
+// newest version without a stamp, as of a new store too, writes the stamp.
 func (b *batcher) begin(judged judgement) error {
 	err := b.db.View(func(btx *bolt.Tx) error {
 		if uint64(btx.ID()) != judged.page.txid() { // it was written between two locks
@@ -25,24 +27,30 @@ func (b *batcher) begin(judged judgement) error {
 	}
 	b.txid, b.summer.sum, b.unsettled = judged.page.txid(), judged.sum, !judged.page.settled
 	if judged.page.stamped {
+		// What was judged was on the disk: settleCache. Whether the disk notes that now is of no matter.
+		if b.unsettled {
+			_ = b.stamps.write(settledAt, b.txid, b.summer.sum)
+		}
 		return nil
 	}
-	if err := b.upgrade(); err != nil && !errors.Is(err, errNewest) {
+	// A copy by bbolt has its newest transaction on page 0, whichever it is: the stamp would miss it.
+	misplaced := judged.page.id != judged.page.txid()%2
+	if err := b.upgrade(misplaced); err != nil && !errors.Is(err, errNewest) {
 		return fmt.Errorf("bring the store to version %d: %w", schemaVersion, err)
 	}
-	return b.settle()
+	return errors.Join(b.settle(), b.stamps.verify(b.txid))
 }
 
 var errNewest = errors.New("it has the newest version")
 
-// upgrade gives a store the newest version, or returns errNewest if it has it.
-func (b *batcher) upgrade() error {
+// upgrade gives a store the newest version. Of one that has it, it returns errNewest, unless it is to write it again.
+func (b *batcher) upgrade(again bool) error {
 	b.db.NoSync = false
 	defer func() { b.db.NoSync = true }()
 	return b.db.Update(func(btx *bolt.Tx) error {
 		t := &tx{Tx: btx, summer: b.summer}
 		meta := t.Bucket(bucketMeta)
-		if bytes.Equal(meta.Get(keyVersion), key8(schemaVersion)) {
+		if !again && bytes.Equal(meta.Get(keyVersion), key8(schemaVersion)) {
 			return errNewest
 		}
 		err := errors.Join(t.put(bucketMeta, keyVersion, key8(schemaVersion)), t.put(bucketMeta, keySum, metaSum(meta)))
@@ -52,18 +60,36 @@ func (b *batcher) upgrade() error {
 }
 
 // settle has the disk note that the last transaction is durable. What is wrong with it from then on is damage, and no commit that
-// was cut off. It writes a second stamp, so that half of one leaves the first.
+// was cut off. It writes a second stamp, so that half of one leaves the first. Nothing may commit meanwhile.
 func (b *batcher) settle() error {
-	b.committing.Lock()
-	defer b.committing.Unlock()
 	if !b.unsettled {
 		return nil
 	}
+	if err := b.stamps.write(settledAt, b.txid, b.summer.sum); err != nil {
+		return err
+	}
+	failpoint.Hit("store.settling")
+	if err := b.sync(); err != nil {
+		return err
+	}
+	failpoint.Hit("store.settled")
 	b.unsettled = false
-	return errors.Join(b.stamps.write(settledAt, b.txid, b.summer.sum), b.sync())
+	return nil
 }
 
-// close closes the batcher's own files. It may be called again.
+// close settles the store, and closes it and the batcher's own files. A commit that comes later finds it closed, and one
+// that is under way is waited for: its sync must not meet another file under the number of this one. It may be called again.
 func (b *batcher) close() error {
-	return errors.Join(b.room.close(), b.stamps.close())
+	b.committing.Lock()
+	defer b.committing.Unlock()
+	if b.closed {
+		return nil
+	}
+	b.closed = true
+	return errors.Join(b.settle(), b.closeFiles())
+}
+
+// closeFiles is close, and settles nothing.
+func (b *batcher) closeFiles() error {
+	return errors.Join(b.db.Close(), b.room.close(), b.stamps.close())
 }

@@ -89,13 +89,7 @@ func mustClose(tb testing.TB, path string) {
 // A commit that was cut off is undone by an open to write, and by nothing else.
 func TestCutOffCommit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lamina.db")
-	s := mustOpen(t, path)
-	tCreate(t, s, "before")
-	s.batch.sync = func() error { return errSpoilt }
-	_, err := s.Remove(t.Context(), "n", "before")
-	require.ErrorIs(t, err, ErrFailed)
-	require.NoError(t, s.Close())
-	cut := fileOf(t, path)
+	cut := cutStore(t, path)
 	newest, _, err := readMetas(bytes.NewReader(cut))
 	require.NoError(t, err)
 	require.False(t, newest.settled, "it was closed with a commit of unknown fate")
@@ -106,7 +100,7 @@ func TestCutOffCommit(t *testing.T) {
 	require.ErrorIs(t, err, ErrCutOff)
 	require.NotErrorIs(t, err, ErrDamaged)
 	require.Equal(t, cut, fileOf(t, path), "it was changed")
-	s = mustOpen(t, path)
+	s := mustOpen(t, path)
 	tCheck(t, s)
 	_, err = s.Get("n", "before")
 	require.NoError(t, err)
@@ -141,6 +135,53 @@ func TestCutOffAndDamaged(t *testing.T) {
 	require.Equal(t, cut, fileOf(t, path), "it was changed")
 }
 
+// What this program may not open, it does not undo a commit of.
+func TestCutOffCommitOfOthers(t *testing.T) {
+	for what, test := range map[string]struct {
+		spoil func(*bolt.Tx) error
+		err   error
+	}{
+		"a newer version": {func(btx *bolt.Tx) error { return setVersion(btx, schemaVersion+1) }, ErrVersion},
+		"another program": {func(btx *bolt.Tx) error { return btx.DeleteBucket(bucketMeta) }, ErrNotStore},
+		"inconsistent":    {func(btx *bolt.Tx) error { return btx.Bucket(bucketDevices).Put(key4(7), key8(7)) }, ErrDamaged},
+	} {
+		t.Run(what, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "lamina.db")
+			s := mustOpen(t, path)
+			tCreate(t, s, "a")
+			require.NoError(t, s.Close())
+			bbolt(t, path, test.spoil)
+			before := tStamp(t, path)
+			bbolt(t, path, func(btx *bolt.Tx) error { _, err := btx.CreateBucket([]byte("cut off")); return err })
+			cut := fileOf(t, path)
+			judged, err := judge(bytes.NewReader(cut), uint64(len(cut)))
+			require.NoError(t, err)
+			require.NotNil(t, judged.cutOff)
+			require.Equal(t, before, judged.page.txid())
+			for _, readOnly := range []bool{true, false} {
+				_, err = Open(path, Options{ReadOnly: readOnly})
+				require.ErrorIs(t, err, test.err)
+				require.NotErrorIs(t, err, ErrCutOff)
+			}
+			require.Equal(t, cut, fileOf(t, path), "it was changed")
+		})
+	}
+}
+
+// tStamp writes the stamp of the newest transaction, and returns its number.
+func tStamp(t *testing.T, path string) uint64 {
+	t.Helper()
+	file := fileOf(t, path)
+	newest, _, err := readMetas(bytes.NewReader(file))
+	require.NoError(t, err)
+	s, err := checkPages(bytes.NewReader(file), uint64(len(file)), newest)
+	require.NoError(t, err)
+	stamps, err := openStamps(path, newest.pageSize)
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(stamps.write(stampAt, newest.txid(), s), stamps.close()))
+	return newest.txid()
+}
+
 // Stores of older versions are read as they are, and become of the newest version when they are opened to be written, also
 // where a power cut has left that half done.
 func TestOlderVersions(t *testing.T) {
@@ -152,6 +193,7 @@ func TestOlderVersions(t *testing.T) {
 		require.NoError(t, err)
 		want, err := dump(s)
 		require.NoError(t, err)
+		require.Greater(t, len(want), dumpedBeside)
 		require.NoError(t, s.Close())
 		for range 2 { // both meta pages, as bbolt writes them
 			bbolt(t, path, func(btx *bolt.Tx) error { return setVersion(btx, version) })
@@ -167,6 +209,7 @@ func TestOlderVersions(t *testing.T) {
 
 		s = mustOpen(t, path)
 		require.EqualValues(t, schemaVersion, versionOf(t, s))
+		require.True(t, s.db.NoSync, "bbolt would sync too")
 		got, err = dump(s)
 		require.NoError(t, err)
 		require.Equal(t, want, got)

@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"errors"
+	"fmt"
 	"os"
 )
 
@@ -26,6 +27,20 @@ func (s *stamps) write(offset, txid uint64, sum sum) error {
 	s.buf = appendStamp(s.buf[:0], txid, sum)
 	_, err := s.file.WriteAt(s.buf, int64(page+offset))
 	return err
+}
+
+// verify reads back that the newest state is the one of a transaction, and stamped: commits are protected by that of the state
+// before.
+func (s *stamps) verify(txid uint64) error {
+	newest, _, err := readMetas(s.file)
+	if err != nil {
+		return err
+	}
+	if newest.txid() != txid || !newest.stamped {
+		return fmt.Errorf("the stamp of transaction %d is not where it belongs: transaction %d on page %d has none",
+			txid, newest.txid(), newest.id)
+	}
+	return nil
 }
 
 func (s *stamps) close() error {

@@ -118,7 +118,7 @@ func open(path string, o Options) (*Store, error) {
 		return s, nil
 	}
 	if err := s.beginWrites(judged); err != nil {
-		return nil, errors.Join(err, db.Close(), s.batch.close())
+		return nil, errors.Join(err, s.batch.closeFiles())
 	}
 	return s, nil
 }
@@ -253,9 +253,13 @@ func initialise(btx *bolt.Tx) error {
 	)
 }
 
-// Close closes the store, and notes in the file that it is whole. It waits for the transactions under way; no write may follow. It may be called again.
+// Close closes the store, and notes in the file that it is whole. It waits for the transactions under way; a write that comes
+// later is an error and changes nothing. It may be called again.
 func (s *Store) Close() error {
-	return errors.Join(s.batch.settle(), s.db.Close(), s.batch.close())
+	if s.readOnly {
+		return s.db.Close()
+	}
+	return s.batch.close()
 }
 
 // UUID returns what tells this store from all others.

@@ -33,10 +33,8 @@ func verifyFile(path string, readOnly bool) (judgement, error) {
 	} else if err != nil {
 		return judgement{}, &os.PathError{Op: "flock", Path: path, Err: err}
 	}
-	if !readOnly {
-		if err := settleCache(f); err != nil {
-			return judgement{}, err
-		}
+	if err := settleCache(f); err != nil { // what is only read may be written elsewhere: the count of starts into a pool
+		return judgement{}, err
 	}
 	st, err := f.Stat()
 	if err != nil {
@@ -45,6 +43,8 @@ func verifyFile(path string, readOnly bool) (judgement, error) {
 	judged, err := judge(f, uint64(st.Size()))
 	switch {
 	case err == nil:
+	case unread(err):
+		return judged, err
 	case isBolt(f):
 		return judged, fmt.Errorf("%w: %w", ErrDamaged, err)
 	default:
@@ -53,19 +53,46 @@ func verifyFile(path string, readOnly bool) (judgement, error) {
 	if judged.cutOff == nil {
 		return judged, nil
 	}
+	if err := verifyKept(f, judged); err != nil {
+		return judged, fmt.Errorf("transaction %d is not whole, and of the one before: %w", judged.cutOff.txid(), err)
+	}
 	if readOnly {
-		return judged, fmt.Errorf("%w: %w", ErrCutOff, judged.missed)
+		return judged, fmt.Errorf("%w: transaction %d, upon %d: %w", ErrCutOff, judged.cutOff.txid(), judged.page.txid(), judged.missed)
 	}
 	return judged, undo(f, judged)
 }
 
-// settleCache makes what is read of a store that was not closed in order what its disk has. A daemon that was killed may have
-// left a state that is in the page cache alone, and the next commit overwrites pages of the state before. After a sync that
-// failed the kernel takes for written what it could not write, until it reads it again.
-func settleCache(f *os.File) error {
-	if newest, _, err := readMetas(f); err != nil || newest.settled {
-		return nil //nolint:nilerr // judge says what is wrong
+// verifyKept checks the state before a commit that was cut off as one that is opened is checked: whether it is of a version that
+// this program knows, and says the same everywhere. bbolt reads it in a copy in memory, so that nothing is undone if not.
+func verifyKept(f *os.File, judged judgement) error {
+	fd, err := unix.MemfdCreate("lamina.db", unix.MFD_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("memfd_create", err)
 	}
+	kept := os.NewFile(uintptr(fd), "lamina.db")
+	defer kept.Close() //nolint:errcheck // it is gone with it; bbolt has closed it, unless it could not be opened
+	if _, err := io.Copy(kept, io.NewSectionReader(f, 0, int64(judged.page.high()*judged.page.pageSize))); err != nil {
+		return err
+	}
+	if _, err := kept.WriteAt(judged.undone(), int64(judged.cutOff.id*judged.cutOff.pageSize)); err != nil {
+		return err
+	}
+	o := boltOptions()
+	o.ReadOnly, o.InitialMmapSize = true, 0
+	o.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return kept, nil }
+	return guardFaults(func() error {
+		db, err := bolt.Open(kept.Name(), 0o600, o)
+		if err != nil {
+			return err
+		}
+		return errors.Join(db.View(verifyMeta), db.View(checkAll), db.Close())
+	})
+}
+
+// settleCache makes what is read of a store in order what its disk has. A daemon that was killed may have left a state that is in
+// the page cache alone, and the next commit overwrites pages of the state before. After a sync that failed the kernel takes for
+// written what it could not write, until it reads it again: also the stamp that says of a state that it is settled.
+func settleCache(f *os.File) error {
 	if err := f.Sync(); err != nil {
 		return space.Explain(err, f.Name())
 	}
@@ -82,8 +109,8 @@ func undo(f *os.File, judged judgement) error {
 	if err := f.Sync(); err != nil {
 		return space.Explain(err, f.Name())
 	}
-	log.L.WithField("store", f.Name()).WithField("transaction", judged.cutOff.txid()).WithField("missed", judged.missed).
-		Warn("the last commit of the store was cut off by a crash, and is undone; nobody was told that it had happened")
+	log.L.WithField("store", f.Name()).WithField("undone", judged.cutOff.txid()).WithField("kept", judged.page.txid()).
+		WithField("missed", judged.missed).Warn("the last commit of the store is not on the disk as a whole, and is undone")
 	return nil
 }
 

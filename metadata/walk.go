@@ -49,7 +49,8 @@ func (s *Store) Walk(ctx context.Context, name string, fn func(Snapshot) error, 
 }
 
 // recordCopies are records copied out of the file, into blocks that are never copied again as more come: a buffer that grows
-// would take a Walk of 10,000 four times what they are. A block is garbage once its records have been passed.
+// would take a Walk of 10,000 four times what they are. A block is garbage once its records have been passed. The first is small:
+// many a Walk finds one record.
 type recordCopies struct {
 	ids  []ID
 	raw  [][]byte
@@ -57,8 +58,11 @@ type recordCopies struct {
 	seen map[ID]struct{} // only where several indexes may name a record twice
 }
 
-// copyBlock is how large a block is, in bytes.
-const copyBlock = 64 << 10
+// How large the first block is, and how large blocks become, each twice the one before, in bytes.
+const (
+	firstBlock = 1 << 10
+	copyBlock  = 64 << 10
+)
 
 func (r *recordCopies) all(yield func(ID, []byte) bool) {
 	for i, id := range r.ids {
@@ -84,11 +88,11 @@ func (r *recordCopies) add(records *bolt.Bucket, id []byte) {
 	}
 	r.ids = append(r.ids, n)
 	if len(raw) > cap(r.room)-len(r.room) {
-		r.room = make([]byte, 0, max(copyBlock, len(raw)))
+		r.room = make([]byte, 0, max(firstBlock, min(2*cap(r.room), copyBlock), len(raw)))
 	}
-	start := len(r.room)
+	start, end := len(r.room), len(r.room)+len(raw)
 	r.room = append(r.room, raw...)
-	r.raw = append(r.raw, r.room[start:])
+	r.raw = append(r.raw, r.room[start:end:end])
 }
 
 // collect copies the records that the conditions select, a superset of what the filters match; all if there are none.

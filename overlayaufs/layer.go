@@ -110,8 +110,8 @@ func (b *Backend) make(ctx context.Context, c Content, chain []Content, ids *idm
 	}
 	if c.Project == 0 {
 		b.claimed.Delete(c.ID)
-		if used, err := b.useSpare(ctx, c.ID, root, mark); used || err != nil {
-			return err
+		if b.useSpare(ctx, c.ID, root, mark) {
+			return nil
 		}
 	}
 	if err := b.Delete(ctx, Content{ID: c.ID}); err != nil {

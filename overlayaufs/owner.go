@@ -185,7 +185,8 @@ func parseOwner(data []byte) (owner, error) {
 	return o, o.Form.check()
 }
 
-// checkNew returns an error if root holds something other than what a start of ours that was cut short may leave.
+// checkNew returns an error if root holds something other than what a start of ours that was cut short may leave. Spares are none
+// of that: they are made when the owner file is durable, and wiped by name, so what bears their name here is somebody else's.
 func checkNew(root string) error {
 	entries, err := os.ReadDir(root)
 	if errors.Is(err, os.ErrNotExist) {
@@ -206,7 +207,7 @@ func checkNew(root string) error {
 // isOurs reports whether a name in a root is one of those that are there beside the contents and the owner file. The root of
 // a file system of its own may have lost+found.
 func isOurs(name string) bool {
-	if _, ok := parseLink(name); ok || strings.HasPrefix(name, trialPrefix) || isSpare(name) {
+	if _, ok := parseLink(name); ok || strings.HasPrefix(name, trialPrefix) {
 		return true
 	}
 	return slices.Contains([]string{ownerNewName, probeName, emptyName, reserveName, xinoName, "lost+found"}, name)

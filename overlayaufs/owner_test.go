@@ -40,16 +40,38 @@ func TestOwner(t *testing.T) {
 	if err := os.Remove(filepath.Join(b.root, ownerName)); err != nil {
 		t.Fatal(err)
 	}
+	if err := errors.Join(b.stopSpares(), b.wipeSpares(ctx)); err != nil {
+		t.Fatal(err)
+	}
 	if _, _, err := b.Owner(ctx); err == nil || !strings.Contains(err.Error(), `holds "1"`) {
 		t.Errorf("contents without owner: %v", err)
 	}
 	if err := b.Claim(ctx, "a", 4); err == nil {
 		t.Error("claimed contents without owner")
 	}
-	if err := errors.Join(b.stopSpares(), os.RemoveAll(b.root)); err != nil {
+	if err := os.RemoveAll(b.root); err != nil {
 		t.Fatal(err)
 	}
 	wantOwner("", 0)
+}
+
+// A directory of somebody else that bears a name of ours is not taken for a place that is new, and then wiped.
+func TestSparesOfNobody(t *testing.T) {
+	for _, name := range []string{sparesName, sparePrefix + "1", "spares"} {
+		root := t.TempDir()
+		file := filepath.Join(root, name, "precious")
+		tWrite(t, file, "x")
+		b, err := Open(t.Context(), Config{Root: root})
+		if err == nil {
+			err = errors.Join(b.Claim(t.Context(), "a", 1), b.Close())
+		}
+		if err == nil || !strings.Contains(err.Error(), "says which store it belongs to") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(file); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // An owner that nobody would ever write to is an error, and no wait.

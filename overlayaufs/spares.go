@@ -21,7 +21,7 @@ import (
 // A spare is a content that was made before anybody asked for it: Make gives it a number by one rename, where it would make three
 // directories. To make a directory holds the lock of the one above for as long as the file system looks for an inode.
 //
-// A spare is made in the directory spares, and then moved into the root: a rename within one directory waits for nobody who makes
+// A spare is made in the directory .spares, and then moved into the root: a rename within one directory waits for nobody who makes
 // something elsewhere.
 //
 // Nothing is written down of spares, and none outlives the process: all that is found at a start is removed, before the first is made.
@@ -31,8 +31,12 @@ import (
 // That a file which is synced in a content takes the rename with it is so only where the journal keeps the order of all that
 // changes names. ext4 and xfs do. btrfs may bring back the file under the old name of the directory, and would lose it to the next
 // start: there are no spares there, nor on any other that is not known.
+//
+// ext4 without a journal writes with such a file the directories above it that have a new name since they are in memory
+// (EXT4_STATE_NEWENTRY, ext4_sync_parent in fs/ext4/fsync.c), and a spare may have left it since it was made. So both fs and the
+// directory above it get their names, by a rename, when the spare is used.
 const (
-	sparesName  = "spares"  // where they are made
+	sparesName  = ".spares" // where they are made
 	sparePrefix = ".spare-" // of their names in the root
 
 	sparesKept = 64
@@ -67,21 +71,22 @@ type spares struct {
 
 	mu    sync.Mutex
 	ready []spare
-	count uint64 // of those that were made
+	said  sync.Once // that one could not be used
+	count uint64    // of those that were made
 }
 
-// keepSpares begins to make spares, unless they would be of no use: where contents are in projects, all in them must be made in the
-// project.
+// keepSpares has removed in the background what another process has left of spares, and begins to make some, unless they would be of
+// no use: where contents are in projects, all in them must be made in the project.
 func (b *Backend) keepSpares(ctx context.Context) {
-	if first, _ := b.Projects(); first != 0 || !slices.Contains([]string{"ext4", "xfs", "tmpfs"}, fsType(b.root)) {
-		rested()
-		return
-	}
+	first, _ := b.Projects()
+	kept := first == 0 && slices.Contains([]string{"ext4", "xfs", "tmpfs"}, fsType(b.root))
 	s := &b.spares
 	s.begin.Do(func() {
 		lasting, end := context.WithCancel(context.WithoutCancel(ctx))
-		s.end = end
-		s.taken, s.low, s.done = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+		s.end, s.done = end, make(chan struct{})
+		if kept {
+			s.taken, s.low = make(chan struct{}, 1), make(chan struct{}, 1)
+		}
 		go b.makeSpares(lasting)
 	})
 }
@@ -161,6 +166,10 @@ func (b *Backend) makeSpares(ctx context.Context) {
 			err = b.wipeSpares(ctx)
 			wiped = err == nil
 		}
+		if wiped && b.spares.taken == nil { // none are kept
+			rested()
+			return
+		}
 		if err == nil {
 			err = b.fillSpares(ctx, enough)
 		}
@@ -239,10 +248,10 @@ func (b *Backend) makeSpare(ctx context.Context) (spare, error) {
 	failpoint.Hit("spare.begun")
 	err = os.Mkdir(filepath.Join(dir, workName), workMode)
 	if err == nil {
-		err = baseRoot().create(filepath.Join(dir, fsName))
+		err = baseRoot().create(filepath.Join(dir, newName))
 	}
 	if err == nil { // a root with the set-group-id bit gives its own group
-		made.root, err = readRootDir(filepath.Join(dir, fsName))
+		made.root, err = readRootDir(filepath.Join(dir, newName))
 	}
 	if err == nil {
 		failpoint.Hit("spare.complete")
@@ -282,22 +291,43 @@ func (b *Backend) wipeSpares(ctx context.Context) error {
 // isSpare reports whether a name in the root is that of a spare, or of where they are made.
 func isSpare(name string) bool { return name == sparesName || strings.HasPrefix(name, sparePrefix) }
 
-// useSpare makes a content of a spare, with that root directory. It returns false where there is none.
-//
-// The rename is what makes it a content: before it there is a spare, after it a content that is whole.
-func (b *Backend) useSpare(ctx context.Context, id uint64, root rootDir, mark func(dir string) error) (used bool, err error) {
+// useSpare makes a content of a spare, with that root directory. It returns false where there is none, or none that can be used: what
+// keeps it from that is told once, and what is to be done without may go well.
+func (b *Backend) useSpare(ctx context.Context, id uint64, root rootDir, mark func(dir string) error) (used bool) {
 	s, ok := b.spares.take()
 	if !ok {
-		return false, nil
+		return false
 	}
+	err := b.turnInto(ctx, id, s, root, mark)
+	if err == nil {
+		return true
+	}
+	gone := errors.Is(err, os.ErrNotExist) // somebody has removed it
+	err = errors.Join(err, b.removeSpare(ctx, s.name))
+	if !gone && ctx.Err() == nil {
+		b.spares.said.Do(func() {
+			log.G(ctx).WithError(err).Warnf("a directory that was made ahead in %s could not be used; others are made instead", b.root)
+		})
+	}
+	return false
+}
+
+// turnInto makes a content of that spare.
+//
+// The last rename is what makes it a content: before it there is a spare, after it a content that is whole.
+func (b *Backend) turnInto(ctx context.Context, id uint64, s spare, root rootDir, mark func(dir string) error) error {
 	dir := filepath.Join(b.root, s.name)
-	if err = s.root.become(root, filepath.Join(dir, fsName)); err == nil {
-		err = mark(dir)
+	if err := s.root.become(root, filepath.Join(dir, newName)); err != nil {
+		return err
+	}
+	if err := mark(dir); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(dir, newName), filepath.Join(dir, fsName)); err != nil {
+		return err
 	}
 	failpoint.Hit("union.spare-taken")
-	if err == nil {
-		err = renameNew(dir, b.path(id))
-	}
+	err := renameNew(dir, b.path(id))
 	if errors.Is(err, unix.EEXIST) { // garbage that a crash left
 		if err = b.Delete(ctx, Content{ID: id}); err == nil {
 			err = renameNew(dir, b.path(id))
@@ -305,12 +335,8 @@ func (b *Backend) useSpare(ctx context.Context, id uint64, root rootDir, mark fu
 	}
 	if err == nil {
 		failpoint.Hit("union.spare-used")
-		return true, nil
 	}
-	if gone := b.removeSpare(ctx, s.name); gone != nil || !errors.Is(err, os.ErrNotExist) {
-		return false, errors.Join(err, gone)
-	}
-	return false, nil // somebody has removed it
+	return err
 }
 
 // renameNew renames a directory to what must not be there yet.

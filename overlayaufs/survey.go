@@ -55,7 +55,7 @@ func Look(ctx context.Context, root string) (*Survey, error) {
 		}
 		id, ok := parseID(e.Name())
 		if !ok || !e.IsDir() {
-			if e.Name() != ownerName && !isOurs(e.Name()) {
+			if e.Name() != ownerName && !isOurs(e.Name()) && !isSpare(e.Name()) {
 				s.Foreign = append(s.Foreign, e.Name())
 			}
 			continue

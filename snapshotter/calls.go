@@ -1,78 +1,88 @@
 package snapshotter
 
 import (
+	"container/list"
 	"context"
 	"sync"
 	"time"
 )
 
+// callYoung is for how long what is done in the background makes way for a call. One that hangs, or has much to write, would
+// hold it up for as long otherwise.
+const callYoung = 20 * time.Millisecond
+
 // calls knows whether somebody waits for a call that changes something: what is done in the background makes way for those. The
 // zero value is ready.
 type calls struct {
 	mu     sync.Mutex
-	inside int
+	inside list.List     // when each of them began, the latest last
 	left   time.Time     // when the last one returned
-	empty  chan struct{} // closed when the last one returns; nil if nobody waits for that
+	empty  chan struct{} // closed when one returns and no young one is left; nil if nobody waits for that
 }
 
-func (c *calls) enter() {
-	c.mu.Lock()
-	c.inside++
-	c.mu.Unlock()
-}
-
-func (c *calls) leave() {
+// enter is the begin of a call, and leave its end.
+func (c *calls) enter() (leave func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.inside--; c.inside > 0 {
-		return
-	}
-	c.left = time.Now()
-	if c.empty != nil {
-		close(c.empty)
-		c.empty = nil
+	call := c.inside.PushBack(time.Now())
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.inside.Remove(call)
+		c.left = time.Now()
+		if c.empty != nil && c.young(c.left) <= 0 {
+			close(c.empty)
+			c.empty = nil
+		}
 	}
 }
 
-// state returns how long there has been no call, or a channel that is closed when there is none.
-func (c *calls) state() (calm time.Duration, empty <-chan struct{}) {
+// young returns for how long the latest call is young yet. c.mu is held.
+func (c *calls) young(now time.Time) time.Duration {
+	latest := c.inside.Back()
+	if latest == nil {
+		return 0
+	}
+	return callYoung - now.Sub(latest.Value.(time.Time))
+}
+
+// rest returns how long it is until there has been no young call for as long as calm says, if none comes any more. Where that may
+// be earlier the channel is closed when it is to be asked again.
+func (c *calls) rest(calm time.Duration) (rest time.Duration, empty <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.inside == 0 {
-		return time.Since(c.left), nil
+	now := time.Now()
+	young := c.young(now)
+	if young <= 0 {
+		return calm - now.Sub(c.left), nil
 	}
 	if c.empty == nil {
 		c.empty = make(chan struct{})
 	}
-	return 0, c.empty
+	return young, c.empty
 }
 
-// makeWay returns when there has been no call for as long as calm says, but after most in any case, and when ctx ends. Clients
-// call one thing after the other: who does not wait for a moment of calm meets the next call.
+// makeWay returns when there has been no young call for as long as calm says, but after most in any case, and when ctx ends.
+// Clients call one thing after the other: who does not wait for a moment of calm meets the next call.
 func (c *calls) makeWay(ctx context.Context, calm, most time.Duration) {
-	passed, empty := c.state()
-	if empty == nil && passed >= calm {
+	rest, empty := c.rest(calm)
+	if rest <= 0 {
 		return
 	}
 	end := time.NewTimer(most)
 	defer end.Stop()
-	again := time.NewTimer(calm)
+	again := time.NewTimer(rest)
 	defer again.Stop()
-	for empty != nil || passed < calm {
-		rest := again.C
-		if empty != nil {
-			rest = nil
-		} else {
-			again.Reset(calm - passed)
-		}
+	for rest > 0 {
+		again.Reset(rest)
 		select {
 		case <-empty:
-		case <-rest:
+		case <-again.C:
 		case <-end.C:
 			return
 		case <-ctx.Done():
 			return
 		}
-		passed, empty = c.state()
+		rest, empty = c.rest(calm)
 	}
 }

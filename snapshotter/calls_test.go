@@ -12,33 +12,32 @@ import (
 // What is done in the background waits for calls, for a moment of calm after them, and for neither for ever.
 func TestMakeWay(t *testing.T) {
 	const calm, most = time.Millisecond, 10 * time.Millisecond
+	one := func(c *calls, lasts time.Duration) {
+		defer c.enter()()
+		time.Sleep(lasts)
+	}
 	for name, test := range map[string]struct {
 		calls func(*calls)
 		want  time.Duration
 	}{
 		"no call":  {func(*calls) {}, 0},
-		"one call": {func(c *calls) { c.enter(); time.Sleep(3 * calm); c.leave() }, 4 * calm},
+		"one call": {func(c *calls) { one(c, 3*calm) }, 4 * calm},
 		"two at once": {func(c *calls) {
-			c.enter()
-			c.enter()
-			c.leave()
+			leave := c.enter()
+			c.enter()()
 			time.Sleep(2 * calm)
-			c.leave()
+			leave()
 		}, 3 * calm},
 		"one after the other": {func(c *calls) {
 			for range 5 {
-				c.enter()
-				time.Sleep(calm)
-				c.leave()
+				one(c, calm)
 				time.Sleep(calm / 2)
 			}
 		}, 5*calm*3/2 + calm/2},
 		"one that stays": {func(c *calls) { c.enter() }, most},
 		"no end of calls": {func(c *calls) {
 			for range 100 {
-				c.enter()
-				time.Sleep(calm / 2)
-				c.leave()
+				one(c, calm/2)
 			}
 		}, most},
 	} {
@@ -63,21 +62,18 @@ func TestMakeWay(t *testing.T) {
 		c.makeWay(ctx, calm, time.Hour)
 		require.Equal(t, calm, time.Since(begun))
 	})
-}
-
-// However much is called, and removed, what waits to be deleted has a bound: beyond it no deletion makes way.
-func TestBacklogIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := &reaper{calls: &calls{}, removed: make(chan struct{}, 1)}
-		r.calls.enter()
-		for range reapHurry {
+	synctest.Test(t, func(t *testing.T) { // beside one that stays
+		c := &calls{}
+		c.enter()
+		for _, want := range []time.Duration{callYoung, 0} {
 			begun := time.Now()
-			r.makeWay(t.Context())
-			require.Equal(t, reapWay, time.Since(begun))
-			r.wakeSoon()
+			c.makeWay(t.Context(), calm, time.Hour)
+			require.Equal(t, want, time.Since(begun))
 		}
+		go one(c, 3*calm)
+		synctest.Wait()
 		begun := time.Now()
-		r.makeWay(t.Context())
-		require.Zero(t, time.Since(begun))
+		c.makeWay(t.Context(), calm, time.Hour)
+		require.Equal(t, 4*calm, time.Since(begun))
 	})
 }

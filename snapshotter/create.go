@@ -32,8 +32,7 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		return nil, err
 	}
 	defer leave()
-	s.set.calls.enter()
-	defer s.set.calls.leave()
+	defer s.set.calls.enter()()
 	info, err := s.set.applyOpts(opts)
 	if err != nil {
 		return nil, err
@@ -76,7 +75,8 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		chain = append([]metadata.Link{sn.Link()}, chain...)
 		failpoint.Hit("create.made")
 	}
-	return s.record(ctx, sn, chain, undo)
+	mounts, err := s.record(ctx, sn, chain, undo) // into the err that the deferred call looks at
+	return mounts, err
 }
 
 // record writes the record of a new snapshot, whose content is durable, and returns its mounts. What a Releaser starts for
@@ -250,6 +250,6 @@ func (s *Set) deleteLater(ctx context.Context, link metadata.Link) error {
 	if err := s.store.Adopt(ctx, link.Placement.Medium, []uint64{link.Content()}); err != nil {
 		return err
 	}
-	s.wakeReapers()
+	s.wakeReaper(link.Placement.Medium)
 	return nil
 }

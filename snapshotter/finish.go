@@ -27,8 +27,7 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 		return err
 	}
 	defer leave()
-	s.set.calls.enter()
-	defer s.set.calls.leave()
+	defer s.set.calls.enter()()
 	info, err := s.set.applyOpts(opts)
 	if err != nil {
 		return err
@@ -142,8 +141,7 @@ func (s *Snapshotter) remove(ctx context.Context, key string) error {
 		return err
 	}
 	defer leave()
-	s.set.calls.enter()
-	defer s.set.calls.leave()
+	defer s.set.calls.enter()()
 	release, err := s.lock(ctx, exclusive(key))
 	if err != nil {
 		return err
@@ -164,7 +162,7 @@ func (s *Snapshotter) erase(ctx context.Context, key string) error {
 		s.set.settler.later(sn.ParentID) // which nobody may show any more, or which is a template that nobody needs
 	}
 	if sn.Kind != snapshots.KindView {
-		s.set.wakeReapers()
+		s.set.wakeReaper(sn.Placement.Medium)
 	}
 	return nil
 }

@@ -1,19 +1,14 @@
 package snapshotter
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/containerd/log"
-	"golang.org/x/sys/unix"
 
-	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -27,11 +22,13 @@ const (
 	// reapLinger is how long a removal waits for others: they share a pass, which looks at all mounts and writes the store once.
 	reapLinger = 30 * time.Millisecond
 
-	// A deletion makes way for calls until there has been none for reapCalm, for reapWay at most. So 1,000 deletions a second
-	// go on whatever is called. If they come faster and reapHurry wait, none makes way any more.
-	reapCalm  = time.Millisecond
-	reapWay   = 10 * time.Millisecond
-	reapHurry = 2048
+	// A deletion makes way for young calls until there has been none for reapCalm, for reapWay at most, or, while somebody waits in
+	// Cleanup, for reapWayAsked. So where a deletion itself takes no time two workers do at least 200 a second, in a Cleanup
+	// 500, whatever is called. If they come faster and reapHurry wait, none makes way any more.
+	reapCalm     = time.Millisecond
+	reapWay      = 10 * time.Millisecond
+	reapWayAsked = 4 * time.Millisecond
+	reapHurry    = 2048
 )
 
 // A reaper deletes the contents of one medium that are in the trash. Its queue is the trash in the store, so nothing is lost
@@ -50,7 +47,8 @@ type reaper struct {
 	stopped  <-chan struct{} // closed when it is to stop
 	done     chan struct{}   // closed when it has
 
-	backlog atomic.Int64 // about how much is in the trash
+	backlog atomic.Int64 // about how much is in the trash that nobody uses
+	asked   atomic.Int64 // how many wait for it to be deleted
 
 	mu   sync.Mutex
 	slow map[metadata.ID]bool // still being deleted when their pass went on
@@ -93,6 +91,8 @@ func (r *reaper) wakeSoon() {
 // wait returns when all that is in the trash now has been deleted, but for what somebody uses; or what kept it from that: an
 // error, the reaper's end, that of ctx, or that shut is closed.
 func (r *reaper) wait(ctx context.Context, shut <-chan struct{}) error {
+	r.asked.Add(1)
+	defer r.asked.Add(-1)
 	answer := make(chan error, 1)
 	select {
 	case r.requests <- answer:
@@ -200,99 +200,5 @@ func (r *reaper) moreRequests() (waiting []chan error) {
 		default:
 			return waiting
 		}
-	}
-}
-
-// pass deletes what is in the trash at its start and in nobody's use, and returns the first thing that went wrong.
-func (r *reaper) pass(ctx context.Context, deletions *sync.WaitGroup) error {
-	links, err := r.trash(ctx)
-	if err != nil {
-		return err
-	}
-	r.backlog.Store(int64(len(links)))
-	idle, busy, err := r.watcher.sort(ctx, links)
-	if err != nil {
-		return err
-	}
-	var (
-		wg        sync.WaitGroup
-		mu        sync.Mutex
-		forgotten int
-		failed    error
-	)
-	chunks := slices.Collect(slices.Chunk(idle, reapChunk))
-	for range min(reapWorkers, len(chunks)) {
-		wg.Go(func() {
-			for {
-				mu.Lock()
-				if len(chunks) == 0 {
-					mu.Unlock()
-					return
-				}
-				chunk := chunks[0]
-				chunks = chunks[1:]
-				mu.Unlock()
-				gone, used, err := r.reap(ctx, chunk, deletions)
-				mu.Lock()
-				forgotten += gone
-				busy = append(busy, used...)
-				failed = cmp.Or(failed, err)
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
-	r.watcher.watch(ctx, busy, forgotten > 0)
-	return failed
-}
-
-// trash returns what is to be deleted, and is not being deleted already.
-func (r *reaper) trash(ctx context.Context) ([]metadata.Link, error) {
-	links, err := r.store.Trash(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	// What no backend serves stays until one does: the user may have taken it out of the configuration for a while.
-	return slices.DeleteFunc(links, func(l metadata.Link) bool { return l.Placement.Medium != r.medium || r.slow[l.ID] }), nil
-}
-
-// reap deletes contents and then their trash entries. After a crash in between the deletions are done again, which is no
-// error. It returns how many are gone, those that somebody uses, and the first of its errors; thousands may be of one kind.
-func (r *reaper) reap(ctx context.Context, links []metadata.Link, deletions *sync.WaitGroup) (
-	forgotten int, busy []metadata.Link, failed error,
-) {
-	gone := make([]metadata.Link, 0, len(links))
-	for _, link := range links {
-		r.makeWay(ctx)
-		failpoint.Hit("reap.delete")
-		err := r.delete(ctx, link, deletions)
-		r.backlog.Add(-1)
-		switch {
-		case err == nil:
-			failpoint.Hit("reap.deleted")
-			gone = append(gone, link)
-		case errors.Is(err, errSlow):
-		case r.watcher.can() && errors.Is(err, unix.EBUSY):
-			busy = append(busy, link)
-		default:
-			failed = cmp.Or(failed, fmt.Errorf("delete the %s %d: %w", link.Placement.Medium, link.Content(), err))
-		}
-	}
-	if len(gone) == 0 {
-		return 0, busy, failed
-	}
-	if err := r.store.Forget(ctx, gone...); err != nil {
-		return 0, busy, errors.Join(failed, err)
-	}
-	failpoint.Hit("reap.forgotten")
-	return len(gone), busy, failed
-}
-
-// makeWay lets calls go first, unless too much waits to be deleted.
-func (r *reaper) makeWay(ctx context.Context) {
-	if r.backlog.Load() < reapHurry {
-		r.calls.makeWay(ctx, reapCalm, reapWay)
 	}
 }

@@ -38,23 +38,30 @@ func TestDeletionsGoOnBesideCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := mustOpen(t, t.TempDir())
 		h.layer(t, "base", "")
-		let := make(chan struct{})
+		const n, kept = 100, 2 // base and shown
+		for i := range n {
+			_, err := h.Prepare(t.Context(), fmt.Sprint(i), "base")
+			require.NoError(t, err)
+		}
+		_, err := h.Prepare(t.Context(), "shown", "base")
+		require.NoError(t, err)
 		h.dirs.Before = func(_ context.Context, step string, _ uint64) error {
-			if step == "freeze" {
-				<-let
+			if step == "mounts" {
+				time.Sleep(5 * time.Millisecond)
 			}
 			return nil
 		}
-		_, err := h.Prepare(t.Context(), "slow", "base")
-		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
-		go func() { done <- h.Commit(t.Context(), "layer", "slow") }() // a call is under way all the time
+		go func() { // a call is under way all the time
+			var err error
+			for err == nil && ctx.Err() == nil {
+				_, err = h.Mounts(t.Context(), "shown")
+			}
+			done <- err
+		}()
 		synctest.Wait()
-
-		const kept = 2 // base and slow
-		for i := range 100 {
-			_, err := h.Prepare(t.Context(), fmt.Sprint(i), "base")
-			require.NoError(t, err)
+		for i := range n {
 			require.NoError(t, h.Remove(t.Context(), fmt.Sprint(i)))
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -62,7 +69,7 @@ func TestDeletionsGoOnBesideCalls(t *testing.T) {
 		time.Sleep(time.Second)
 		require.Len(t, h.contents(t), kept)
 
-		close(let)
+		cancel()
 		require.NoError(t, <-done)
 		require.NoError(t, h.Cleanup(t.Context()))
 	})

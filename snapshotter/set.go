@@ -108,11 +108,11 @@ func (s *Set) StopDeleting() {
 	}
 }
 
-// wakeReapers tells that there is something in the trash.
-func (s *Set) wakeReapers() {
+// wakeReaper tells that there is something of a medium in the trash.
+func (s *Set) wakeReaper(medium metadata.Medium) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, r := range s.reapers {
+	if r := s.reaperOf(medium); r != nil {
 		r.wakeSoon()
 	}
 }

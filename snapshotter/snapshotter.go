@@ -67,8 +67,7 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 		return nil, fail("mounts", key, err)
 	}
 	defer leave()
-	s.set.calls.enter()
-	defer s.set.calls.leave()
+	defer s.set.calls.enter()()
 	mounts, err := s.mounts(ctx, key)
 	return mounts, fail("mounts", key, err)
 }

@@ -159,7 +159,7 @@ func (s *Set) dropTemplate(ctx context.Context, t Templater, name string) (dropp
 	if err != nil || usual == name {
 		return false, err
 	}
-	_, err = s.store.Remove(ctx, metadata.Templates, name)
+	sn, err := s.store.Remove(ctx, metadata.Templates, name)
 	if errors.Is(err, metadata.ErrState) { // a base is upon it
 		return false, nil
 	}
@@ -167,7 +167,7 @@ func (s *Set) dropTemplate(ctx context.Context, t Templater, name string) (dropp
 		return false, err
 	}
 	failpoint.Hit("template.dropped")
-	s.wakeReapers()
+	s.wakeReaper(sn.Placement.Medium)
 	return true, nil
 }
 

@@ -21,8 +21,7 @@ func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpath
 		return snapshots.Info{}, fail("update", info.Name, err)
 	}
 	defer leave()
-	s.set.calls.enter()
-	defer s.set.calls.leave()
+	defer s.set.calls.enter()()
 	info.Labels = s.set.given(info.Labels)
 	sn, err := s.update(ctx, info, fieldpaths)
 	if err != nil {

@@ -272,6 +272,23 @@ func TestFailedBaseLeavesNoTemplate(t *testing.T) {
 	h.wantTemplates(t, "usual")
 }
 
+// Neither does one that the store refuses, though its content and its mounts were there.
+func TestRefusedBaseLeavesNoTemplate(t *testing.T) {
+	h := mustOpenVolumes(t, t.TempDir(), "usual")
+	labels := map[string]string{"size": "large", "l": string(make([]byte, 5000))}
+	_, err := h.Prepare(t.Context(), "a", "", snapshots.WithLabels(labels))
+	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+	require.Equal(t, []string{"usual", "large"}, h.volumes.made)
+	h.wantTemplates(t, "usual")
+	_, err = h.View(t.Context(), "v", "", snapshots.WithLabels(labels))
+	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+	require.Equal(t, []string{"usual", "large", "large"}, h.volumes.made)
+	h.wantTemplates(t, "usual")
+	require.NoError(t, h.Cleanup(t.Context()))
+	require.Len(t, h.contents(t), 1)
+	h.mustCheck(t)
+}
+
 // What a view shows runs as long as there is one; after a start runs what snapshots need, and nothing else.
 func TestViewsRunTheirParent(t *testing.T) {
 	h := mustOpenVolumes(t, t.TempDir(), "usual")

@@ -67,7 +67,11 @@ func openProfiler(ctx context.Context, address string) (*profiler, error) {
 		return nil, err
 	}
 	p := &profiler{served: make(chan struct{}), release: func() error { return nil }}
+	handler := profiles()
 	var l net.Listener
+	if network != "unix" {
+		handler = forThisHost(handler)
+	}
 	if network == "unix" {
 		var s *socket
 		if s, err = listen(ctx, "pprof", at); err == nil {
@@ -81,7 +85,7 @@ func openProfiler(ctx context.Context, address string) (*profiler, error) {
 	}
 	runtime.SetBlockProfileRate(blockRate)
 	runtime.SetMutexProfileFraction(mutexFraction)
-	p.http = &http.Server{Handler: profiles(), ReadHeaderTimeout: headerTime, IdleTimeout: time.Minute}
+	p.http = &http.Server{Handler: handler, ReadHeaderTimeout: headerTime, IdleTimeout: time.Minute}
 	go func() {
 		defer close(p.served)
 		if err := p.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -102,6 +106,28 @@ func profiles() http.Handler {
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	return mux
+}
+
+// forThisHost answers only who means this host, and is no page of a browser: one of a foreign site, whose name its owner has resolve
+// to the loopback (DNS rebinding), says that name in Host, and one that asks for 127.0.0.1 openly is told of by the browser.
+func forThisHost(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		site := r.Header.Get("Sec-Fetch-Site")
+		if !loopbackHost(r.Host) || r.Header.Get("Origin") != "" || site != "" && site != "none" && site != "same-origin" {
+			http.Error(w, "profiles are for clients on this host, which call it 127.0.0.1, [::1] or localhost", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// loopbackHost reports whether a Host header, with a port or without, is a loopback literal or localhost.
+func loopbackHost(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	ip := net.ParseIP(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // close cuts off what is asked: a profile takes as long as its client wished, which is not worth a stop's time.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
 func TestPprofNetwork(t *testing.T) {
@@ -58,7 +60,11 @@ func tAsk(t *testing.T, network, at, page string) (*http.Response, error) {
 	t.Cleanup(transport.CloseIdleConnections)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://lamina/debug/pprof/"+page, http.NoBody)
+	host := "lamina" // of a socket it can be any
+	if network == "tcp" {
+		host = at
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+"/debug/pprof/"+page, http.NoBody)
 	require.NoError(t, err)
 	return transport.RoundTrip(r)
 }
@@ -100,6 +106,42 @@ func TestProfiler(t *testing.T) {
 	}
 	_, err := os.Lstat(path)
 	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// On a port only who calls the host by its loopback gets profiles, and no page of a browser.
+func TestProfilerRefusesForeign(t *testing.T) {
+	p, err := openProfiler(t.Context(), "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, p.close()) })
+	_, port, err := net.SplitHostPort(p.address)
+	require.NoError(t, err)
+	for _, tc := range []struct {
+		host, header, value string
+		code                int
+	}{
+		{host: "127.0.0.1:" + port, code: http.StatusOK},
+		{host: "localhost:" + port, code: http.StatusOK},
+		{host: "[::1]:" + port, code: http.StatusOK},
+		{host: "[::1]", code: http.StatusOK},
+		{host: "rebound.example:" + port, code: http.StatusForbidden},
+		{host: "localhost.example", code: http.StatusForbidden},
+		{host: "192.0.2.1:" + port, code: http.StatusForbidden},
+		{host: "localhost", header: "Sec-Fetch-Site", value: "none", code: http.StatusOK},
+		{host: "localhost", header: "Sec-Fetch-Site", value: "cross-site", code: http.StatusForbidden},
+		{host: "localhost", header: "Sec-Fetch-Site", value: "same-site", code: http.StatusForbidden},
+		{host: "localhost", header: "Origin", value: "https://site.example", code: http.StatusForbidden},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.address+"/debug/pprof/cmdline", http.NoBody)
+		require.NoError(t, err)
+		r.Host = tc.host
+		if tc.header != "" {
+			r.Header.Set(tc.header, tc.value)
+		}
+		reply, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		require.NoError(t, reply.Body.Close())
+		require.Equal(t, tc.code, reply.StatusCode, "%+v", tc)
+	}
 }
 
 // A profile that is under way ends with the daemon, which it does not keep.
@@ -166,6 +208,9 @@ func TestServePprof(t *testing.T) {
 	d := startDaemon(t, "--config", config, "--pprof", path)
 	tProxy(t, d, address, "lamina")
 	require.Contains(t, tPage(t, "unix", path, "goroutine?debug=1"), "cmd/lamina.serve+")
+	code, _, stderr = tRun(t, "serve", "--config", config, "--pprof", path)
+	require.Equal(t, exitInUse, code)
+	require.Contains(t, stderr, metadata.ErrLocked.Error(), "a second daemon lacks the root")
 	require.Equal(t, exitOK, d.wait(t))
 	for _, p := range []string{path, address} {
 		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {

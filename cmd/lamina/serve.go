@@ -37,14 +37,17 @@ func newServe() *cli.Command {
 //
 // Profiles are served from before that until after it: a start or a stop that hangs is looked at through them.
 func serve(ctx context.Context, s settings) (err error) {
-	profiler, err := openProfiler(ctx, s.Pprof)
-	if err != nil {
-		return unlessStopped(ctx, err)
+	profiler, profilerErr := openProfiler(ctx, s.Pprof)
+	if profilerErr != nil && !errors.Is(profilerErr, errInUse) {
+		return unlessStopped(ctx, profilerErr)
 	}
 	defer func() { err = errors.Join(err, profiler.close()) }()
 	host, err := lamina.Open(ctx, s.Config)
 	if err != nil {
-		return unlessStopped(ctx, err)
+		return unlessStopped(ctx, err) // of a second daemon that the root is in use, not what it has besides
+	}
+	if profilerErr != nil {
+		return errors.Join(profilerErr, host.Close())
 	}
 	served, err := snapshotters(host)
 	if err != nil {

@@ -148,7 +148,7 @@ func (s settings) check() error {
 		s.Validate(), // of the embedded lamina.Config
 		validateAddress("address", s.Address),
 		validateAddress("containerd.address", s.Containerd.Address),
-		validatePprof(s.Pprof),
+		s.validatePprof(),
 		oneOf("log.level", s.Log.Level, "trace", "debug", "info", "warn", "error"),
 		oneOf("log.format", s.Log.Format, "text", "json"),
 	)
@@ -165,11 +165,14 @@ func validateAddress(key, address string) error {
 	}
 }
 
-func validatePprof(address string) error {
-	if address == "" {
+func (s settings) validatePprof() error {
+	if s.Pprof == "" {
 		return nil
 	}
-	_, _, err := pprofNetwork(address)
+	network, at, err := pprofNetwork(s.Pprof)
+	if err == nil && network == "unix" && filepath.Clean(at) == filepath.Clean(s.Address) {
+		return fmt.Errorf("pprof: %q is the address of the snapshotters; it needs a socket of its own", s.Pprof)
+	}
 	return err
 }
 

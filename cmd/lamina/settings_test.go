@@ -80,6 +80,7 @@ func TestReadSettingsErrors(t *testing.T) {
 		{"name", "[snapshotters.\"a b\"]", []string{`snapshotters."a b"`}},
 		{"sync", "[union]\nsync = \"never\"", []string{"%f: union.sync"}},
 		{"driver", "[union]\ndriver = \"zfs\"", []string{"%f: union.driver"}},
+		{"pprof on the address", "address = \"/run/l.sock\"\npprof = \"unix:///run/l.sock\"", []string{"%f: pprof:", "a socket of its own"}},
 		{"several", "root = \"r\"\n[log]\nlevel = \"x\"", []string{"root:", "log.level:"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -32,6 +32,7 @@ type disk struct {
 	// the last seconds, which makes all slower that comes after a removal.
 	Journal       bool `json:"journal"`
 	ProjectQuotas bool `json:"project_quotas"`
+	Made          bool `json:"made"` // by this program, in a sparse file
 }
 
 func (d disk) String() string {
@@ -41,6 +42,9 @@ func (d disk) String() string {
 	}
 	if d.ProjectQuotas {
 		name += ", with project quotas"
+	}
+	if d.Made {
+		name += ", in a sparse file"
 	}
 	return name
 }
@@ -78,24 +82,41 @@ func haveJournal(dev uint64) (bool, error) {
 	return len(found) > 0, err
 }
 
-// makeDisk makes a file system with project quotas in a sparse file, and mounts it. ext4 or xfs.
-func makeDisk(ctx context.Context, dir, fs string) (mnt string, unmount func() error, err error) {
+// makeDisk makes a file system in a sparse file, and mounts it: ext4 with a journal, or xfs. It has project quotas, unless this
+// kernel cannot mount it with them: then it has none, and why says so.
+func makeDisk(ctx context.Context, dir, fs string) (mnt string, unmount func() error, why error, err error) {
 	file, mnt := filepath.Join(dir, "disk"), filepath.Join(dir, "mnt")
-	mkfs, option := []string{"mkfs.ext4", "-q", "-O", "quota,project", "-E", "lazy_itable_init=0,lazy_journal_init=0", file}, "prjquota"
-	if fs == "xfs" {
-		mkfs, option = []string{"mkfs.xfs", "-q", file}, "pquota"
-	}
 	err = errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, diskSize), os.Mkdir(mnt, 0o700))
-	if err == nil {
-		err = command(ctx, mkfs[0], mkfs[1:]...)
-	}
-	if err == nil {
-		err = command(ctx, "mount", "-t", fs, "-o", "loop,"+option, file, mnt)
-	}
 	if err != nil {
-		return "", nil, fmt.Errorf("a file system to measure on: %w", err)
+		return "", nil, nil, fmt.Errorf("a file system to measure on: %w", err)
 	}
-	return mnt, func() error { return unix.Unmount(mnt, 0) }, nil
+	unmount = func() error { return unix.Unmount(mnt, 0) }
+	if why = mountNew(ctx, fs, file, mnt, true); why == nil {
+		return mnt, unmount, nil, nil
+	}
+	if err = mountNew(ctx, fs, file, mnt, false); err != nil {
+		return "", nil, nil, fmt.Errorf("a file system to measure on: %w", errors.Join(why, err))
+	}
+	return mnt, unmount, why, nil
+}
+
+// mountNew makes a file system in a file, and mounts it.
+func mountNew(ctx context.Context, fs, file, mnt string, quotas bool) error {
+	mkfs, options := []string{"mkfs.xfs", "-q", "-f"}, "loop"
+	if fs == "ext4" {
+		mkfs = []string{"mkfs.ext4", "-q", "-F", "-O", "has_journal", "-E", "lazy_itable_init=0,lazy_journal_init=0"}
+	}
+	switch {
+	case quotas && fs == "ext4":
+		mkfs, options = append(mkfs, "-O", "quota,project"), options+",prjquota"
+	case quotas:
+		options += ",pquota"
+	}
+	if err := command(ctx, mkfs[0], append(mkfs[1:], file)...); err != nil {
+		return err
+	}
+	// One that was begun is ended, so that its mount and its loop device are known of.
+	return command(context.WithoutCancel(ctx), "mount", "-t", fs, "-o", options, file, mnt)
 }
 
 // clearDir removes a directory with all that is in it. What an interruption has left mounted is unmounted before.

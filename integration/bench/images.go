@@ -131,13 +131,13 @@ func (m *measurement) images(ctx context.Context, dir, name string, peers []*ima
 }
 
 // image unpacks it, runs a container where layers were unpacked in turn, and removes it. The first round warms up, and fetches.
-func (m *measurement) image(ctx context.Context, n *node, name string, p *imagePeer, round, atOnce int) error {
+func (m *measurement) image(ctx context.Context, n *node, name string, p *imagePeer, round, atOnce int) (err error) {
 	udev := &peer{kind: kinds[p.id], dir: n.dir}
 	end, err := udev.turn(ctx, m.settings)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = end() }()
+	defer func() { err = errors.Join(err, end()) }()
 	if err := syncDisk(n.dir); err != nil {
 		return err
 	}

@@ -21,10 +21,14 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C kills
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
+
+// fsHere is what -fs is for the file system of the directory, whatever it is.
+const fsHere = "here"
 
 var errUsage = errors.New("usage")
 
@@ -59,7 +63,7 @@ type settings struct {
 	svg     string // a directory for plots, or ""
 	tools   string // the directory of containerd's programs
 	busybox string // a static one, for the image that is unpacked
-	fs      string // of what is made to measure on, or ""
+	fs      string // of what is made to measure on, fsHere, or "" for what suits
 	timeout time.Duration
 	disk    disk // what is measured on
 	// requests is a test program of dmthin/internal/dm, or "".
@@ -69,18 +73,20 @@ type settings struct {
 }
 
 func parse(args []string, stderr io.Writer) (s settings, ok bool) {
-	s.progress = stderr
+	s.progress = &clocked{w: stderr, began: time.Now()}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&s.lamina, "lamina", "bin/lamina", "the `PROGRAM` that is measured")
 	flags.StringVar(&s.dir, "dir", "", "a `DIR` for everything that is written, removed at the end (a temporary one)")
 	flags.StringVar(&s.backend, "backend", "union", "union or thin")
-	flags.StringVar(&s.output, "o", "table", "table or json")
+	flags.StringVar(&s.output, "o", "table", "table, markdown or json")
 	flags.Uint64Var(&s.seed, "seed", 1, "of the order in which peers take their turns")
-	flags.IntVar(&s.rounds, "rounds", 0, "how often everything is measured (10, and 4 of thin)")
+	flags.IntVar(&s.rounds, "rounds", 0, "how often everything is measured (10, and 3 of thin)")
 	flags.StringVar(&s.tools, "tools", "bin/tools", "a `DIR` with containerd and its programs, for images")
 	flags.StringVar(&s.busybox, "busybox", ".cache/busybox", "a static busybox, `PROGRAM` of the image that is unpacked")
-	flags.StringVar(&s.fs, "fs", "", "make a file system, ext4 or xfs with project quotas in a sparse file, and measure on it")
+	flags.StringVar(&s.fs, "fs", "",
+		"make a file system, ext4 or xfs, with project quotas if this kernel has them, in a sparse file, and measure on it; or `here`, on the\n"+
+			"directory's (here, but ext4 where that is an ext4 without a journal)")
 	flags.DurationVar(&s.timeout, "timeout", 20*time.Minute, "give up after this time")
 	flags.StringVar(&s.svg, "svg", "", "a `DIR` for plots, which are SVG (none are made)")
 	flags.StringVar(&s.requests, "requests", "", "a `PROGRAM`, go test -c of dmthin/internal/dm, whose benchmark is thin's limit in the part prepare")
@@ -107,8 +113,8 @@ func (s *settings) complete(parts []string) (err error) {
 		of    []string
 	}{
 		"-backend": {s.backend, []string{union, thin}},
-		"-o":       {s.output, []string{"table", "json"}},
-		"-fs":      {s.fs, []string{"", "ext4", "xfs"}},
+		"-o":       {s.output, []string{"table", "markdown", "json"}},
+		"-fs":      {s.fs, []string{"", fsHere, "ext4", "xfs"}},
 	} {
 		if !slices.Contains(allowed.of, allowed.value) {
 			return fmt.Errorf("%s is %q, not one of %q", flag, allowed.value, allowed.of)
@@ -121,11 +127,14 @@ func (s *settings) complete(parts []string) (err error) {
 	case s.short:
 		s.rounds = 1
 	case s.backend == thin:
-		s.rounds = 4
+		s.rounds = 3
 	default:
 		s.rounds = 10
 	}
-	for _, path := range []*string{&s.lamina, &s.tools, &s.busybox} {
+	for _, path := range []*string{&s.lamina, &s.tools, &s.busybox, &s.dir} {
+		if *path == "" {
+			continue // -dir
+		}
 		if *path, err = filepath.Abs(*path); err != nil {
 			return err
 		}
@@ -150,7 +159,7 @@ func (s settings) check() error {
 			return errors.New("no udevd runs, which devmapper waits for: bin/guest -udev starts one")
 		}
 	}
-	if s.fs != "" {
+	if s.fs != "" && s.fs != fsHere {
 		if _, err := os.Stat("/dev/loop-control"); err != nil {
 			return fmt.Errorf("no loop devices, for a file system of its own: %w", err)
 		}

@@ -35,6 +35,7 @@ type measurement struct {
 	order   []string // of the operations
 	timings map[string]map[string][]time.Duration
 	key     int
+	settled time.Duration // by the peer whose turn it is
 }
 
 func newMeasurement(s settings) *measurement {
@@ -45,12 +46,12 @@ func newMeasurement(s settings) *measurement {
 func (m *measurement) run(ctx context.Context) error {
 	return m.withLayers(ctx, func(round int) error {
 		for _, l := range lives(m.scale) {
-			if err := m.turns(ctx, round, func(ctx context.Context, p *peer) error { return m.live(ctx, round, p, l) }); err != nil {
+			if err := m.turns(ctx, round, l.name(), func(ctx context.Context, p *peer) error { return m.live(ctx, round, p, l) }); err != nil {
 				return err
 			}
 		}
 		if round > 0 && round <= m.scale.removals {
-			return m.turns(ctx, round, m.duringRemoval)
+			return m.turns(ctx, round, "removal", m.duringRemoval)
 		}
 		return nil
 	})
@@ -62,11 +63,14 @@ func (m *measurement) withLayers(ctx context.Context, do func(round int) error) 
 	if m.peers, err = openPeers(ctx, m.settings, m.dir, nil); err != nil {
 		return err
 	}
+	_, _ = fmt.Fprintln(m.progress, "operations: all are open")
 	defer func() { err = errors.Join(err, closePeers(m.peers)) }()
 	for _, p := range m.peers {
+		began := time.Now()
 		if err := makeLayers(ctx, p, m.scale); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
+		m.long("layers", p, began)
 	}
 	for round := range m.rounds + 1 {
 		if err := do(round); err != nil {
@@ -78,12 +82,13 @@ func (m *measurement) withLayers(ctx context.Context, do func(round int) error) 
 }
 
 // turns gives each peer its turn, in an order that changes. What is slow does not warm up.
-func (m *measurement) turns(ctx context.Context, round int, f func(ctx context.Context, p *peer) error) error {
+func (m *measurement) turns(ctx context.Context, round int, what string, f func(ctx context.Context, p *peer) error) error {
 	m.rand.Shuffle(len(m.peers), func(i, j int) { m.peers[i], m.peers[j] = m.peers[j], m.peers[i] })
 	for _, p := range m.peers {
 		if p.slow && round == 0 {
 			continue
 		}
+		began := time.Now()
 		end, err := p.turn(ctx, m.settings)
 		if err == nil {
 			err = errors.Join(f(ctx, p), end())
@@ -91,14 +96,23 @@ func (m *measurement) turns(ctx context.Context, round int, f func(ctx context.C
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
+		m.long(what, p, began)
 	}
 	return nil
 }
 
+// long tells of what took seconds, so that one sees where a run's time goes.
+func (m *measurement) long(what string, p *peer, began time.Time) {
+	if took := time.Since(began); took > time.Second {
+		_, _ = fmt.Fprintf(m.progress, "  %s, %s: %.1f s, of them %.1f to settle\n", what, p.name, took.Seconds(), m.settled.Seconds())
+	}
+	m.settled = 0
+}
+
 // live takes a peer through a life, alone and by many at once.
 func (m *measurement) live(ctx context.Context, round int, p *peer, l life) error {
-	if p.slow && l.many && (round > 1 || p.name != inProcessOf(devMapper)) {
-		return nil
+	if p.slow && l.many {
+		return nil // a minute
 	}
 	times := m.scale.perRound
 	if p.slow || l.many {
@@ -110,7 +124,7 @@ func (m *measurement) live(ctx context.Context, round int, p *peer, l life) erro
 		}
 	}
 	// Some ten seconds an operation, and what stands before devmapper would not be seen.
-	if l.single || p.slow && (round > 1 || p.name != inProcessOf(devMapper)) {
+	if l.single || p.slow && (round > 1 || p.name != inProcessOf(devMapper)) || m.backend == thin && round == 0 {
 		return nil
 	}
 	return m.steps(ctx, p, l, m.scale.clients, round > 0)
@@ -124,7 +138,7 @@ func (m *measurement) steps(ctx context.Context, p *peer, l life, clients int, c
 		keys[i] = fmt.Sprintf("key-%d-", m.key)
 	}
 	for _, step := range l.steps {
-		if err := p.settle(ctx); err != nil {
+		if err := m.settle(ctx, p); err != nil {
 			return err
 		}
 		began := time.Now()
@@ -140,6 +154,12 @@ func (m *measurement) steps(ctx context.Context, p *peer, l life, clients int, c
 			m.add(atOnceName(step.name, clients), p, took)
 		}
 	}
+	return m.settle(ctx, p)
+}
+
+func (m *measurement) settle(ctx context.Context, p *peer) error {
+	began := time.Now()
+	defer func() { m.settled += time.Since(began) }()
 	return p.settle(ctx)
 }
 

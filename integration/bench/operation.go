@@ -20,6 +20,7 @@ type size struct {
 	files      int // in a layer whose usage is asked for
 	quotaFiles int // the same, where there are project quotas
 	prepares   int // of one parent at once
+	sustained  int // of one parent, made by the clients one after the other, or none are
 	removals   int // rounds that have one
 	removed    int // while Prepare runs
 	clients    int // at once
@@ -36,12 +37,12 @@ type size struct {
 func sizeOf(backend string) size {
 	if backend == thin {
 		return size{
-			perRound: 4, walked: 10_000, files: 1000, quotaFiles: 20_000, prepares: 100, removals: 1, removed: 50, clients: 32,
+			perRound: 4, walked: 10_000, files: 1000, quotaFiles: 20_000, prepares: 100, removals: 1, removed: 200, clients: 32,
 			restarts: 3, stored: 10_000, active: 300, imageFiles: 300, unpacks: 3, runs: 3,
 		}
 	}
 	return size{
-		perRound: 10, walked: 10_000, files: 20_000, quotaFiles: 20_000, prepares: 100, removals: 3, removed: 1000, clients: 32,
+		perRound: 10, walked: 10_000, files: 20_000, quotaFiles: 20_000, prepares: 100, sustained: 500, removals: 2, removed: 1000, clients: 32,
 		restarts: 5, stored: 10_000, active: 300, imageFiles: 300, unpacks: 7, runs: 7,
 	}
 }
@@ -49,7 +50,8 @@ func sizeOf(backend string) size {
 // short is a little of all, to see that it runs.
 func (s size) short() size {
 	s.perRound, s.removals, s.restarts, s.unpacks, s.runs = 2, 1, 1, 1, 1
-	s.walked, s.files, s.quotaFiles, s.prepares, s.removed, s.stored, s.active, s.imageFiles, s.clients = 100, 100, 100, 4, 20, 100, 10, 5, 4
+	s.walked, s.files, s.quotaFiles, s.prepares, s.sustained, s.removed = 100, 100, 100, 4, 8, 20
+	s.stored, s.active, s.imageFiles, s.clients = 100, 10, 5, 4
 	return s
 }
 
@@ -72,6 +74,16 @@ type step struct {
 	do   func(ctx context.Context, sn snapshots.Snapshotter, key string) error
 }
 
+// name is that of its first step that is timed.
+func (l life) name() string {
+	for _, s := range l.steps {
+		if s.name != "" {
+			return s.name
+		}
+	}
+	return ""
+}
+
 func prepare(parent string) func(context.Context, snapshots.Snapshotter, string) error {
 	return func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
 		_, err := sn.Prepare(ctx, key, parent)
@@ -88,6 +100,8 @@ const (
 	opFirst   = "Prepare of a first layer"
 	opPrepare = "Prepare"
 	opView    = "View"
+	opMounts  = "Mounts"
+	opStat    = "Stat"
 	opUsage   = "Usage"
 	opCommit  = "Commit"
 	opRemove  = "Remove"
@@ -99,9 +113,13 @@ func opUsageOf(files int) string    { return fmt.Sprintf("Usage, %d files", file
 func opUsageAgain(files int) string { return fmt.Sprintf("Usage, %d files, committed, again", files) }
 func opPrepares(n int) string       { return fmt.Sprintf("%d Prepares of one parent", n) }
 
+func opSustained(s size) string {
+	return fmt.Sprintf("%d Prepares by %d clients", s.sustained, s.clients)
+}
+
 // lives returns what is measured.
 func lives(s size) []life {
-	return []life{
+	all := []life{
 		{steps: []step{{opFirst, prepare("")}, {"", remove}}},
 		child(),
 		{steps: []step{{"", prepare(base)}, {opRemove, remove}}},
@@ -109,27 +127,34 @@ func lives(s size) []life {
 			_, err := sn.View(ctx, key, base)
 			return err
 		}}, {opOfView, remove}}},
-		{steps: []step{{"Stat", func(ctx context.Context, sn snapshots.Snapshotter, _ string) error {
+		{steps: []step{{opStat, func(ctx context.Context, sn snapshots.Snapshotter, _ string) error {
 			_, err := sn.Stat(ctx, base)
 			return err
 		}}}},
 		usages(s),
-		{steps: []step{
-			{opPrepares(s.prepares), func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
-				return atOnce(s.prepares, func(i int) error { return prepare(base)(ctx, sn, key+strconv.Itoa(i)) })
-			}},
-			{"", func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
-				return atOnce(s.prepares, func(i int) error { return sn.Remove(ctx, key+strconv.Itoa(i)) })
-			}},
-		}, single: true, many: true},
+		prepares(opPrepares(s.prepares), s.prepares, s.prepares),
 	}
+	if s.sustained > 0 {
+		all = append(all, prepares(opSustained(s), s.sustained, s.clients))
+	}
+	return all
+}
+
+// prepares is the life of many snapshots of one parent: that many clients make one after the other.
+func prepares(name string, times, clients int) life {
+	all := func(f func(ctx context.Context, sn snapshots.Snapshotter, key string) error) func(context.Context, snapshots.Snapshotter, string) error {
+		return func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+			return by(clients, times, func(i int) error { return f(ctx, sn, key+strconv.Itoa(i)) })
+		}
+	}
+	return life{steps: []step{{name, all(prepare(base))}, {"", all(remove)}}, single: true, many: true}
 }
 
 // child is the life of a layer that is unpacked upon another.
 func child() life {
 	return life{steps: []step{
 		{opPrepare, prepare(base)},
-		{"Mounts", func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+		{opMounts, func(ctx context.Context, sn snapshots.Snapshotter, key string) error {
 			_, err := sn.Mounts(ctx, key)
 			return err
 		}},

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -78,60 +80,102 @@ func measure(ctx context.Context, s settings, stdout io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, clearDir(dir)) }()
+	if s.disk, err = diskOf(dir); err != nil {
+		return err
+	}
 	on := dir
-	if s.fs != "" {
-		mnt, unmount, err := makeDisk(ctx, dir, s.fs)
-		if err != nil {
-			return err
+	if fs := s.diskToMake(); fs != "" {
+		mnt, unmount, noQuotas, diskErr := makeDisk(ctx, dir, fs)
+		if diskErr != nil {
+			return errors.Join(context.Cause(ctx), diskErr)
 		}
 		defer func() { err = errors.Join(err, unmount()) }()
+		if noQuotas != nil {
+			_, _ = fmt.Fprintln(s.progress, "without project quotas:", noQuotas)
+		}
 		on = mnt
-	}
-	if s.disk, err = diskOf(on); err != nil {
-		return err
+		if s.disk, err = diskOf(on); err != nil {
+			return err
+		}
+		s.disk.Made = true
 	}
 	// What is left mounted for a moment is found by clearDir.
 	if err := mount.SetTempMountLocation(filepath.Join(on, "mnt")); err != nil {
 		return err
 	}
-	err = s.report(ctx, on, stdout)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	if err = s.report(ctx, on, stdout); err != nil || ctx.Err() != nil {
+		return errors.Join(context.Cause(ctx), err)
 	}
-	return err
+	return nil
 }
 
-// report runs each part in a directory of its own in dir.
+// diskToMake returns the file system that is to be made to measure on, or "". Where nothing was said an ext4 without a journal is
+// not measured on, as hardly anybody has one.
+func (s settings) diskToMake() string {
+	switch {
+	case s.fs == fsHere:
+		return ""
+	case s.fs != "":
+		return s.fs
+	case s.disk.Journal:
+		return ""
+	default:
+		return "ext4"
+	}
+}
+
+// report runs each part in a directory of its own in dir. After one that fails the others are run all the same, unless ctx has ended,
+// and what was found is reported.
 func (s settings) report(ctx context.Context, dir string, stdout io.Writer) error {
 	found := map[string]any{"backend": s.backend, "seed": s.seed, "rounds": s.rounds, "processors": runtime.NumCPU(), "disk": s.disk}
-	if s.output != "json" {
-		_, _ = fmt.Fprintf(stdout, "%s, on %v; %d processors, %d rounds, seed %d\n", s.backend, s.disk, runtime.NumCPU(), s.rounds, s.seed)
-	}
-	goals := []target{}
+	w := s.tables(stdout)
+	_, _ = fmt.Fprintf(w, "%s, on %v; %d processors, %d rounds, seed %d\n", s.backend, s.disk, runtime.NumCPU(), s.rounds, s.seed)
+	goals, seconds := []target{}, map[string]float64{}
+	var errs []error
 	for _, p := range s.parts {
+		_, _ = fmt.Fprintf(s.progress, "%s\n", p.name)
+		began := time.Now()
 		section, err := p.measure(ctx, s, dir)
+		seconds[p.name] = math.Round(10*time.Since(began).Seconds()) / 10
 		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+			errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
+			if ctx.Err() != nil {
+				break
+			}
+			continue
 		}
 		found[p.name] = section
 		if a, ok := section.(aimed); ok {
 			goals = append(goals, a.targets(s)...)
 		}
-		if s.output != "json" {
-			_, _ = fmt.Fprintf(stdout, "\n%s: %s\n", s.backend, p.name)
-			if err := section.table(stdout); err != nil {
-				return err
-			}
-		}
+		_, _ = fmt.Fprintf(w, "\n%s: %s (%.0f s)\n\n", s.backend, p.name, seconds[p.name])
+		errs = append(errs, section.table(w))
 	}
+	_, _ = fmt.Fprintf(w, "\n%s: targets\n\n", s.backend)
+	errs = append(errs, printTargets(w, goals))
+	err := errors.Join(errs...)
 	if s.output != "json" {
-		_, _ = fmt.Fprintf(stdout, "\n%s: targets\n", s.backend)
-		return printTargets(stdout, goals)
+		return err
 	}
-	found["targets"] = goals
+	found["targets"], found["seconds"] = goals, seconds
+	if err != nil {
+		found["error"] = fmt.Sprint(err)
+	}
 	enc := json.NewEncoder(stdout)
 	enc.SetIndent("", "  ")
-	return enc.Encode(found)
+	return errors.Join(err, enc.Encode(found))
+}
+
+// tables is where they are written to.
+func (s settings) tables(stdout io.Writer) io.Writer {
+	switch s.output {
+	case "json":
+		return io.Discard
+	case "markdown":
+		return markdown{stdout}
+	default:
+		return stdout
+	}
 }
 
 func (p part) measure(ctx context.Context, s settings, parent string) (_ section, err error) {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/plugins/snapshots/devmapper"
@@ -90,8 +91,8 @@ func makePool(ctx context.Context, dir string) (pool string, remove func() error
 		if err == nil {
 			_, err = output(ctx, "truncate", "--size", size, file)
 		}
-		if err == nil {
-			device, err = output(ctx, "losetup", "--find", "--show", "--direct-io=on", file)
+		if err == nil { // to its end: what is made must be known to be undone
+			device, err = output(context.WithoutCancel(ctx), "losetup", "--find", "--show", "--direct-io=on", file)
 		}
 		if err == nil {
 			undo = append(undo, func() error { return command(context.WithoutCancel(ctx), "losetup", "--detach", device) })
@@ -107,10 +108,10 @@ func makePool(ctx context.Context, dir string) (pool string, remove func() error
 	if err != nil {
 		return "", nil, err
 	}
-	if err := command(ctx, "dmsetup", "create", pool, "--table", fmt.Sprintf("0 %s thin-pool %s %s %d 0", sectors, meta, data, blockSize)); err != nil {
+	undo = append(undo, func() error { return removePool(context.WithoutCancel(ctx), pool) }) // also of one whose creation fails half-way
+	if err := command(context.WithoutCancel(ctx), "dmsetup", "create", pool, "--table", fmt.Sprintf("0 %s thin-pool %s %s %d 0", sectors, meta, data, blockSize)); err != nil {
 		return "", nil, err
 	}
-	undo = append(undo, func() error { return removePool(context.WithoutCancel(ctx), pool) })
 	return pool, remove, nil
 }
 
@@ -131,8 +132,13 @@ func command(ctx context.Context, name string, args ...string) error {
 	return err
 }
 
+// commandTime bounds a command: one on a device that hangs would keep the program for ever.
+const commandTime = 2 * time.Minute
+
 // output returns what a command prints, without the white space around.
 func output(ctx context.Context, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTime)
+	defer cancel()
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	text := strings.TrimSpace(string(out))
 	if err != nil {

@@ -24,7 +24,7 @@ func measureQuotas(ctx context.Context, s settings, dir string) (_ section, err 
 	err = m.withLayers(ctx, func(round int) error {
 		for _, l := range []life{child(), usages(m.scale)} {
 			l.single = true
-			if err := m.turns(ctx, round, func(ctx context.Context, p *peer) error { return m.live(ctx, round, p, l) }); err != nil {
+			if err := m.turns(ctx, round, l.name(), func(ctx context.Context, p *peer) error { return m.live(ctx, round, p, l) }); err != nil {
 				return err
 			}
 		}
@@ -46,6 +46,10 @@ func (q quotas) table(w io.Writer) error {
 
 func (q quotas) targets(s settings) (all []target) {
 	op := opUsageOf(s.scale.quotaFiles)
-	q.Results.aim(&all, op+", with project quotas, beside "+inProcessOf(overlayfs), usageQuota, op, inProcessOf(overlayfs), op)
+	what := op + ", with project quotas, beside " + inProcessOf(overlayfs)
+	if !q.Disk.ProjectQuotas {
+		return []target{notMeasured(what, usageQuota, q.Disk.String()+" has none")}
+	}
+	q.Results.aim(&all, what, usageQuota, op, inProcessOf(overlayfs), op)
 	return all
 }

@@ -26,6 +26,9 @@ type spread struct {
 	Times  int           `json:"times"`
 }
 
+// fewTimes are so few that the table says how many.
+const fewTimes = 4
+
 func spreadOf(times []time.Duration) spread {
 	low, median, high := quartiles(times)
 	return spread{slices.Min(times), low, median, high, len(times)}
@@ -35,7 +38,11 @@ func (s spread) String() string {
 	if s.Times == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%v ±%.0f %%", rounded(s.Median), 50*float64(s.High-s.Low)/float64(s.Median))
+	text := fmt.Sprintf("%v ±%.0f %%", rounded(s.Median), 50*float64(s.High-s.Low)/float64(s.Median))
+	if s.Times < fewTimes {
+		text += fmt.Sprintf(" (%d)", s.Times)
+	}
+	return text
 }
 
 // rounded leaves some four digits.
@@ -63,10 +70,10 @@ func resultOf(op string, timings map[string][]time.Duration) result {
 	for name, times := range timings {
 		r.Peers[name] = spreadOf(times)
 	}
-	ours := r.Peers[laminaName].Median
+	ours, ok := r.Peers[laminaName]
 	for name, s := range r.Peers {
-		if name != laminaName {
-			r.Ratios[name] = float64(ours) / float64(s.Median)
+		if ok && name != laminaName {
+			r.Ratios[name] = float64(ours.Median) / float64(s.Median)
 		}
 	}
 	return r
@@ -99,30 +106,26 @@ func (r results) table(w io.Writer) error {
 	if len(names) == 0 {
 		return nil
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprint(t, "operation\t")
-	for _, name := range names {
-		_, _ = fmt.Fprintf(t, "%s\t", name)
-	}
+	head := append([]string{"operation"}, names...)
 	for _, name := range names[1:] {
-		_, _ = fmt.Fprintf(t, "of %s\t", name)
+		head = append(head, "of "+name)
 	}
-	_, _ = fmt.Fprintln(t)
+	rows := [][]string{head}
 	for _, op := range r {
-		_, _ = fmt.Fprintf(t, "%s\t", op.Operation)
+		row := []string{op.Operation}
 		for _, name := range names {
-			_, _ = fmt.Fprintf(t, "%v\t", op.Peers[name])
+			row = append(row, op.Peers[name].String())
 		}
 		for _, name := range names[1:] {
-			if ratio, ok := op.Ratios[name]; ok {
-				_, _ = fmt.Fprintf(t, "%.3g\t", ratio)
-			} else {
-				_, _ = fmt.Fprint(t, "-\t")
+			ratio := "-"
+			if of, ok := op.Ratios[name]; ok {
+				ratio = fmt.Sprintf("%.3g", of)
 			}
+			row = append(row, ratio)
 		}
-		_, _ = fmt.Fprintln(t)
+		rows = append(rows, row)
 	}
-	return t.Flush()
+	return printRows(w, tabwriter.AlignRight, rows)
 }
 
 // names returns those of the peers, Lamina's first.

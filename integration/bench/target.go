@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"text/tabwriter"
 )
 
 // A target is what was asked for, and what came out.
@@ -14,12 +13,19 @@ type target struct {
 	Measured float64 `json:"measured"`
 	Unit     string  `json:"unit"`
 	Met      bool    `json:"met"`
+	// NotMeasured says why nothing was, or is "".
+	NotMeasured string `json:"not_measured,omitempty"`
 }
 
 const times = "x"
 
 func newTarget(what string, limit, measured float64, unit string) target {
-	return target{what, limit, measured, unit, measured <= limit}
+	return target{What: what, Limit: limit, Measured: measured, Unit: unit, Met: measured <= limit}
+}
+
+// notMeasured is a target in times of which nothing can be said, and why.
+func notMeasured(what string, limit float64, why string) target {
+	return target{What: what, Limit: limit, Unit: times, NotMeasured: why}
 }
 
 // A section that there are targets for.
@@ -28,16 +34,18 @@ type aimed interface {
 }
 
 func printTargets(w io.Writer, targets []target) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(t, "target\tat most\tmeasured\t")
+	rows := [][]string{{"target", "at most", "measured", ""}}
 	for _, g := range targets {
-		met := "met"
-		if !g.Met {
+		measured, met := fmt.Sprintf("%.3g %s", g.Measured, g.Unit), "met"
+		switch {
+		case g.NotMeasured != "":
+			measured, met = "-", "not measured: "+g.NotMeasured
+		case !g.Met:
 			met = "NOT met"
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%.3g %s\t%.3g %s\t%s\n", g.What, g.Limit, g.Unit, g.Measured, g.Unit, met)
+		rows = append(rows, []string{g.What, fmt.Sprintf("%.3g %s", g.Limit, g.Unit), measured, met})
 	}
-	return t.Flush()
+	return printRows(w, 0, rows)
 }
 
 // What is asked for of the operations.
@@ -60,11 +68,16 @@ func (r results) targets(s settings) []target {
 	return r.unionTargets(s)
 }
 
-// aim adds a target for what Lamina takes for an operation beside what another does. One that was not measured has none.
+// aim adds a target for what Lamina takes for an operation beside what another does.
 func (r results) aim(all *[]target, what string, limit float64, op, peer, otherOp string) {
 	ours, ok := r.median(op, laminaName)
 	theirs, also := r.median(otherOp, peer)
-	if ok && also {
+	switch {
+	case !ok:
+		*all = append(*all, notMeasured(what, limit, "not timed of "+laminaName))
+	case !also:
+		*all = append(*all, notMeasured(what, limit, "not timed of "+peer))
+	default:
 		*all = append(*all, newTarget(what, limit, float64(ours)/float64(theirs), times))
 	}
 }
@@ -79,32 +92,36 @@ func (r results) unionTargets(s settings) (all []target) {
 		op = atOnceName(op, s.scale.clients)
 		r.aim(&all, op+", beside "+in, unionAtOnce, op, in, op)
 	}
-	deleting, resting := during(s.scale)
-	r.aim(&all, deleting+", beside the same without", duringRemoval, deleting, laminaName, resting)
+	removing, resting := during(s.scale)
+	r.aim(&all, removing+", beside the same without", duringRemoval, removing, laminaName, resting)
 	usage := opUsageOf(s.scale.files)
 	r.aim(&all, opUsageAgain(s.scale.files)+", beside "+in+" that walks", usageAgain, opUsageAgain(s.scale.files), in, usage)
 	r.aim(&all, usage+", again, beside "+in, usageAgain, usage, in, usage)
 	return all
 }
 
-// thinTargets are for what has to do with devices: the rest reads a database.
+// thinTargets are for all operations. Those that have to do with no device, as Stat, read a database, on both sides.
 func (r results) thinTargets(s settings) (all []target) {
 	in := inProcessOf(devMapper)
-	for _, op := range []string{opFirst, opPrepare, opView, opUsage, opCommit, opRemove, opLayer, opOfView} {
+	serial := []string{
+		opFirst, opPrepare, opView, opMounts, opStat, opWalk(s.scale.walked), opUsage, opUsageOf(s.scale.files), opCommit, opRemove, opLayer, opOfView,
+	}
+	for _, op := range serial {
 		r.aim(&all, op+", beside "+in, thinDevmapper, op, in, op)
 	}
-	for _, op := range []string{opFirst, opPrepare, opView, opUsage, opCommit, opRemove, opLayer, opOfView} {
+	for _, op := range []string{opFirst, opPrepare, opView, opMounts, opStat, opUsage, opCommit, opRemove, opLayer, opOfView} {
 		op = atOnceName(op, s.scale.clients)
 		r.aim(&all, op+", beside "+in, thinDevmapper, op, in, op)
 	}
-	r.aim(&all, opPrepares(s.scale.prepares)+", beside "+in, thinDevmapper, opPrepares(s.scale.prepares), in, opPrepares(s.scale.prepares))
-	deleting, resting := during(s.scale)
-	r.aim(&all, deleting+", beside the same without", duringRemoval, deleting, laminaName, resting)
+	all = append(all, notMeasured(opPrepares(s.scale.prepares)+", beside "+in, thinDevmapper, "a minute of devmapper"))
+	removing, resting := during(s.scale)
+	r.aim(&all, removing+", beside the same without", duringRemoval, removing, laminaName, resting)
 	r.aim(&all, opFirst+", beside that of a child", thinFirst, opFirst, laminaName, opPrepare)
-	if ours, ok := r.sum(laminaName, opPrepare, opRemove); ok {
-		if theirs, ok := r.sum(laminaUnion, opPrepare, opRemove); ok {
-			all = append(all, newTarget("Prepare and Remove, beside those of "+laminaUnion, thinUnion, float64(ours)/float64(theirs), times))
-		}
+	what := "Prepare and Remove, beside those of " + laminaUnion
+	ours, ok := r.sum(laminaName, opPrepare, opRemove)
+	theirs, also := r.sum(laminaUnion, opPrepare, opRemove)
+	if !ok || !also {
+		return append(all, notMeasured(what, thinUnion, "not timed of both"))
 	}
-	return all
+	return append(all, newTarget(what, thinUnion, float64(ours)/float64(theirs), times))
 }

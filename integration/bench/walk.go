@@ -20,6 +20,7 @@ func opWalk(n int) string { return fmt.Sprintf("Walk of %d", n) }
 func (m *measurement) walk(ctx context.Context) (err error) {
 	n := m.scale.walked
 	fill := func(root string) error { return fillDatabase(ctx, root, n) }
+	_, _ = fmt.Fprintln(m.progress, "operations: Walk")
 	if m.peers, err = openPeers(ctx, m.settings, m.dir, fill); err != nil {
 		return err
 	}
@@ -32,7 +33,7 @@ func (m *measurement) walk(ctx context.Context) (err error) {
 		}
 	}
 	for round := range m.rounds + 1 {
-		err := m.turns(ctx, 1, func(ctx context.Context, p *peer) error {
+		err := m.turns(ctx, 1, opWalk(n), func(ctx context.Context, p *peer) error {
 			if p.name == laminaUnion { // the store is the same, whatever the backend
 				return nil
 			}
