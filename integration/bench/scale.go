@@ -53,7 +53,7 @@ type sweepPlan struct {
 func planOf(s settings) sweepPlan {
 	p := sweepPlan{
 		snapshots: []int{100, 1000, 10_000, 100_000}, peerSnapshots: []int{100, 1000, 10_000},
-		layers: []int{1, 2, 4, 8, 16, 32, 64, 128}, clients: []int{1, 2, 5, 10, 20, 50, 100}, rounds: 6, cycles: 12,
+		layers: []int{1, 2, 4, 8, 16, 32, 64, 128}, clients: []int{1, 2, 5, 10, 20, 50, 100}, rounds: 5, cycles: 12,
 	}
 	switch {
 	case s.short:
