@@ -33,7 +33,8 @@ func verifyFile(path string, readOnly bool) (judgement, error) {
 	} else if err != nil {
 		return judgement{}, &os.PathError{Op: "flock", Path: path, Err: err}
 	}
-	if err := settleCache(f); err != nil { // what is only read may be written elsewhere: the count of starts into a pool
+	// What is only read may be written elsewhere: the count of starts into a pool. Where nothing can be written nobody does.
+	if err := settleCache(f); err != nil && (!readOnly || !unwritable(err)) {
 		return judgement{}, err
 	}
 	st, err := f.Stat()
@@ -41,17 +42,8 @@ func verifyFile(path string, readOnly bool) (judgement, error) {
 		return judgement{}, err
 	}
 	judged, err := judge(f, uint64(st.Size()))
-	switch {
-	case err == nil:
-	case unread(err):
-		return judged, err
-	case isBolt(f):
-		return judged, fmt.Errorf("%w: %w", ErrDamaged, err)
-	default:
-		return judged, fmt.Errorf("%w: %w", ErrNotStore, err)
-	}
-	if judged.cutOff == nil {
-		return judged, nil
+	if err != nil || judged.cutOff == nil {
+		return judged, classify(f, err)
 	}
 	if err := verifyKept(f, judged); err != nil {
 		return judged, fmt.Errorf("transaction %d is not whole, and of the one before: %w", judged.cutOff.txid(), err)
@@ -62,10 +54,30 @@ func verifyFile(path string, readOnly bool) (judgement, error) {
 	return judged, undo(f, judged)
 }
 
+// classify says what it means that neither state of a file is a sound one. nil stays nil.
+func classify(f io.ReaderAt, err error) error {
+	switch {
+	case err == nil, unread(err):
+		return err
+	case isBolt(f):
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	default:
+		return fmt.Errorf("%w: %w", ErrNotStore, err)
+	}
+}
+
+// unwritable reports whether err is the sync's where a file system, or its disk, takes no writes.
+func unwritable(err error) bool {
+	return errors.Is(err, unix.EROFS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP)
+}
+
 // verifyKept checks the state before a commit that was cut off as one that is opened is checked: whether it is of a version that
 // this program knows, and says the same everywhere. bbolt reads it in a copy in memory, so that nothing is undone if not.
 func verifyKept(f *os.File, judged judgement) error {
-	fd, err := unix.MemfdCreate("lamina.db", unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate("lamina.db", unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL) // vm.memfd_noexec may insist
+	if errors.Is(err, unix.EINVAL) {                                                // before Linux 6.3
+		fd, err = unix.MemfdCreate("lamina.db", unix.MFD_CLOEXEC)
+	}
 	if err != nil {
 		return os.NewSyscallError("memfd_create", err)
 	}

@@ -60,26 +60,29 @@ type deleted struct {
 	err  error
 }
 
-// reap deletes contents and then their trash entries: when there are reapChunk of those, or when no other content has been deleted
-// for reapLinger. So one that takes long keeps neither the others nor their entries. After a crash in between the deletions are
-// done again, which is no error.
+// reap deletes contents and then their trash entries: when there are reapChunk of those, or when the first of them has waited for
+// reapLinger. So one that takes long keeps neither the others nor their entries. After a crash in between the deletions are done
+// again, which is no error.
 func (p *pass) reap(ctx context.Context, links []metadata.Link, deletions *sync.WaitGroup) {
-	all := make(chan deleted, reapChunk) // deletions go on while the store writes
-	go p.deleteEach(ctx, links, deletions, all)
+	results := make(chan deleted, reapChunk) // deletions go on while the store writes
+	go p.deleteEach(ctx, links, deletions, results)
 	linger := time.NewTimer(reapLinger)
 	defer linger.Stop()
-	for all != nil {
+	for results != nil {
 		select {
-		case one, more := <-all:
+		case one, more := <-results:
 			if !more {
-				all = nil
+				results = nil
 				break
 			}
-			p.sort(one)
-			if len(p.gone) == reapChunk {
+			waited := len(p.gone) > 0
+			p.note(one)
+			switch {
+			case len(p.gone) == reapChunk:
 				p.forget(ctx)
+			case !waited && len(p.gone) > 0:
+				linger.Reset(reapLinger)
 			}
-			linger.Reset(reapLinger)
 		case <-linger.C:
 			p.forget(ctx)
 		}
@@ -89,8 +92,8 @@ func (p *pass) reap(ctx context.Context, links []metadata.Link, deletions *sync.
 
 // deleteEach deletes contents, reapWorkers at once, tells of each, and closes the channel. A worker that one holds up leaves the
 // others to the other workers.
-func (p *pass) deleteEach(ctx context.Context, links []metadata.Link, deletions *sync.WaitGroup, all chan<- deleted) {
-	defer close(all)
+func (p *pass) deleteEach(ctx context.Context, links []metadata.Link, deletions *sync.WaitGroup, results chan<- deleted) {
+	defer close(results)
 	var (
 		wg   sync.WaitGroup
 		next atomic.Int64
@@ -102,15 +105,15 @@ func (p *pass) deleteEach(ctx context.Context, links []metadata.Link, deletions 
 				failpoint.Hit("reap.delete")
 				err := p.delete(ctx, links[i], deletions)
 				p.backlog.Add(-1)
-				all <- deleted{links[i], err}
+				results <- deleted{links[i], err}
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// sort notes what came of a deletion.
-func (p *pass) sort(one deleted) {
+// note keeps what came of a deletion.
+func (p *pass) note(one deleted) {
 	switch link := one.link; {
 	case one.err == nil:
 		failpoint.Hit("reap.deleted")
