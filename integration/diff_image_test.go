@@ -130,7 +130,8 @@ func (c *comparison) requireExported() {
 	c.t.Helper()
 	archive := filepath.Join(c.dir, "committed.tar")
 	c.ctr("images", "export", archive, committedName)
-	c.walker.ctr("images", "import", archive)
+	// Locally: the stream of containerd's transfer service came to its end before its first byte once, "unrecognized image format".
+	c.walker.ctr("images", "import", "--local", archive)
 	require.Equal(c.t, looks, c.walker.ctr("run", "--rm", committedName, "imported", "sh", "-ec", looking))
 }
 
