@@ -64,7 +64,7 @@ type spare struct {
 // spares are those of a place. The zero value has none and makes none.
 type spares struct {
 	begin sync.Once
-	taken chan struct{} // holds one: somebody took one
+	taken chan struct{} // holds one: somebody took one; nil where none are kept
 	low   chan struct{} // holds one: few are left
 	end   context.CancelFunc
 	done  chan struct{} // closed when nobody makes them any more
@@ -85,7 +85,9 @@ func (b *Backend) keepSpares(ctx context.Context) {
 		lasting, end := context.WithCancel(context.WithoutCancel(ctx))
 		s.end, s.done = end, make(chan struct{})
 		if kept {
+			s.mu.Lock()
 			s.taken, s.low = make(chan struct{}, 1), make(chan struct{}, 1)
+			s.mu.Unlock()
 		}
 		go b.makeSpares(lasting)
 	})
@@ -114,8 +116,9 @@ func (s *spares) take() (taken spare, ok bool) {
 	if n > 0 {
 		taken, s.ready = s.ready[n-1], s.ready[:n-1]
 	}
+	kept := s.taken != nil
 	s.mu.Unlock()
-	if s.taken == nil { // none are made
+	if !kept {
 		return spare{}, false
 	}
 	signal(s.taken)
