@@ -32,7 +32,7 @@ func (c Config) openToLook(found func(doctor.Finding)) (*metadata.Store, error) 
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(c.Root, "lamina.db")
+	path := c.storePath()
 	store, err := metadata.Open(path, metadata.Options{ReadOnly: true})
 	if errors.Is(err, metadata.ErrNotStore) || errors.Is(err, metadata.ErrDamaged) {
 		found(doctor.Damaged(path, err))
@@ -64,7 +64,7 @@ func (c Config) openToRepair(ctx context.Context, r *doctor.Repair) (*metadata.S
 
 // undoCutOff undoes the last write of a store that is not whole.
 func (c Config) undoCutOff() error {
-	store, err := metadata.Open(filepath.Join(c.Root, "lamina.db"), metadata.Options{})
+	store, err := metadata.Open(c.storePath(), metadata.Options{})
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
@@ -172,7 +172,7 @@ func Repair(ctx context.Context, c Config, r doctor.Repair) error {
 	}
 	r.Start = c.recover
 	r.Open = func() (*metadata.Store, error) {
-		return metadata.Open(filepath.Join(c.Root, "lamina.db"), metadata.Options{ReadOnly: r.DryRun})
+		return metadata.Open(c.storePath(), metadata.Options{ReadOnly: r.DryRun})
 	}
 	if store == nil {
 		return r.Run(ctx)

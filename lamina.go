@@ -130,7 +130,7 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	if err := makeRoot(c.Root); err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
-	store, err := metadata.Open(filepath.Join(c.Root, "lamina.db"), metadata.Options{})
+	store, err := metadata.Open(c.storePath(), metadata.Options{})
 	if err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
@@ -221,6 +221,9 @@ func (h *Host) bind() error {
 	return nil
 }
 
+// storePath is the file of the store.
+func (c Config) storePath() string { return filepath.Join(c.Root, "lamina.db") }
+
 // makeRoot makes the root for its owner alone, as it holds the files of all containers. A root that exists is left as it
 // is.
 func makeRoot(root string) error {
@@ -248,7 +251,7 @@ func AddDevice(ctx context.Context, c Config, device string) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	store, err := metadata.Open(filepath.Join(c.Root, "lamina.db"), metadata.Options{ReadOnly: true})
+	store, err := metadata.Open(c.storePath(), metadata.Options{ReadOnly: true})
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
 	}

@@ -17,7 +17,7 @@ func Migrate(ctx context.Context, c Config, m overlayaufs.Migration) (out overla
 	if err := errors.Join(c.Validate(), m.Validate()); err != nil {
 		return out, err
 	}
-	path := filepath.Join(c.Root, "lamina.db")
+	path := c.storePath()
 	if _, err := os.Stat(path); err != nil { // none is made
 		return out, fmt.Errorf("root: %w", err)
 	}
