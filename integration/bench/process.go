@@ -81,7 +81,9 @@ func (p *process) stop() error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
-	<-p.done
+	if err := p.ended(); err != nil {
+		return err
+	}
 	if p.err != nil {
 		return fmt.Errorf("%s: %w", p.name, p.err)
 	}
@@ -90,7 +92,15 @@ func (p *process) stop() error {
 
 // kill ends it as a crash does.
 func (p *process) kill() error {
-	err := p.cmd.Process.Kill()
-	<-p.done
-	return err
+	return errors.Join(p.cmd.Process.Kill(), p.ended())
+}
+
+// ended waits until it has ended. One that hangs in the kernel, as on a device that is suspended, outlives its kill.
+func (p *process) ended() error {
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(2 * stopTime):
+		return fmt.Errorf("%s has not ended: it hangs in the kernel", p.name)
+	}
 }
