@@ -63,7 +63,7 @@ lint:
 # Only the reports go to the standard output: with BENCH='-o json' two documents, one after the other.
 bench: root
 	@printf '\n== installing and building what the benchmarks need\n' >&2
-	@integration/setup packages tools image udev >&2
+	@integration/setup packages tools image >&2
 	@$(MAKE) --no-print-directory build >&2
 	@go build -o bin/bench ./integration/bench
 	@go test -c -o bin/dm.test ./dmthin/internal/dm >&2

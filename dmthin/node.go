@@ -3,8 +3,6 @@ package dmthin
 import (
 	"context"
 	"errors"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,8 +12,8 @@ import (
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
 )
 
-// removeStaleNodes removes the nodes of volumes that have no device: a process that was killed left them. A link that
-// leads somewhere is left to udevd, which may be about to remove it.
+// removeStaleNodes removes the nodes of volumes that have no device: a process that was killed left them, and nobody else keeps
+// them (udevCookie in internal/dm).
 func (p *Pool) removeStaleNodes(ctx context.Context) error {
 	nodes, err := filepath.Glob(dm.Node(p.prefix) + "-*")
 	if err != nil {
@@ -23,22 +21,11 @@ func (p *Pool) removeStaleNodes(ctx context.Context) error {
 	}
 	var errs []error
 	for _, node := range nodes {
-		id, ok := p.volumeOf(filepath.Base(node))
-		if ok && stale(node) {
+		if id, ok := p.volumeOf(filepath.Base(node)); ok {
 			errs = append(errs, p.do(ctx, func() error { return p.removeStaleNode(id) }, id))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// stale reports whether a node may be of no device any more: a link that leads nowhere, or no link.
-func stale(node string) bool {
-	info, err := os.Lstat(node)
-	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
-		return err == nil
-	}
-	_, err = os.Stat(node)
-	return errors.Is(err, fs.ErrNotExist)
 }
 
 func (p *Pool) removeStaleNode(id uint32) error {

@@ -55,11 +55,11 @@ func TestStaleNodes(t *testing.T) {
 	require.NoError(t, err)
 	for what, clean := range clean {
 		t.Run(what, func(t *testing.T) {
-			stay := []string{prefix + "-5", prefix + "-0x", prefix + "-02", prefix + "x-3"}
+			stay := []string{prefix + "-0x", prefix + "-02", prefix + "x-3"}
 			require.NoError(t, unix.Mknod(prefix+"-2", unix.S_IFBLK|0o600, int(unix.Mkdev(p.dev.Major, p.dev.Minor))))
 			require.NoError(t, os.Symlink("../dm-99999", prefix+"-3"))
-			require.NoError(t, os.Symlink("../null", stay[0]))
-			for _, path := range stay[1:] {
+			require.NoError(t, os.Symlink("../null", prefix+"-5"))
+			for _, path := range stay {
 				require.NoError(t, os.Symlink("../dm-99999", path))
 			}
 			t.Cleanup(func() {
@@ -70,6 +70,7 @@ func TestStaleNodes(t *testing.T) {
 			require.NoError(t, clean())
 			mustNoNode(t, prefix+"-2")
 			mustNoNode(t, prefix+"-3")
+			mustNoNode(t, prefix+"-5")
 			require.FileExists(t, device)
 		})
 	}

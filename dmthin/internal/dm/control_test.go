@@ -11,7 +11,7 @@ import (
 
 // TestRequests checks every request byte by byte.
 func TestRequests(t *testing.T) {
-	const cookie = 0x4e0000 // PRIMARY_SOURCE | OTHER | DISK | SUBSYSTEM, no semaphore
+	const cookie = 0x4f0000 // PRIMARY_SOURCE | OTHER | DISK | SUBSYSTEM | DM, no semaphore
 	message := func(text string) rawMessage {
 		return rawMessage{name: "p", data: layout(uint64(0), text, "\x00"), trailing: 1024 - 8 - len(text) - 1}
 	}

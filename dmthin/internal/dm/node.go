@@ -18,12 +18,11 @@ type nodes struct{ dev, proc string } // /dev, /proc
 // Node returns the path of a device's node, /dev/mapper/<name>. [Control.MakeNode] sees that it is there.
 func Node(name string) string { return filepath.Join("/dev/mapper", name) }
 
-// MakeNode makes /dev/mapper/<name> lead to the device dev. What is there already and leads to dev is kept, be it of
-// udevd or of an earlier call; what leads elsewhere is a leftover and is replaced. It makes the same link to ../dm-<minor>
-// that udevd makes, which udevd then takes for its own; where /dev has no such node, as in a container with a /dev of its
-// own, it makes a block node, with mode 0600.
+// MakeNode makes /dev/mapper/<name> lead to the device dev. What is there already and leads to dev is kept; what leads
+// elsewhere is a leftover and is replaced. It makes a link to ../dm-<minor>, as udevd does for devices that are left to it;
+// where /dev has no such node, as in a container with a /dev of its own, it makes a block node, with mode 0600.
 //
-// The kernel makes /dev/dm-<minor> where /dev is a devtmpfs. libdm makes nodes in the same way when udevd does not run.
+// The kernel makes /dev/dm-<minor> where /dev is a devtmpfs.
 func (c *Control) MakeNode(name string, dev DevNum) error {
 	if err := c.nodes.make(name, dev); err != nil {
 		return &OpError{Op: "make node", Device: name, Err: err}
@@ -31,8 +30,7 @@ func (c *Control) MakeNode(name string, dev DevNum) error {
 	return nil
 }
 
-// RemoveNode removes /dev/mapper/<name>. It is no error if it is not there, since udevd may have removed it. A device
-// that still exists keeps on existing.
+// RemoveNode removes /dev/mapper/<name>. It is no error if it is not there. A device that still exists keeps on existing.
 func (c *Control) RemoveNode(name string) error {
 	err := c.nodes.remove(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -61,7 +59,7 @@ func (n nodes) make(name string, dev DevNum) error {
 	switch {
 	case !errors.Is(err, fs.ErrExist):
 		return err
-	case leadsTo(path, dev): // udevd was faster
+	case leadsTo(path, dev): // another was faster
 		return nil
 	}
 	if err := n.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
