@@ -20,7 +20,6 @@ func TestContention(t *testing.T) {
 	ctx := t.Context()
 	h.layer(t, "base", "")
 	const clients, each = 32, 10
-	const calls = clients * each * 3
 	waits := contended(func() {
 		var all sync.WaitGroup
 		for c := range clients {
@@ -42,12 +41,10 @@ func TestContention(t *testing.T) {
 		}
 		all.Wait()
 	})
-	t.Logf("waits in %d calls: %v", calls, waits)
-	sum := int64(0)
-	for n := range maps.Values(waits) {
-		sum += n
+	t.Log(waits)
+	for at, n := range waits {
+		require.Less(t, n, int64(clients*each*3/4), at) // all wait but the first, where each takes such a lock once
 	}
-	require.Less(t, sum, int64(calls/4), "%v", waits)
 }
 
 // contended runs f, and returns how often somebody waited for a lock meanwhile, by the function of ours or of bbolt's that gave it up.
