@@ -41,6 +41,7 @@ const (
 	storeAlone     = "Create of the store"
 	emptyCall      = "empty call"
 	flushAlone     = "fdatasync of a commit's bytes"
+	flushPages     = "the same in pages, one by one"
 	renameAlone    = "rename of a directory"
 	mkdirsAlone    = "mkdir of three directories"
 	requestsAlone  = "ioctls of a volume"
@@ -97,6 +98,7 @@ func measurePrepare(ctx context.Context, s settings, dir string) (_ section, err
 		{name: storeAlone, do: store.create, undo: store.remove},
 		{name: emptyCall, do: func(int) error { return d.emptyCall(ctx) }},
 		{name: flushAlone, do: flush.flush},
+		{name: flushPages, do: flush.flushPages},
 	}
 	probes = append(probes, directoryProbes(dir)...)
 	if err := b.time(ctx, s, probes); err != nil {
@@ -216,7 +218,7 @@ func (b *breakdown) table(w io.Writer) error {
 		_, _ = fmt.Fprintf(t, "%s\t%.0f\t%s\t%s\t%s\t\n", s.Part, micro(s.Ours), limit, times, s.Of)
 	}
 	_, _ = fmt.Fprintln(t, "timed\tlower quartile\tmedian\tupper quartile\t\t")
-	for _, name := range []string{throughSocket, withoutSocket, storeAlone, flushAlone, emptyCall, renameAlone, mkdirsAlone, requestsAlone} {
+	for _, name := range []string{throughSocket, withoutSocket, storeAlone, flushAlone, flushPages, emptyCall, renameAlone, mkdirsAlone, requestsAlone} {
 		if s, ok := b.Timed[name]; ok {
 			low, high := "-", "-" // of a median that another program told
 			if s.Low > 0 {

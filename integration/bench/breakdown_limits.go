@@ -52,17 +52,23 @@ func written() (uint64, error) {
 
 // A flushProbe is a file that has its blocks.
 type flushProbe struct {
-	file *os.File
-	data []byte
+	file  *os.File
+	data  []byte
+	apart int64 // from one page to the next, where they are written one by one
 }
+
+const (
+	page       = 4096
+	pagesApart = 16
+)
 
 func newFlushProbe(path string, bytes uint64) (*flushProbe, error) {
 	f, err := os.Create(path)
 	if err != nil {
 		return nil, err
 	}
-	p := &flushProbe{file: f, data: make([]byte, bytes)}
-	err = p.flush(0)
+	p := &flushProbe{file: f, data: make([]byte, bytes), apart: pagesApart * page}
+	_, err = f.Write(make([]byte, pagesApart*(bytes+page)))
 	if err == nil {
 		err = f.Sync()
 	}
@@ -76,6 +82,19 @@ func newFlushProbe(path string, bytes uint64) (*flushProbe, error) {
 func (p *flushProbe) flush(int) error {
 	if _, err := p.file.WriteAt(p.data, 0); err != nil {
 		return err
+	}
+	return unix.Fdatasync(int(p.file.Fd()))
+}
+
+// flushPages does the same to as many bytes in pages that are not next to each other, as those of a tree are.
+func (p *flushProbe) flushPages(int) error {
+	at := int64(0)
+	for left := p.data; len(left) > 0; at += p.apart {
+		n := min(len(left), page)
+		if _, err := p.file.WriteAt(left[:n], at); err != nil {
+			return err
+		}
+		left = left[n:]
 	}
 	return unix.Fdatasync(int(p.file.Fd()))
 }
