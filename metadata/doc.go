@@ -8,8 +8,9 @@
 // with one exception: see [ErrFailed]. Concurrent writes share a commit, so that many cost little more than one; a
 // lone write is committed at once.
 //
-// A read sees one consistent state. No method holds a transaction while it calls the caller's function, so reads and
-// writes nest in Walk as one likes, and a slow caller holds up nobody. The exception is Check, which says so.
+// A read sees one consistent state; Walk says what it sees of later ones. No method holds a transaction while it calls the
+// caller's function, so reads and writes nest in Walk as one likes, and a slow caller holds up nobody. The exception is
+// Check, which says so.
 //
 // # Layout
 //

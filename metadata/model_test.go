@@ -341,6 +341,31 @@ func (r *modelRun) compare(t *testing.T) {
 	require.Len(t, trash, len(r.model.trash))
 }
 
+// What is removed before its turn is not shown, what is committed is shown so, what comes later is not, and all else once.
+func TestWalkMeanwhile(t *testing.T) {
+	s := mustOpen(t, filepath.Join(t.TempDir(), "lamina.db"))
+	const n = 3 * walkChunk
+	key := func(i int) string { return fmt.Sprintf("%04d", i) }
+	for i := range n {
+		require.NoError(t, s.Create(t.Context(), Snapshot{ID: s.ReserveID(), Name: "n", Key: key(i), Kind: snapshots.KindActive}))
+	}
+	shown := map[string]snapshots.Kind{}
+	require.NoError(t, s.Walk(t.Context(), "n", func(sn Snapshot) error {
+		require.NotContains(t, shown, sn.Key)
+		shown[sn.Key] = sn.Kind
+		if len(shown) > 1 {
+			return nil
+		}
+		_, err := s.Remove(t.Context(), "n", key(n-1))
+		return errors.Join(err, s.Commit(t.Context(), "n", "committed", key(n-2), CommitOptions{}),
+			s.Create(t.Context(), Snapshot{ID: s.ReserveID(), Name: "n", Key: "z", Kind: snapshots.KindActive}))
+	}, "kind==active", "kind==committed"))
+	require.Len(t, shown, n-1)
+	require.NotContains(t, shown, key(n-1))
+	require.NotContains(t, shown, key(n-2))
+	require.Equal(t, snapshots.KindCommitted, shown["committed"])
+}
+
 // StatInWalk: containerd calls the store within Walk, and others write meanwhile.
 func TestWalkNests(t *testing.T) {
 	s := mustOpen(t, filepath.Join(t.TempDir(), "lamina.db"))

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -13,112 +14,121 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
+// walkChunk is how many records are read at a time.
+const walkChunk = 256
+
 // Walk calls fn with every snapshot of a name that matches one of the filters, in containerd's filter syntax; with all
 // if there are none. The order is that of the keys, or of the ids where an index answers.
 //
-// It sees one consistent state, which it copies before the first call, in records as they are stored (some 300 bytes
-// each): so fn may take its time and call the store, and a writer never waits for a slow caller. It returns fn's error.
+// Which snapshots it passes is of one consistent state. What it shows of each is read shortly before its turn; one that is gone by
+// then, or does not match any more, is left out. So what is there all the while is shown once, as it was at some moment of it.
+// No transaction is open while fn is called, which may take its time and call the store, and a writer never waits for a
+// slow caller. It keeps 8 bytes for each snapshot, and some records. It returns fn's error.
 func (s *Store) Walk(ctx context.Context, name string, fn func(Snapshot) error, fs ...string) error {
 	filter, err := filters.ParseAll(fs...)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	var found recordCopies
-	err = s.view(func(btx *bolt.Tx) error {
-		return found.collect(ctx, btx, name, planFilters(fs))
-	})
+	var found foundIDs
+	err = s.view(func(btx *bolt.Tx) error { return found.collect(ctx, btx, name, planFilters(fs)) })
 	if err != nil {
 		return err
 	}
-	for id, raw := range found.all {
-		if err := ctx.Err(); err != nil {
+	var records recordCopies
+	for chunk := range slices.Chunk(found.ids, walkChunk) {
+		if err := s.view(func(btx *bolt.Tx) error { return records.copy(ctx, btx, chunk) }); err != nil {
 			return err
 		}
-		sn, err := decodeSnapshot(id, raw)
-		if err != nil {
-			return fmt.Errorf("id %d: %w", id, err)
-		}
-		if !filter.Match(adaptor(sn)) {
-			continue
-		}
-		if err := fn(sn); err != nil {
-			return err
+		for id, raw := range records.all {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			sn, err := decodeSnapshot(id, raw)
+			if err != nil {
+				return fmt.Errorf("id %d: %w", id, err)
+			}
+			if !filter.Match(adaptor(sn)) {
+				continue
+			}
+			if err := fn(sn); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// recordCopies are records copied out of the file, into blocks that are never copied again as more come: a buffer that grows
-// would take a Walk of 10,000 four times what they are. A block is garbage once its records have been passed. The first is small:
-// many a Walk finds one record.
+// recordCopies are records copied out of the file, one behind the other. What is decoded of them is copied again.
 type recordCopies struct {
 	ids  []ID
-	raw  [][]byte
-	room []byte          // of the last block
-	seen map[ID]struct{} // only where several indexes may name a record twice
+	ends []int // of each, in raw
+	raw  []byte
 }
 
-// How large the first block is, and how large blocks become, each twice the one before, in bytes.
-const (
-	firstBlock = 1 << 10
-	copyBlock  = 64 << 10
-)
+// copy replaces the copies by those of the records of these ids that there are.
+func (r *recordCopies) copy(ctx context.Context, btx *bolt.Tx, ids []ID) error {
+	r.ids, r.ends, r.raw = r.ids[:0], r.ends[:0], r.raw[:0]
+	records := btx.Bucket(bucketRecords)
+	for _, id := range ids {
+		raw := records.Get(key8(uint64(id)))
+		if raw == nil {
+			continue // removed meanwhile, or the index is ahead of the records: Check reports that
+		}
+		r.raw = append(r.raw, raw...)
+		r.ids, r.ends = append(r.ids, id), append(r.ends, len(r.raw))
+	}
+	return ctx.Err()
+}
 
 func (r *recordCopies) all(yield func(ID, []byte) bool) {
-	for i, id := range r.ids {
-		raw := r.raw[i]
-		r.raw[i] = nil
-		if !yield(id, raw) {
+	start := 0
+	for i, end := range r.ends {
+		if !yield(r.ids[i], r.raw[start:end]) {
 			return
 		}
+		start = end
 	}
 }
 
-func (r *recordCopies) add(records *bolt.Bucket, id []byte) {
+// foundIDs are those that a Walk is to pass.
+type foundIDs struct {
+	ids  []ID
+	seen map[ID]struct{} // only where several indexes may name one twice
+}
+
+func (f *foundIDs) add(id []byte) {
 	n := ID(binary.BigEndian.Uint64(id))
-	if r.seen != nil {
-		if _, ok := r.seen[n]; ok {
+	if f.seen != nil {
+		if _, ok := f.seen[n]; ok {
 			return
 		}
-		r.seen[n] = struct{}{}
+		f.seen[n] = struct{}{}
 	}
-	raw := records.Get(id)
-	if raw == nil {
-		return // the index is ahead of the records: Check reports it
-	}
-	r.ids = append(r.ids, n)
-	if len(raw) > cap(r.room)-len(r.room) {
-		r.room = make([]byte, 0, max(firstBlock, min(2*cap(r.room), copyBlock), len(raw)))
-	}
-	start, end := len(r.room), len(r.room)+len(raw)
-	r.room = append(r.room, raw...)
-	r.raw = append(r.raw, r.room[start:end:end])
+	f.ids = append(f.ids, n)
 }
 
-// collect copies the records that the conditions select, a superset of what the filters match; all if there are none.
-func (r *recordCopies) collect(ctx context.Context, btx *bolt.Tx, name string, conditions []condition) error {
-	records := btx.Bucket(bucketRecords)
+// collect takes the ids that the conditions select, a superset of what the filters match; all if there are none.
+func (f *foundIDs) collect(ctx context.Context, btx *bolt.Tx, name string, conditions []condition) error {
 	if len(conditions) == 0 {
-		return r.collectAll(ctx, btx, name)
+		return f.collectAll(ctx, btx, name)
 	}
 	if len(conditions) > 1 {
-		r.seen = map[ID]struct{}{}
+		f.seen = map[ID]struct{}{}
 	}
 	for _, c := range conditions {
-		if err := c.each(btx, name, func(id []byte) { r.add(records, id) }); err != nil {
+		if err := c.each(btx, name, f.add); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *recordCopies) collectAll(ctx context.Context, btx *bolt.Tx, name string) error {
-	records := btx.Bucket(bucketRecords)
+func (f *foundIDs) collectAll(ctx context.Context, btx *bolt.Tx, name string) error {
 	prefix := nameKey(name, "")
 	c := btx.Bucket(bucketKeys).Cursor()
 	for k, id := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, id = c.Next() {
-		r.add(records, id)
-		if len(r.ids)%1024 == 0 && ctx.Err() != nil {
+		f.add(id)
+		if len(f.ids)%1024 == 0 && ctx.Err() != nil {
 			break
 		}
 	}
