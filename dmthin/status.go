@@ -3,14 +3,19 @@ package dmthin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/containerd/errdefs"
 )
 
 // statusWait bounds how long a Status waits for the kernel.
 const statusWait = time.Second
+
+var errNotRunning = fmt.Errorf("the pool does not run: %w", errdefs.ErrFailedPrecondition)
 
 // A Status is the state of a pool at one moment. Sizes are in bytes.
 type Status struct {
@@ -66,7 +71,7 @@ func (h *history) seen() (fill, time.Time) {
 // state is the last that was seen, and says so; one that never was is an error.
 func (b *Backend) Status(ctx context.Context) (Status, error) {
 	if b.pool == nil {
-		return Status{}, errors.New("the pool does not run")
+		return Status{}, errNotRunning
 	}
 	bounded, cancel := context.WithTimeoutCause(ctx, statusWait, errors.New("it was asked a second ago"))
 	defer cancel()
