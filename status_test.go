@@ -116,6 +116,9 @@ func TestStatus(t *testing.T) {
 	stopped, err := OpenStopped(c)
 	require.NoError(t, err)
 	defer stopped.Close()
+	beside, err := OpenStopped(c)
+	require.NoError(t, err, "it is only read")
+	require.NoError(t, beside.Close())
 	files := mustStatus(t, stopped)
 	require.False(t, files.Running)
 	live.Snapshotters = live.Snapshotters[1:]
