@@ -39,7 +39,7 @@ func tDaemon(t *testing.T, host examiner) settings {
 	t.Helper()
 	s := defaultSettings()
 	s.Root, s.Admin.Address = "/root/of/daemon", tSocketPath(t)
-	a, err := openAdmin(t.Context(), s.Admin.Address, admin.Handler(s.Root, &fakeSource{}, &fakeSource{}, doctorEndpoints(host)...))
+	a, err := openAdmin(t.Context(), s.Admin.Address, admin.Handler(s.Root, &fakeRoot{}, &fakeRoot{}, doctorEndpoints(host)...))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, a.close(context.Background())) })
 	return s

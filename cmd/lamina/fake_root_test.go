@@ -9,8 +9,8 @@ import (
 	"github.com/lamina-snapshotter/lamina/admin"
 )
 
-// A fakeSource answers what the test set it to, and keeps what it was told to do.
-type fakeSource struct {
+// A fakeRoot answers what the test set it to, and keeps what it was told to do.
+type fakeRoot struct {
 	status    admin.Status
 	snapshots []admin.Snapshot
 	space     []admin.Space
@@ -19,9 +19,9 @@ type fakeSource struct {
 	told      []string
 }
 
-func (f *fakeSource) Status(context.Context) (admin.Status, error) { return f.status, f.err }
+func (f *fakeRoot) Status(context.Context) (admin.Status, error) { return f.status, f.err }
 
-func (f *fakeSource) Snapshots(_ context.Context, each func(admin.Snapshot) error) error {
+func (f *fakeRoot) Snapshots(_ context.Context, each func(admin.Snapshot) error) error {
 	for _, s := range f.snapshots {
 		if err := each(s); err != nil {
 			return err
@@ -30,7 +30,7 @@ func (f *fakeSource) Snapshots(_ context.Context, each func(admin.Snapshot) erro
 	return f.err
 }
 
-func (f *fakeSource) Inspect(_ context.Context, name, key string) (admin.Inspection, error) {
+func (f *fakeRoot) Inspect(_ context.Context, name, key string) (admin.Inspection, error) {
 	for _, s := range f.snapshots {
 		if s.Name == name && s.Key == key {
 			i := f.inspected[key]
@@ -41,7 +41,7 @@ func (f *fakeSource) Inspect(_ context.Context, name, key string) (admin.Inspect
 	return admin.Inspection{}, fmt.Errorf("%s has no %q: %w", name, key, errdefs.ErrNotFound)
 }
 
-func (f *fakeSource) Space(_ context.Context, progress func(done, total int), each func(admin.Space) error) error {
+func (f *fakeRoot) Space(_ context.Context, progress func(done, total int), each func(admin.Space) error) error {
 	for i, s := range f.space {
 		if err := each(s); err != nil {
 			return err
@@ -53,19 +53,19 @@ func (f *fakeSource) Space(_ context.Context, progress func(done, total int), ea
 	return f.err
 }
 
-func (f *fakeSource) tell(what string) error {
+func (f *fakeRoot) tell(what string) error {
 	f.told = append(f.told, what)
 	return f.err
 }
 
-func (f *fakeSource) Cleanup(context.Context) error { return f.tell("cleanup") }
+func (f *fakeRoot) Cleanup(context.Context) error { return f.tell("cleanup") }
 
-func (f *fakeSource) GrowPool(_ context.Context, bytes uint64) (admin.Pool, error) {
+func (f *fakeRoot) GrowPool(_ context.Context, bytes uint64) (admin.Pool, error) {
 	return admin.Pool{Data: admin.Fill{Used: 1 << 30, Total: bytes}}, f.tell(fmt.Sprint("grow ", bytes))
 }
 
-func (f *fakeSource) TrimPool(context.Context) (uint64, error) { return 3 << 20, f.tell("trim") }
+func (f *fakeRoot) TrimPool(context.Context) (uint64, error) { return 3 << 20, f.tell("trim") }
 
-func (f *fakeSource) AddDevice(_ context.Context, device string) error {
+func (f *fakeRoot) AddDevice(_ context.Context, device string) error {
 	return f.tell("add " + device)
 }
