@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lamina-snapshotter/lamina/admin"
+	"github.com/lamina-snapshotter/lamina/metadata"
+)
+
+// errNoDaemon is returned by commands that only a daemon can do.
+var errNoDaemon = fmt.Errorf("this needs a running daemon: %w", admin.ErrNoDaemon)
+
+// client returns a client of the daemon that has the root of the settings.
+func (s settings) client() (*admin.Client, error) {
+	if s.Admin.Address == "" {
+		return nil, fmt.Errorf("%w: admin.address is empty", admin.ErrNoDaemon)
+	}
+	return admin.NewClient(s.Admin.Address, s.Root), nil
+}
+
+// askLocked asks the daemon after the root's own files were found to be locked.
+func (s settings) askLocked(locked error, ask func(*admin.Client) error) error {
+	c, err := s.client()
+	if err == nil {
+		defer c.Close()
+		err = ask(c)
+	}
+	if errors.Is(err, admin.ErrNoDaemon) {
+		return s.lockedOut(locked, err)
+	}
+	return err
+}
+
+// lockedOut says that a process has the root, and does not answer.
+func (s settings) lockedOut(locked, silent error) error {
+	if s.Admin.Address == "" {
+		return fmt.Errorf("another process has the root %s, and admin.address is empty, so it cannot be asked: %w", s.Root, locked)
+	}
+	return fmt.Errorf("another process has the root %s (%w), and %w: does it run with another admin.address, or none?", s.Root, locked, silent)
+}
+
+// source returns who answers what changes nothing: the daemon, or else the files of its root, until close is called.
+func (s settings) source(ctx context.Context) (source admin.Source, closeIt func() error, err error) {
+	c, silent := s.client()
+	if silent == nil {
+		if _, silent = c.Status(ctx); silent == nil {
+			return c, func() error { c.Close(); return nil }, nil
+		}
+	}
+	if !errors.Is(silent, admin.ErrNoDaemon) {
+		return nil, nil, silent
+	}
+	stopped, err := openStopped(ctx, s.Config)
+	if errors.Is(err, metadata.ErrLocked) {
+		return nil, nil, s.lockedOut(err, silent)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return stopped, stopped.Close, nil
+}
+
+// changer returns the daemon, which alone changes anything.
+func (s settings) changer() (*admin.Client, error) {
+	c, err := s.client()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoDaemon, err)
+	}
+	return c, nil
+}
