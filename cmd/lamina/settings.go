@@ -39,6 +39,8 @@ type settings struct {
 	// Pprof is where profiles are served: the path of a socket or a loopback address, or nowhere if it is empty.
 	Pprof      string             `toml:"pprof,omitempty"`
 	Admin      adminSettings      `toml:"admin"`
+	Metrics    metricsSettings    `toml:"metrics,omitempty"`
+	Tracing    tracingSettings    `toml:"tracing,omitempty"`
 	Containerd containerdSettings `toml:"containerd"`
 	Log        logSettings        `toml:"log"`
 }
@@ -174,6 +176,8 @@ func (s settings) check() error {
 		validateAddress("containerd.address", s.Containerd.Address),
 		s.validatePprof(),
 		s.validateAdmin(),
+		s.validateMetrics(),
+		s.validateTracing(),
 		oneOf("log.level", s.Log.Level, "trace", "debug", "info", "warn", "error"),
 		oneOf("log.format", s.Log.Format, "text", "json"),
 	)
