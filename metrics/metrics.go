@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"context"
 	"net/http"
 	"runtime"
 	"time"
@@ -56,8 +57,13 @@ func New(o Options) *Metrics {
 	return m
 }
 
+// A Source is the part of an admin.Source that a scrape asks for.
+type Source interface {
+	Status(ctx context.Context) (admin.Status, error)
+}
+
 // SetSource says whose Status is told from now on; nil is nobody's. It waits for no Status that is under way.
-func (m *Metrics) SetSource(s admin.Source) { m.status.set(s) }
+func (m *Metrics) SetSource(s Source) { m.status.set(s) }
 
 // Gatherer returns what is exported, for tests and for other ways to export it.
 func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }

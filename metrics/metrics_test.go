@@ -18,10 +18,8 @@ import (
 	"github.com/lamina-snapshotter/lamina/metrics"
 )
 
-// A fakeSource has a Status, and counts who asks for what.
+// A fakeSource has a Status, and counts who asks for it.
 type fakeSource struct {
-	admin.Source // panics: nothing but Status may be asked
-
 	status func(context.Context) (admin.Status, error)
 	asked  atomic.Int32
 }

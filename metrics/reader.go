@@ -21,7 +21,7 @@ type reader struct {
 	failed  func(error)
 
 	mu      sync.Mutex
-	source  admin.Source
+	source  Source
 	asking  *asking
 	last    *admin.Status // of this source, or nil
 	at      time.Time     // when last was asked for
@@ -30,13 +30,13 @@ type reader struct {
 
 // An asking is a Status under way, which all who scrape meanwhile wait for.
 type asking struct {
-	source admin.Source
+	source Source
 	begun  time.Time
 	done   chan struct{} // closed when err stands
 	err    error
 }
 
-func (r *reader) set(s admin.Source) {
+func (r *reader) set(s Source) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.source == s {

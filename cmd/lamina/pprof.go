@@ -56,4 +56,6 @@ func (p *profiler) close() error {
 	return err
 }
 
-func pprofNetwork(address string) (network, at string, err error) { return localNetwork("pprof", address) }
+func pprofNetwork(address string) (network, at string, err error) {
+	return localNetwork("pprof", address)
+}

@@ -36,7 +36,6 @@ func newServe() *cli.Command {
 
 // serve runs the daemon until ctx ends. It takes the root before the socket, so that a daemon that cannot have the root
 // never stands in the way of the one that has; and gives up the socket last, when the root is closed.
-//
 func serve(ctx context.Context, s settings) (err error) {
 	seen, err := openObserved(ctx, s)
 	if err != nil {
@@ -64,7 +63,7 @@ func serve(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close(), sock.release())
 	}
-	seen.metrics.SetSource(facts)
+	seen.metrics.SetSource(host)
 	debug.FreeOSMemory() // the check of a large store, which is done once
 	log.G(ctx).WithFields(log.Fields{
 		"version":      buildVersion(),
