@@ -103,9 +103,9 @@ type Backend struct {
 	// Deleted is how many a daemon has deleted since its start, and DeletionsFailed how often it tried in vain.
 	Deleted         uint64 `json:"deleted"`
 	DeletionsFailed uint64 `json:"deletions_failed"`
-	Disk    *Disk  `json:"disk,omitempty"`    // the file system of Root
-	Union   *Union `json:"union,omitempty"`
-	Pool    *Pool  `json:"pool,omitempty"`
+	Disk            *Disk  `json:"disk,omitempty"` // the file system of Root
+	Union           *Union `json:"union,omitempty"`
+	Pool            *Pool  `json:"pool,omitempty"`
 }
 
 // An Age is a duration in seconds.
