@@ -76,7 +76,7 @@ func openLocal(ctx context.Context, key, address string, h http.Handler) (*local
 		}
 	}()
 	s.address = l.Addr().String()
-	log.G(ctx).WithField("address", s.address).Infof("serving %s", key)
+	log.G(ctx).WithField("address", s.address).Info("serving " + strings.TrimSuffix(key, ".address"))
 	return s, nil
 }
 
