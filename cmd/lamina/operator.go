@@ -9,8 +9,8 @@ import (
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
-// errNoDaemon is returned by commands that only a daemon can do.
-var errNoDaemon = fmt.Errorf("this needs a running daemon: %w", admin.ErrNoDaemon)
+// errNeedsDaemon is returned by commands that only a daemon can do, if none answers.
+var errNeedsDaemon = errors.New("this needs a running daemon")
 
 // client returns a client of the daemon that has the root of the settings.
 func (s settings) client() (*admin.Client, error) {
@@ -60,13 +60,4 @@ func (s settings) source(ctx context.Context) (source admin.Source, closeIt func
 		return nil, nil, err
 	}
 	return stopped, stopped.Close, nil
-}
-
-// changer returns the daemon, which alone changes anything.
-func (s settings) changer() (*admin.Client, error) {
-	c, err := s.client()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoDaemon, err)
-	}
-	return c, nil
 }
