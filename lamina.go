@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -117,8 +118,11 @@ type Host struct {
 	config       Config
 	store        *metadata.Store
 	thin         *dmthin.Backend // nil if no snapshotter uses it, or it was set aside at the start
+	union        *overlayaufs.Backend // likewise
 	set          *snapshotter.Set
 	snapshotters map[string]snapshots.Snapshotter
+	started      time.Time
+	facts        *facts
 }
 
 // Open makes the root if it is missing, takes its lock, and opens what c asks for. It returns metadata.ErrLocked at once
@@ -142,8 +146,10 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	if err != nil {
 		return nil, errors.Join(err, closeBackends(backends), store.Close())
 	}
-	h := &Host{config: c, store: store, set: set}
+	h := &Host{config: c, store: store, set: set, started: time.Now().UTC()}
+	h.facts = &facts{config: c, store: store, host: h}
 	h.thin, _ = backends[metadata.Volume].(*dmthin.Backend)
+	h.union, _ = backends[metadata.Directory].(*overlayaufs.Backend)
 	if err := h.bind(); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}

@@ -63,14 +63,14 @@ func (b *Backend) fill(ctx context.Context) (f fill, err error) {
 	f.PoolStatus = status
 	f.block = b.pool.block
 	f.limits, err = b.place.limits()
-	f.reserve = b.reserve(f.dataTotal())
+	f.reserve = b.config.reserve(f.dataTotal())
 	return f, err
 }
 
 // reserve returns how much of a pool of total bytes is kept for what runs.
-func (b *Backend) reserve(total uint64) uint64 {
-	if b.config.Reserve > 0 {
-		return min(uint64(b.config.Reserve), total/2)
+func (c Config) reserve(total uint64) uint64 {
+	if c.Reserve > 0 {
+		return min(uint64(c.Reserve), total/2)
 	}
 	return min(total/20, mostReserve)
 }
@@ -96,6 +96,9 @@ func (b *Backend) growOnce(ctx context.Context) error {
 		if err = b.growTo(ctx, data, metadata); err == nil {
 			now, err = b.fill(ctx)
 		}
+	}
+	if err == nil && now.DataTotal > before.DataTotal {
+		b.history.grown.Add(1)
 	}
 	if err == nil && (now.DataTotal > before.DataTotal || now.MetadataTotal > before.MetadataTotal) {
 		log.G(ctx).WithFields(log.Fields{
