@@ -78,6 +78,7 @@ func (a *asking) inspection(i int, s admin.Inspection) error {
 		return text
 	})
 	addAll(t, "held by", s.Holders, term.Clean)
+	addAll(t, "unknown", s.Unknown, term.Clean)
 	return t.Print(a.out)
 }
 
@@ -102,7 +103,7 @@ func (a *asking) record(t *term.Table, s admin.Snapshot) {
 	if u := s.Usage; u != nil {
 		t.Add("size", fmt.Sprintf("%s in %d inodes", term.Bytes(u.Bytes), u.Inodes))
 	}
-	t.Add("content", content(s.Content))
+	t.Add("content", contentText(s.Content))
 	addAll(t, "labels", slices.Sorted(maps.Keys(s.Labels)), func(key string) string {
 		return term.Quote(key) + "=" + term.Quote(s.Labels[key])
 	})
@@ -112,7 +113,7 @@ func (a *asking) moment(t time.Time) string {
 	return t.UTC().Format(time.RFC3339) + ", " + term.Age(a.now(), t) + " ago"
 }
 
-func content(c admin.Content) string {
+func contentText(c admin.Content) string {
 	if c.Backend == "" {
 		return "its parent's"
 	}

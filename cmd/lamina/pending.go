@@ -9,17 +9,20 @@ import (
 	"github.com/lamina-snapshotter/lamina/admin"
 )
 
-type stoppedSource struct{ admin.Source }
+type stoppedRoot struct{ lamina.Stopped }
 
-func (stoppedSource) Close() error { return nil }
-
-func openStopped(context.Context, lamina.Config) (stoppedSource, error) {
-	return stoppedSource{}, errdefs.ErrNotImplemented
+func (stoppedRoot) Space(context.Context, func(done, total int), func(admin.Space) error) error {
+	return errdefs.ErrNotImplemented
 }
 
-type operated struct {
-	admin.Source
-	admin.Changer
+type operated struct{ *lamina.Host }
+
+func (operated) Space(context.Context, func(done, total int), func(admin.Space) error) error {
+	return errdefs.ErrNotImplemented
 }
 
-func operatedHost(*lamina.Host) operated { return operated{} }
+func (operated) Cleanup(context.Context) error { return errdefs.ErrNotImplemented }
+func (operated) GrowPool(context.Context, uint64) (p admin.Pool, err error) {
+	return p, errdefs.ErrNotImplemented
+}
+func (operated) TrimPool(context.Context) (uint64, error) { return 0, errdefs.ErrNotImplemented }

@@ -63,7 +63,7 @@ func serve(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close())
 	}
-	operators, err := openAdmin(ctx, s.Admin.Address, adminHandler(host))
+	operators, err := openAdmin(ctx, s.Admin.Address, adminHandler(host, s))
 	if err != nil {
 		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close(), sock.release())
 	}
@@ -88,9 +88,9 @@ func serve(ctx context.Context, s settings) (err error) {
 }
 
 // adminHandler is what operators ask of a host.
-func adminHandler(host *lamina.Host) http.Handler {
-	facts := operatedHost(host)
-	return admin.Handler(host.Config().Root, facts, facts, doctorEndpoints(host)...)
+func adminHandler(host *lamina.Host, s settings) http.Handler {
+	h := operated{host}
+	return admin.Handler(s.Root, described{h, s}, h, doctorEndpoints(host)...)
 }
 
 // unlessStopped returns err, or nil if it only says that a signal came before the daemon served: it is stopped, as asked.

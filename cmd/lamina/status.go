@@ -46,13 +46,17 @@ func (a *asking) printStatus(s admin.Status) error {
 	if s.Address != "" {
 		facts.Add("address", term.Quote(s.Address))
 	}
-	facts.Add("store", fmt.Sprintf("%s in %d snapshots, schema %d, start %d", term.Bytes(s.Store.Bytes), s.Store.Snapshots, s.Store.Schema, s.Store.Starts))
+	facts.Add("store", fmt.Sprintf("%d snapshots in %s, schema %d, start %d", s.Store.Snapshots, term.Bytes(s.Store.Bytes), s.Store.Schema, s.Store.Starts))
 	if s.Store.Failed != "" {
 		facts.Add("", a.style.Paint(term.Red, "it takes no more writes: "+term.Clean(s.Store.Failed)))
 	}
 	names := term.Table{Style: a.style, Head: []string{"SNAPSHOTTER", "BACKEND", "COMMITTED", "ACTIVE", "VIEWS"}, Right: []bool{false, false, true, true, true}}
 	for _, n := range s.Snapshotters {
-		names.Add(term.Quote(n.Name), n.Backend, fmt.Sprint(n.Committed), fmt.Sprint(n.Active), fmt.Sprint(n.Views))
+		backend := n.Backend
+		if backend == "" {
+			backend = "-"
+		}
+		names.Add(term.Quote(n.Name), backend, fmt.Sprint(n.Committed), fmt.Sprint(n.Active), fmt.Sprint(n.Views))
 	}
 	return a.printTables(&facts, &names, a.backends(s.Backends))
 }
@@ -161,17 +165,31 @@ func (a *asking) pool(t *term.Table, p admin.Pool) {
 	t.Add("  data", a.fill(p.Data.Used, p.Data.Total, term.Bytes))
 	t.Add("  metadata", a.fill(p.Metadata.Used, p.Metadata.Total, term.Bytes))
 	t.Add("  reserve", term.Bytes(p.Reserve)+" that only deletions may use")
-	growth := "by up to " + term.Bytes(p.Headroom)
-	if p.Headroom == 0 {
-		growth = "none"
-	}
-	if p.Limit != "" {
-		growth += ": " + term.Clean(p.Limit)
-	}
-	t.Add("  growth", growth+grown(p.Grown))
-	if p.Rate != 0 || p.TimeToFull != nil {
+	t.Add("  growth", growth(p))
+	if p.Rate != nil {
 		t.Add("  full", a.full(p))
 	}
+	if p.Silent != nil {
+		t.Add("", a.style.Paint(term.Red, "the kernel has not answered for "+term.Seconds(float64(*p.Silent))+", so this is how it was"))
+	}
+}
+
+// growth says how a pool can grow.
+func growth(p admin.Pool) string {
+	text := "unknown"
+	if p.Headroom != nil {
+		text = "by up to " + term.Bytes(*p.Headroom)
+		if *p.Headroom == 0 {
+			text = "none"
+		}
+	}
+	if p.Limit != "" {
+		text += ", " + term.Clean(p.Limit)
+	}
+	if p.Room != nil {
+		text += "; " + term.Bytes(*p.Room) + " can be written in all"
+	}
+	return text + grown(p.Grown)
 }
 
 func grown(times uint64) string {
@@ -187,13 +205,13 @@ const soon = 4 * time.Hour
 // full says when a pool will be.
 func (a *asking) full(p admin.Pool) string {
 	if p.TimeToFull == nil {
-		return "not at the present rate, " + rate(p.Rate)
+		return "not at the present rate, " + rate(*p.Rate)
 	}
 	colour := term.Plain
 	if float64(*p.TimeToFull) < soon.Seconds() {
 		colour = term.Red
 	}
-	return a.style.Paint(colour, "in "+term.Seconds(float64(*p.TimeToFull))) + " at the present rate, " + rate(p.Rate)
+	return a.style.Paint(colour, "in "+term.Seconds(float64(*p.TimeToFull))) + " at the present rate, " + rate(*p.Rate)
 }
 
 // rate is bytes a second.
