@@ -73,9 +73,8 @@ func (a *asking) spaces(ctx context.Context, source admin.Source) (all []spaceLi
 }
 
 func (a *asking) printSpaces(all []spaceLine, f filter, order string, top int) error {
-	var total, own uint64
+	var total uint64
 	for _, s := range all {
-		own += s.Own
 		if s.snapshot.Parent == "" {
 			total += s.Freed
 		}
@@ -106,5 +105,5 @@ func (a *asking) printSpaces(all []spaceLine, f filter, order string, top int) e
 	if err := t.Print(a.out); err != nil {
 		return err
 	}
-	return a.printf("%d snapshots; the deletion of all gives back %s, of which %s belong to one alone\n", whole, term.Bytes(total), term.Bytes(own))
+	return a.printf("the deletion of all %d snapshots would give back %s\n", whole, term.Bytes(total))
 }

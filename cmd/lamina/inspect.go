@@ -71,7 +71,10 @@ func (a *asking) inspection(i int, s admin.Inspection) error {
 		for i, o := range m.Options {
 			options[i] = term.Quote(o)
 		}
-		text := term.Quote(m.Type) + " " + term.Quote(m.Source) + " " + strings.Join(options, ",")
+		text := term.Quote(m.Type) + " " + term.Quote(m.Source)
+		if len(options) > 0 {
+			text += " " + strings.Join(options, ",")
+		}
 		if m.Target != "" {
 			text += " at " + term.Quote(m.Target)
 		}

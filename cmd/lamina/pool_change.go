@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v3"
@@ -55,7 +56,7 @@ func (a *asking) printPool(p admin.Pool) error {
 	t := &term.Table{Style: a.style}
 	a.pool(t, p)
 	for _, row := range t.Rows {
-		row[0] = row[0][2:] // it stands for itself here
+		row[0] = strings.TrimPrefix(row[0], "  ") // it stands for itself here
 	}
 	return t.Print(a.out)
 }

@@ -64,7 +64,10 @@ func (a *asking) printStatus(s admin.Status) error {
 // printTables prints tables with blank lines between them.
 func (a *asking) printTables(tables ...*term.Table) error {
 	for i, t := range tables {
-		if i > 0 && len(t.Rows) > 0 {
+		if len(t.Rows) == 0 {
+			continue
+		}
+		if i > 0 {
 			if _, err := io.WriteString(a.out, "\n"); err != nil {
 				return err
 			}
@@ -119,6 +122,9 @@ func (a *asking) backends(all []admin.Backend) *term.Table {
 }
 
 func (a *asking) fill(used, total uint64, what func(uint64) string) string {
+	if total == 0 {
+		return "unknown"
+	}
 	return fmt.Sprintf("%s %5s  %s of %s", a.style.Bar(used, total, barColumns), term.Percent(used, total), what(used), what(total))
 }
 

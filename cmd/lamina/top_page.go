@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/lamina-snapshotter/lamina/admin"
@@ -44,8 +45,17 @@ func (w *watch) page(s sample, on *screen) string {
 	var page bytes.Buffer
 	a := *w.asking
 	a.out = &page
-	_ = a.printTables(a.headline(s), a.backends(s.Status.Backends), a.calls(s.Calls), a.grown(s.Grown)) // a Buffer takes all
+	_ = a.printTables(a.headline(s), a.moving(s.Status.Backends), a.calls(s.Calls), a.grown(s.Grown)) // a Buffer takes all
 	return on.fit(page.String())
+}
+
+// moving is what moves of the part of a status about where contents lie.
+func (a *asking) moving(all []admin.Backend) *term.Table {
+	t := a.backends(all)
+	t.Rows = slices.DeleteFunc(t.Rows, func(row []string) bool {
+		return slices.Contains([]string{"  mounts", "  quotas", "  inodes", "  on", "  volumes", "  reserve"}, row[0])
+	})
+	return t
 }
 
 func (a *asking) headline(s sample) *term.Table {
@@ -61,13 +71,16 @@ func (a *asking) headline(s sample) *term.Table {
 	return t
 }
 
+// topRows is how many of a kind a screen shows.
+const topRows = 8
+
 // calls are the calls of late.
 func (a *asking) calls(all []callRate) *term.Table {
 	t := &term.Table{Style: a.style, Right: []bool{true}}
 	if len(all) > 0 {
 		t.Head = []string{"CALLS/S", "METHOD", "SNAPSHOTTER"}
 	}
-	for _, c := range all {
+	for _, c := range all[:min(len(all), topRows)] {
 		t.Add(fmt.Sprintf("%.1f", c.PerSecond), term.Quote(c.Method), term.Quote(c.Snapshotter))
 	}
 	return t
@@ -79,7 +92,7 @@ func (a *asking) grown(all []growthRate) *term.Table {
 	if len(all) > 0 {
 		t.Head = []string{"GROWS BY", "OWN", "NAME", "KEY"}
 	}
-	for _, g := range all {
+	for _, g := range all[:min(len(all), topRows)] {
 		t.Add(rate(g.PerSecond), term.Bytes(g.Own), term.Quote(g.Name), term.Quote(g.Key))
 	}
 	return t
