@@ -117,7 +117,7 @@ func (c Config) ContentRoot(name string) string {
 type Host struct {
 	config       Config
 	store        *metadata.Store
-	thin         *dmthin.Backend // nil if no snapshotter uses it, or it was set aside at the start
+	thin         *dmthin.Backend      // nil if no snapshotter uses it, or it was set aside at the start
 	union        *overlayaufs.Backend // likewise
 	set          *snapshotter.Set
 	snapshotters map[string]snapshots.Snapshotter
@@ -263,14 +263,6 @@ func AddDevice(ctx context.Context, c Config, device string) error {
 	}
 	c.Thin.Root, c.Thin.Store = filepath.Join(c.Root, "thin"), store.UUID()
 	return errors.Join(dmthin.AddDevice(ctx, c.Thin, device), store.Close())
-}
-
-// AddDevice takes another block device into the pool while h serves.
-func (h *Host) AddDevice(ctx context.Context, device string) error {
-	if h.thin == nil {
-		return fmt.Errorf("there is no pool that is used: no snapshotter has backend = %q, or it is to be repaired: %w", BackendThin, errdefs.ErrFailedPrecondition)
-	}
-	return h.thin.AddDevice(ctx, device)
 }
 
 // Config returns the configuration that h was opened with.

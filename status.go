@@ -43,10 +43,26 @@ func (f *facts) describeStore() (admin.Store, error) {
 		return admin.Store{}, err
 	}
 	bytes, err := f.store.Bytes()
-	return admin.Store{
+	s := admin.Store{
 		Path: f.store.Path(), UUID: f.store.UUID(), Schema: f.store.Schema(), Starts: starts, Bytes: bytes,
 		Failed: left(f.store.Failed()),
-	}, err
+	}
+	if f.host != nil {
+		stats := f.store.Stats()
+		s.Commits = &admin.Commits{Writes: histogram(stats.Batch), Seconds: histogram(stats.Flush)}
+	}
+	return s, err
+}
+
+// histogram counts in each bucket those before it too.
+func histogram(h metadata.Histogram) admin.Histogram {
+	c := admin.Histogram{Sum: h.Sum}
+	for i, n := range h.Counts {
+		if c.Count += n; i < len(h.Bounds) {
+			c.Buckets = append(c.Buckets, admin.Bucket{Bound: h.Bounds[i], Count: c.Count})
+		}
+	}
+	return c
 }
 
 // snapshotters are the names that are served and those that have snapshots.
@@ -79,6 +95,7 @@ func (f *facts) backend(ctx context.Context, medium metadata.Medium, counts meta
 		problem = f.host.set.Broken(medium)
 		trash := f.host.set.Trash(medium)
 		b.Trash, b.Waiting, b.Failure = trash.Contents, trash.Waiting, left(trash.Failure)
+		b.Deleted, b.DeletionsFailed = trash.Deleted, trash.Failures
 		if trash.Oldest > 0 {
 			b.Oldest = age(trash.Oldest)
 		}

@@ -58,6 +58,27 @@ type Store struct {
 	Bytes     uint64 `json:"bytes"`            // of the file
 	Snapshots int    `json:"snapshots"`        // of all names
 	Failed    string `json:"failed,omitempty"` // why it takes no more writes
+	// Commits is what a daemon has written into it since its start.
+	Commits *Commits `json:"commits,omitempty"`
+}
+
+// Commits are the transactions of a store.
+type Commits struct {
+	Writes  Histogram `json:"writes"`  // how many changes a commit has: those that came at once share one
+	Seconds Histogram `json:"seconds"` // how long the disk took to make it durable
+}
+
+// A Histogram is how often a value was how large.
+type Histogram struct {
+	Count   uint64   `json:"count"`
+	Sum     float64  `json:"sum"`
+	Buckets []Bucket `json:"buckets"` // the smallest bound first
+}
+
+// A Bucket is how often a value was no larger than a bound, all smaller ones included.
+type Bucket struct {
+	Bound float64 `json:"bound"`
+	Count uint64  `json:"count"`
 }
 
 // A Snapshotter is what containerd calls by a name.
@@ -79,9 +100,12 @@ type Backend struct {
 	Waiting int    `json:"waiting"`
 	Oldest  *Age   `json:"oldest,omitempty"`  // how long the deletion that has been tried longest takes already
 	Failure string `json:"failure,omitempty"` // of the last deletion that failed, until one succeeds
-	Disk    *Disk  `json:"disk,omitempty"`    // the file system of Root
-	Union   *Union `json:"union,omitempty"`
-	Pool    *Pool  `json:"pool,omitempty"`
+	// Deleted is how many a daemon has deleted since its start, and DeletionsFailed how often it tried in vain.
+	Deleted         uint64 `json:"deleted"`
+	DeletionsFailed uint64 `json:"deletions_failed"`
+	Disk            *Disk  `json:"disk,omitempty"` // the file system of Root
+	Union           *Union `json:"union,omitempty"`
+	Pool            *Pool  `json:"pool,omitempty"`
 }
 
 // An Age is a duration in seconds.

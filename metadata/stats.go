@@ -57,8 +57,8 @@ func (s *Store) Stats() Stats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	stats := Stats{
-		Batch: Histogram{slices.Clone(batchBounds[:]), slices.Clone(r.batch[:]), r.sums.writes},
-		Flush: Histogram{slices.Clone(flushBounds[:]), slices.Clone(r.flush[:]), r.sums.seconds},
+		Batch:  Histogram{slices.Clone(batchBounds[:]), slices.Clone(r.batch[:]), r.sums.writes},
+		Flush:  Histogram{slices.Clone(flushBounds[:]), slices.Clone(r.flush[:]), r.sums.seconds},
 		Writes: uint64(r.sums.writes),
 	}
 	for _, n := range r.batch {

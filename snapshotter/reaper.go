@@ -66,7 +66,7 @@ func startReaper(ctx context.Context, store *metadata.Store, medium metadata.Med
 	r := &reaper{
 		store: store, medium: medium, backend: backend, slow: map[metadata.ID]bool{},
 		attempts: attempts{since: map[metadata.ID]time.Time{}},
-		calls: calls, kick: make(chan struct{}, 1), removed: make(chan struct{}, 1), requests: make(chan chan error), cancel: cancel, stopped: ctx.Done(), done: make(chan struct{}),
+		calls:    calls, kick: make(chan struct{}, 1), removed: make(chan struct{}, 1), requests: make(chan chan error), cancel: cancel, stopped: ctx.Done(), done: make(chan struct{}),
 		retry: backoff{first: time.Second},
 	}
 	r.watcher = newWatcher(backend, r.wake)
