@@ -63,7 +63,7 @@ func (s settings) source(ctx context.Context) (source admin.Source, closeIt func
 	case err != nil:
 		return nil, nil, err
 	}
-	root := described{stoppedRoot{stopped}, s}
+	root := described{stopped, s}
 	return root, stopped.Close, nil
 }
 

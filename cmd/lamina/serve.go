@@ -89,8 +89,7 @@ func serve(ctx context.Context, s settings) (err error) {
 
 // adminHandler is what operators ask of a host.
 func adminHandler(host *lamina.Host, s settings) http.Handler {
-	h := operated{host}
-	return admin.Handler(s.Root, described{h, s}, h, doctorEndpoints(host)...)
+	return admin.Handler(s.Root, described{host, s}, host, doctorEndpoints(host)...)
 }
 
 // unlessStopped returns err, or nil if it only says that a signal came before the daemon served: it is stopped, as asked.
