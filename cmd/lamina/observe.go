@@ -14,9 +14,6 @@ import (
 	"github.com/lamina-snapshotter/lamina/metrics"
 )
 
-// metricsPath is where scrapes ask, on the admin socket and elsewhere.
-const metricsPath = "/metrics"
-
 // An observed is what can be seen of a daemon from before its root is opened until after it is closed: a start or a stop that hangs is
 // looked at through it.
 type observed struct {

@@ -4,13 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
+	"github.com/lamina-snapshotter/lamina"
 	"github.com/lamina-snapshotter/lamina/admin"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
-// errNoDaemon is returned by commands that only a daemon can do.
-var errNoDaemon = fmt.Errorf("this needs a running daemon: %w", admin.ErrNoDaemon)
+// errNeedsDaemon is returned by commands that only a daemon can do, if none answers.
+var errNeedsDaemon = errors.New("this needs a running daemon")
 
 // client returns a client of the daemon that has the root of the settings.
 func (s settings) client() (*admin.Client, error) {
@@ -52,21 +54,28 @@ func (s settings) source(ctx context.Context) (source admin.Source, closeIt func
 	if !errors.Is(silent, admin.ErrNoDaemon) {
 		return nil, nil, silent
 	}
-	stopped, err := openStopped(ctx, s.Config)
-	if errors.Is(err, metadata.ErrLocked) {
+	stopped, err := lamina.OpenStopped(s.Config)
+	switch {
+	case errors.Is(err, metadata.ErrLocked):
 		return nil, nil, s.lockedOut(err, silent)
-	}
-	if err != nil {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil, fmt.Errorf("%w, and there are no files of a stopped one: %w", silent, err)
+	case err != nil:
 		return nil, nil, err
 	}
-	return stopped, stopped.Close, nil
+	root := described{stopped, s}
+	return root, stopped.Close, nil
 }
 
-// changer returns the daemon, which alone changes anything.
-func (s settings) changer() (*admin.Client, error) {
-	c, err := s.client()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoDaemon, err)
-	}
-	return c, nil
+// described adds to a status what a root does not know of the program.
+type described struct {
+	admin.Source
+
+	settings settings
+}
+
+func (d described) Status(ctx context.Context) (admin.Status, error) {
+	status, err := d.Source.Status(ctx)
+	status.Version, status.Address = buildVersion(), d.settings.Address
+	return status, err
 }

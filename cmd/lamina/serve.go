@@ -58,8 +58,7 @@ func serve(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close())
 	}
-	facts := operatedHost(host)
-	operators, err := openAdmin(ctx, s.Admin.Address, adminHandler(host, facts, seen))
+	operators, err := openAdmin(ctx, s.Admin.Address, adminHandler(host, s, seen))
 	if err != nil {
 		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close(), sock.release())
 	}
@@ -88,8 +87,8 @@ func serve(ctx context.Context, s settings) (err error) {
 }
 
 // adminHandler is what operators ask of a host.
-func adminHandler(host *lamina.Host, facts operated, seen *observed) http.Handler {
-	return admin.Handler(host.Config().Root, facts, facts, append(doctorEndpoints(host), seen.endpoint())...)
+func adminHandler(host *lamina.Host, s settings, seen *observed) http.Handler {
+	return admin.Handler(s.Root, described{host, s}, host, append(doctorEndpoints(host), seen.endpoint())...)
 }
 
 // unlessStopped returns err, or nil if it only says that a signal came before the daemon served: it is stopped, as asked.

@@ -3,6 +3,7 @@ package term
 import (
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 )
@@ -43,7 +44,8 @@ func (p *Progress) Show(done, total int) {
 		return
 	}
 	p.last = now
-	bar := p.style.Paint(Cyan, repeat("█", share(done, total, barWidth))) + p.style.Paint(Dim, repeat("░", barWidth-share(done, total, barWidth)))
+	full := share(done, total, barWidth)
+	bar := p.style.Paint(Cyan, strings.Repeat("█", full)) + p.style.Paint(Dim, strings.Repeat("░", barWidth-full))
 	_, _ = fmt.Fprintf(p.w, "%s%s %s %d/%d", eraseLine, p.text, bar, done, total)
 }
 

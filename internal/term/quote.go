@@ -48,7 +48,7 @@ func Clean(text string) string {
 	return b.String()
 }
 
-// JSON prints what as one line of JSON. What is not printable is escaped there too: JSON itself leaves C1 controls as they are, which
+// JSON prints what as one line of JSON. What is not printable is escaped there too: JSON itself leaves DEL and C1 controls as they are, which
 // some terminals obey.
 func JSON(w io.Writer, what any) error {
 	var b bytes.Buffer
@@ -59,7 +59,7 @@ func JSON(w io.Writer, what any) error {
 	}
 	var out strings.Builder
 	for _, r := range b.String() { // valid UTF-8, and all but ASCII is within strings
-		if r < utf8.RuneSelf || strconv.IsPrint(r) {
+		if r < utf8.RuneSelf && r != 0x7f || strconv.IsPrint(r) {
 			out.WriteRune(r)
 			continue
 		}

@@ -3,7 +3,7 @@ package term
 import (
 	"io"
 	"os"
-	"unicode/utf8"
+	"strings"
 
 	"golang.org/x/term"
 )
@@ -77,15 +77,7 @@ func (s Style) Bar(used, total uint64, width int) string {
 	if full == 0 && used > 0 {
 		full = 1
 	}
-	return s.Paint(colour, repeat("█", full)) + s.Paint(Dim, repeat("░", width-full))
-}
-
-func repeat(text string, n int) string {
-	var all string
-	for range n {
-		all += text
-	}
-	return all
+	return s.Paint(colour, strings.Repeat("█", full)) + s.Paint(Dim, strings.Repeat("░", width-full))
 }
 
 // width is how many columns a text takes. It may be painted. Letters that take two are counted as one: a table is then crooked, and
@@ -105,10 +97,26 @@ func width(text string) int {
 	return n
 }
 
-// Cut returns the first columns of a text that is not painted, with an ellipsis if it is longer.
-func Cut(text string, columns int) string {
-	if columns <= 0 || utf8.RuneCountInString(text) <= columns {
+// CutPainted returns the first columns of a text that may be painted.
+func CutPainted(text string, columns int) string {
+	if width(text) <= columns {
 		return text
 	}
-	return string([]rune(text)[:columns-1]) + "…"
+	n, escape := 0, false
+	for i, r := range text {
+		switch {
+		case escape:
+			escape = r != 'm'
+		case r == '\x1b':
+			escape = true
+		case n == columns:
+			if strings.ContainsRune(text, '\x1b') {
+				return text[:i] + "\x1b[0m"
+			}
+			return text[:i]
+		default:
+			n++
+		}
+	}
+	return text
 }

@@ -94,7 +94,10 @@ func TestBar(t *testing.T) {
 	require.Contains(t, colours.Bar(75, 100, 10), "\x1b[33m")
 	require.Contains(t, colours.Bar(74, 100, 10), "\x1b[32m")
 	require.False(t, StyleOf(&bytes.Buffer{}).Colours)
-	require.Equal(t, "ab…", Cut("abcdef", 3))
+	require.Equal(t, "abc", CutPainted("abcdef", 3))
+	require.Equal(t, "abc", CutPainted("abc", 3))
+	require.Equal(t, "\x1b[31mab\x1b[0m", CutPainted(colours.Paint(Red, "abc"), 2))
+	require.Equal(t, colours.Paint(Red, "abc"), CutPainted(colours.Paint(Red, "abc"), 3))
 }
 
 // Nobody is told of what takes less than a second, and the line vanishes.
