@@ -34,9 +34,9 @@ func backendNumbers() numbers[*admin.Backend] {
 		func(b *admin.Backend) float64 { return boolean(b.Problem == "") })
 	n.gauge("lamina_trash_contents", "Contents that are removed and not deleted yet.",
 		func(b *admin.Backend) float64 { return float64(b.Trash) })
-	n.gauge("lamina_trash_waiting", "Those of them that somebody still uses, so that they cannot be deleted.",
+	n.gauge("lamina_trash_waiting", "Removed contents that somebody still uses, so that they cannot be deleted.",
 		func(b *admin.Backend) float64 { return float64(b.Waiting) })
-	n.gauge("lamina_trash_oldest_seconds", "How long the deletion that has been tried longest takes already; 0 if there is none.",
+	n.gauge("lamina_trash_oldest_seconds", "How long the deletion that has been tried longest takes already; 0 if none is tried.",
 		func(b *admin.Backend) float64 { return orZero(b.Oldest) })
 	n.counter("lamina_deletions_total", "Contents that were deleted.",
 		func(b *admin.Backend) float64 { return float64(b.Deleted) })
@@ -49,16 +49,16 @@ func diskNumbers() numbers[*admin.Disk] {
 	n := numbers[*admin.Disk]{labels: []string{"backend"}}
 	n.gauge("lamina_disk_size_bytes", "The size of the file system that the backend's root lies on.",
 		func(d *admin.Disk) float64 { return float64(d.Total) })
-	n.gauge("lamina_disk_used_bytes", "How much of it is used, by whomever.",
+	n.gauge("lamina_disk_used_bytes", "How much of that file system is used, by whomever.",
 		func(d *admin.Disk) float64 { return float64(d.Used) })
-	n.gauge("lamina_disk_available_bytes", "How much of it is free for who is not root.",
+	n.gauge("lamina_disk_available_bytes", "How much of that file system is free for who is not root.",
 		func(d *admin.Disk) float64 { return float64(d.Free) })
 	inodes := func(value func(*admin.Disk) uint64) func(*admin.Disk) (float64, bool) {
 		return func(d *admin.Disk) (float64, bool) { return float64(value(d)), d.Inodes.Total > 0 }
 	}
-	n.add(prometheus.GaugeValue, "lamina_disk_inodes", "How many inodes it can have, where it counts them.",
+	n.add(prometheus.GaugeValue, "lamina_disk_inodes", "How many inodes that file system can have, where it counts them.",
 		inodes(func(d *admin.Disk) uint64 { return d.Inodes.Total }))
-	n.add(prometheus.GaugeValue, "lamina_disk_inodes_used", "How many of them are used.",
+	n.add(prometheus.GaugeValue, "lamina_disk_inodes_used", "How many of its inodes are used.",
 		inodes(func(d *admin.Disk) uint64 { return d.Inodes.Used }))
 	return n
 }
@@ -86,13 +86,13 @@ func poolNumbers() (n numbers[*admin.Pool]) {
 		func(p *admin.Pool) float64 { return orZero(p.Silent) })
 	n.add(prometheus.GaugeValue, "lamina_pool_headroom_bytes", "By how much the pool's data can still grow.",
 		func(p *admin.Pool) (float64, bool) { return known(p.Headroom) })
-	n.add(prometheus.GaugeValue, "lamina_pool_room_bytes", "How much can be written in all until nothing is left, where the pool lies either.",
+	n.add(prometheus.GaugeValue, "lamina_pool_room_bytes", "How much can be written until nothing is left: in the pool with its headroom, and on what it lies on.",
 		func(p *admin.Pool) (float64, bool) { return known(p.Room) })
 	n.add(prometheus.GaugeValue, "lamina_pool_data_rate_bytes_per_second",
 		"By how much the allocated data has risen of late; negative if it fell. Missing in the first minute.",
 		func(p *admin.Pool) (float64, bool) { return known(p.Rate) })
 	n.add(prometheus.GaugeValue, "lamina_pool_time_to_full_seconds",
-		"How long the room lasts at that rate. Missing while the data do not rise.",
+		"How long the room lasts at the rate of late. Missing while the data do not rise.",
 		func(p *admin.Pool) (float64, bool) { return known(p.TimeToFull) })
 	return n
 }
