@@ -50,7 +50,7 @@ func (f *facts) describeStore() (admin.Store, error) {
 	}
 	return admin.Store{
 		Commits: commits,
-		Path: f.store.Path(), UUID: f.store.UUID(), Schema: f.store.Schema(), Starts: starts, Bytes: bytes,
+		Path:    f.store.Path(), UUID: f.store.UUID(), Schema: f.store.Schema(), Starts: starts, Bytes: bytes,
 		Failed: left(f.store.Failed()),
 	}, err
 }
