@@ -107,7 +107,7 @@ func TestTopScreen(t *testing.T) {
 			is, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
 			require.NoError(t, err)
 			require.Equal(t, was, is)
-			require.Eventually(t, func() bool { return strings.HasSuffix(seen.text(), leaveScreen) }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return strings.Contains(seen.text(), leaveScreen) }, 10*time.Second, time.Millisecond)
 			text := seen.text()
 			require.True(t, strings.HasPrefix(text, enterScreen), "%q", text)
 			frame := strings.Split(text, home)[1]
@@ -140,7 +140,7 @@ func TestTopLosesDaemon(t *testing.T) {
 	require.NoError(t, err)
 	w.meter = newSpaceMeter(w.client, w.now)
 	require.Error(t, w.run(t.Context(), terminal))
-	require.Eventually(t, func() bool { return strings.HasSuffix(seen.text(), leaveScreen) }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(seen.text(), leaveScreen) }, 10*time.Second, time.Millisecond)
 }
 
 // Colours are for a terminal, and for nobody who has declined them.
