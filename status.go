@@ -43,26 +43,28 @@ func (f *facts) describeStore() (admin.Store, error) {
 		return admin.Store{}, err
 	}
 	bytes, err := f.store.Bytes()
-	s := admin.Store{
-		Path: f.store.Path(), UUID: f.store.UUID(), Schema: f.store.Schema(), Starts: starts, Bytes: bytes,
-		Failed: left(f.store.Failed()),
-	}
+	var commits *admin.Commits
 	if f.host != nil {
 		stats := f.store.Stats()
-		s.Commits = &admin.Commits{Writes: histogram(stats.Batch), Seconds: histogram(stats.Flush)}
+		commits = &admin.Commits{Writes: histogram(stats.Batch), Seconds: histogram(stats.Flush)}
 	}
-	return s, err
+	return admin.Store{
+		Commits: commits,
+		Path:    f.store.Path(), UUID: f.store.UUID(), Schema: f.store.Schema(), Starts: starts, Bytes: bytes,
+		Failed: left(f.store.Failed()),
+	}, err
 }
 
-// histogram counts in each bucket those before it too.
-func histogram(h metadata.Histogram) admin.Histogram {
-	c := admin.Histogram{Sum: h.Sum}
+// histogram counts in each bucket what is in the smaller ones too.
+func histogram(h metadata.Histogram) (all admin.Histogram) {
+	all.Sum = h.Sum
 	for i, n := range h.Counts {
-		if c.Count += n; i < len(h.Bounds) {
-			c.Buckets = append(c.Buckets, admin.Bucket{Bound: h.Bounds[i], Count: c.Count})
+		all.Count += n
+		if i < len(h.Bounds) {
+			all.Buckets = append(all.Buckets, admin.Bucket{Bound: h.Bounds[i], Count: all.Count})
 		}
 	}
-	return c
+	return all
 }
 
 // snapshotters are the names that are served and those that have snapshots.
@@ -95,7 +97,7 @@ func (f *facts) backend(ctx context.Context, medium metadata.Medium, counts meta
 		problem = f.host.set.Broken(medium)
 		trash := f.host.set.Trash(medium)
 		b.Trash, b.Waiting, b.Failure = trash.Contents, trash.Waiting, left(trash.Failure)
-		b.Deleted, b.DeletionsFailed = trash.Deleted, trash.Failures
+		b.Deleted, b.DeletionsFailed = trash.Deleted, trash.Failed
 		if trash.Oldest > 0 {
 			b.Oldest = age(trash.Oldest)
 		}

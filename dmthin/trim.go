@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -20,7 +21,9 @@ const (
 	trimBytes   = 64 * mebibyte // that are taken at once
 	trimBlocks  = 1024          // the same in blocks, at most
 	trimWriters = 8
-	trimLook    = 16 // how often the surplus is looked at: after so many times
+
+	// trimLook is for how many times as long as a look at the surplus took there is none after it.
+	trimLook = 10
 )
 
 // Trim gives the space of the pool's free blocks back to what it lies on: what was freed while that was turned off or failed. It
@@ -97,7 +100,8 @@ func (t *trim) run(ctx context.Context, path string, free uint64) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, device.Close()) }()
-	for turn := 1; free > 0; turn++ {
+	looked, took := time.Now(), time.Duration(0)
+	for free > 0 {
 		now, err := t.observe(ctx)
 		if err != nil {
 			return err
@@ -117,10 +121,12 @@ func (t *trim) run(ctx context.Context, path string, free uint64) (err error) {
 		failpoint.Hit("trim.discarded")
 		t.discarded.Add(n * now.block)
 		free -= n
-		if t.file && turn%trimLook == 0 {
+		if begun := time.Now(); t.file && begun.Sub(looked) >= trimLook*took {
 			if left, err := t.surplus(ctx); err != nil || left == 0 {
 				return err
 			}
+			looked = time.Now()
+			took = looked.Sub(begun)
 		}
 	}
 	return nil

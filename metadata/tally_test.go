@@ -46,6 +46,7 @@ func requireCounted(t *testing.T, s *Store) {
 func (r *modelRun) compareTrees(t *testing.T) {
 	t.Helper()
 	seen := map[string]map[string]ID{"one": {}, "two": {}}
+	latest := map[string]ID{} // of the children of a snapshot
 	require.NoError(t, r.store.WalkTrees(t.Context(), func(sn Snapshot) error {
 		want := r.model.snaps[sn.Name][sn.Key]
 		require.NotNil(t, want, "%s, %s", sn.Name, sn.Key)
@@ -53,6 +54,8 @@ func (r *modelRun) compareTrees(t *testing.T) {
 		require.Equal(t, want.parent, sn.Parent)
 		require.Zero(t, seen[sn.Name][sn.Key], "it comes twice")
 		require.Equal(t, sn.ParentID, seen[sn.Name][sn.Parent])
+		require.Greater(t, sn.ID, latest[sn.Name+sn.Parent], "siblings by id")
+		latest[sn.Name+sn.Parent] = sn.ID
 		seen[sn.Name][sn.Key] = sn.ID
 		return nil
 	}))

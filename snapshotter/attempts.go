@@ -15,7 +15,8 @@ type attempts struct {
 	looking time.Time                 // since when the trash is to be looked through, and was not; zero if it was
 	busy    int
 	failure error
-	ended   struct{ well, badly uint64 }
+
+	done, tried uint64 // that succeeded, and that did not, since the start
 }
 
 // look notes that the trash is to be looked through.
@@ -59,7 +60,7 @@ func (a *attempts) succeeded(id metadata.ID) {
 	defer a.mu.Unlock()
 	delete(a.since, id)
 	a.failure = nil
-	a.ended.well++
+	a.done++
 }
 
 // used notes that a content was found in use when it was to be deleted.
@@ -75,7 +76,7 @@ func (a *attempts) failed(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.failure = err
-	a.ended.badly++
+	a.tried++
 }
 
 // describe sets what there is to say of the attempts.
@@ -92,5 +93,5 @@ func (a *attempts) describe(t *Trash, now time.Time) {
 		t.Oldest = now.Sub(first)
 	}
 	t.Waiting, t.Failure = min(a.busy, t.Contents), a.failure
-	t.Deleted, t.Failures = a.ended.well, a.ended.badly
+	t.Deleted, t.Failed = a.done, a.tried
 }

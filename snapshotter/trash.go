@@ -18,8 +18,8 @@ type Trash struct {
 	Oldest time.Duration
 	// Failure is why the last deletion that ended did not succeed, nil if it did.
 	Failure error
-	// Deleted is how many deletions have succeeded since the start, and Failures how many have not.
-	Deleted, Failures uint64
+	// Deleted and Failed are how many deletions succeeded since the Set was opened, and how many did not.
+	Deleted, Failed uint64
 }
 
 // Trash returns what there is of a medium in the trash. It waits for nothing.
