@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -67,8 +68,8 @@ func lines(path, says string, limit time.Duration, look func(*http.Request, *sen
 }
 
 // change returns an endpoint that changes something, which is logged.
-func change(path, says string, limit time.Duration, do func(*http.Request) (any, error)) Endpoint {
-	return object(http.MethodPost, path, says, limit, func(r *http.Request) (any, error) {
+func change(path, says string, do func(*http.Request) (any, error)) Endpoint {
+	return object(http.MethodPost, path, says, longTime, func(r *http.Request) (any, error) {
 		start := time.Now()
 		what, err := do(r)
 		p, _ := allowed(r.Context()) // it has been let in
@@ -93,7 +94,7 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 
 // ended returns err, with why if the request was ended from here.
 func ended(r *http.Request, err error) error {
-	if cause := context.Cause(r.Context()); cause != nil && classOf(err).err == r.Context().Err() {
+	if cause := context.Cause(r.Context()); cause != nil && errors.Is(err, r.Context().Err()) {
 		return cause
 	}
 	return err

@@ -106,10 +106,10 @@ type trimmed struct {
 func changes(changer Changer) []Endpoint {
 	done := struct{}{}
 	return []Endpoint{
-		change(cleanupPath, "delete what has been removed, and wait for it", longTime, func(r *http.Request) (any, error) {
+		change(cleanupPath, "delete what has been removed, and wait for it", func(r *http.Request) (any, error) {
 			return done, changer.Cleanup(r.Context())
 		}),
-		change(growPath, "make the pool's data at least ?bytes= larger", longTime, func(r *http.Request) (any, error) {
+		change(growPath, "make the pool's data at least ?bytes= larger", func(r *http.Request) (any, error) {
 			text, err := argument(r, "bytes")
 			if err != nil {
 				return nil, err
@@ -120,11 +120,11 @@ func changes(changer Changer) []Endpoint {
 			}
 			return changer.GrowPool(r.Context(), bytes)
 		}),
-		change(trimPath, "give what the pool does not use back to what it lies on", longTime, func(r *http.Request) (any, error) {
+		change(trimPath, "give what the pool does not use back to what it lies on", func(r *http.Request) (any, error) {
 			bytes, err := changer.TrimPool(r.Context())
 			return trimmed{bytes}, err
 		}),
-		change(devicesPath, "take the block device ?device= into the pool", longTime, func(r *http.Request) (any, error) {
+		change(devicesPath, "take the block device ?device= into the pool", func(r *http.Request) (any, error) {
 			device, err := argument(r, "device")
 			if err != nil {
 				return nil, err

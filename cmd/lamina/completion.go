@@ -13,7 +13,7 @@ import (
 const (
 	// completionTime is how long somebody who presses Tab waits for keys.
 	completionTime = time.Second
-	// completions is how many keys are offered.
+	// completions is how many texts are offered.
 	completions = 1000
 )
 
@@ -31,26 +31,38 @@ func completeKeys(ctx context.Context, c *cli.Command) {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, completionTime)
 	defer cancel()
-	n := 0
+	offered := make(map[string]bool)
 	_ = client.Snapshots(ctx, func(one admin.Snapshot) error { // whoever asks at a prompt has no use for an error
-		if n++; n > completions {
-			return context.Canceled
+		for _, text := range offers(one.Key) {
+			if plain(text) && !offered[text] {
+				offered[text] = true
+				_, _ = fmt.Fprintln(c.Root().Writer, text)
+			}
 		}
-		if plain(one.Key) {
-			_, _ = fmt.Fprintln(c.Root().Writer, one.Key)
+		if len(offered) >= completions {
+			return context.Canceled
 		}
 		return nil
 	})
 }
 
-// plain reports whether a shell takes a key as it is: what it completes it may also run through an expansion. A colon is no
-// part of a word in bash, but of keys.
-func plain(key string) bool {
-	for _, r := range key {
-		ok := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '/' || r == ':' || r == '.' || r == '_' || r == '-'
+// offers are what may be typed for a key: itself and the name in it, or the digits of a digest, as what follows a colon is a
+// description to the scripts.
+func offers(key string) []string {
+	_, name := splitKey(key)
+	if m := digest.FindStringSubmatch(name); m != nil {
+		return []string{m[2]}
+	}
+	return []string{name, key}
+}
+
+// plain reports whether a shell takes a text as it is: what it completes it may also run through an expansion.
+func plain(text string) bool {
+	for _, r := range text {
+		ok := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '/' || r == '.' || r == '_' || r == '-'
 		if !ok {
 			return false
 		}
 	}
-	return key != "" && key[0] != '-'
+	return text != "" && text[0] != '-'
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -170,8 +171,11 @@ func TestCompleteKeys(t *testing.T) {
 	config := tOperated(t, f)
 	code, stdout, stderr := tRun(t, "inspect", "--config", config, "--generate-shell-completion")
 	require.Equal(t, exitOK, code, stderr)
-	require.Equal(t, []string{tBase, tLayer, "k8s.io/5/web", "default/6/job", "plain"}, strings.Fields(stdout))
+	require.Equal(t, []string{"4fc242d58285", "9ad63333ebc9", "web", "k8s.io/5/web", "job", "default/6/job", "plain"}, strings.Fields(stdout))
+	was := os.Args
+	t.Cleanup(func() { os.Args = was })
 	for _, args := range [][]string{{"--generate-shell-completion"}, {"pool", "--generate-shell-completion"}} {
+		os.Args = append([]string{"lamina"}, args...) // where the library looks
 		_, stdout, _ = tRun(t, args...)
 		require.Contains(t, stdout, map[int]string{1: "inspect", 2: "trim"}[len(args)])
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/urfave/cli/v3"
 
 	"github.com/lamina-snapshotter/lamina/admin"
@@ -79,20 +78,12 @@ func newPoolGrow() *cli.Command {
 			return command(ctx, c, func(ctx context.Context, a *asking, client *admin.Client) error {
 				p, err := client.GrowPool(ctx, uint64(size))
 				if err != nil {
-					return noPool(err)
+					return err
 				}
 				return a.printPool(p)
 			})
 		},
 	}
-}
-
-// noPool says what a daemon without a pool means by not found.
-func noPool(err error) error {
-	if errdefs.IsNotImplemented(err) {
-		return fmt.Errorf("the daemon has no pool: %w", err)
-	}
-	return err
 }
 
 func newPoolTrim() *cli.Command {
@@ -105,7 +96,7 @@ func newPoolTrim() *cli.Command {
 			return command(ctx, c, func(ctx context.Context, a *asking, client *admin.Client) error {
 				bytes, err := client.TrimPool(ctx)
 				if err != nil {
-					return noPool(err)
+					return err
 				}
 				if a.json {
 					return a.printJSON(map[string]uint64{"bytes": bytes})

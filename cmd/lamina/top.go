@@ -79,8 +79,8 @@ func (w *watch) run(ctx context.Context, in io.Reader) error {
 		show = func(s sample) error { return screen.draw(w.page(s, screen)) }
 	}
 	if w.meter != nil {
-		stop := w.meter.run(ctx)
-		defer stop()
+		wait := w.meter.run(ctx)
+		defer func() { cancel(); wait() }()
 	}
 	tick := time.NewTicker(w.delay)
 	defer tick.Stop()
