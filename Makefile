@@ -33,7 +33,7 @@ demo: root
 
 test: root
 	$(say) 'installing and building what the tests need'
-	integration/setup packages tools debian image
+	integration/setup packages tools debian image promtool
 	@$(MAKE) --no-print-directory build
 	$(say) 'testing all packages, with the race detector, as root'
 	LAMINA_TEST_ROOT=1 go test -race -count=1 -timeout 28m ./...
