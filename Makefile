@@ -33,7 +33,7 @@ demo: root
 
 test: root
 	$(say) 'installing and building what the tests need'
-	integration/setup packages tools debian image
+	integration/setup packages tools debian image promtool
 	@$(MAKE) --no-print-directory build
 	$(say) 'testing all packages, with the race detector, as root: on this kernel, and beside it in guests, which have one processor'
 	go build -race ./...

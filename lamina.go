@@ -230,6 +230,14 @@ func (h *Host) bind() error {
 // storePath is the file of the store.
 func (c Config) storePath() string { return filepath.Join(c.Root, "lamina.db") }
 
+// Locked returns metadata.ErrLocked if another process has the root open at this moment. It changes nothing, and waits for nothing.
+func (c Config) Locked() error {
+	if err := metadata.Locked(c.storePath()); err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	return nil
+}
+
 // makeRoot makes the root for its owner alone, as it holds the files of all containers. A root that exists is left as it
 // is.
 func makeRoot(root string) error {

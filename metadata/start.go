@@ -7,6 +7,8 @@ import (
 	"errors"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/lamina-snapshotter/lamina/internal/span"
 )
 
 // Starts returns how often the store has been started.
@@ -93,7 +95,7 @@ func (s *Store) update(ctx context.Context, fn func(*tx) error) error {
 	if s.readOnly {
 		return ErrReadOnly
 	}
-	return s.batch.update(ctx, true, fn)
+	return s.write(ctx, true, fn)
 }
 
 // reduce runs a write that frees about as much as it takes, or is needed before anything can be freed. It succeeds on a full
@@ -102,5 +104,13 @@ func (s *Store) reduce(ctx context.Context, fn func(*tx) error) error {
 	if s.readOnly {
 		return ErrReadOnly
 	}
-	return s.batch.update(ctx, false, fn)
+	return s.write(ctx, false, fn)
+}
+
+// write is the part of a call that waits for the commits of others, and for its own.
+func (s *Store) write(ctx context.Context, grow bool, fn func(*tx) error) error {
+	ctx, part := span.Start(ctx, "store commit")
+	err := s.batch.update(ctx, grow, fn)
+	part.End(err)
+	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
+	"github.com/lamina-snapshotter/lamina/internal/span"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -185,7 +186,12 @@ func (s *Snapshotter) make(ctx context.Context, sn *metadata.Snapshot, chain []m
 	if err != nil {
 		return nil, err
 	}
-	return s.set.fill(ctx, sn, b, medium, func(c Content) (uint64, error) { return b.Make(ctx, c, below, labelsFor(*sn)) })
+	return s.set.fill(ctx, sn, b, medium, func(c Content) (uint64, error) {
+		ctx, part := span.Start(ctx, "backend make")
+		size, err := b.Make(ctx, c, below, labelsFor(*sn))
+		part.End(err)
+		return size, err
+	})
 }
 
 // fill reserves what the content of a new record needs, has it made, and sets the record's placement. undo is as that of

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
+	"github.com/lamina-snapshotter/lamina/internal/span"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -50,7 +51,9 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 		return err
 	}
 	failpoint.Hit("commit.freeze")
-	usage, err := b.Freeze(ctx, chain)
+	freezing, part := span.Start(ctx, "backend freeze")
+	usage, err := b.Freeze(freezing, chain)
+	part.End(err)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) { // what is lost is not to be made again here
 			err = errors.Join(err, s.asRecorded(ctx, sn))
@@ -84,7 +87,10 @@ func (s *Snapshotter) rebase(ctx context.Context, b Backend, sn metadata.Snapsho
 			return err
 		}
 	}
-	return r.Rebase(ctx, c, below, labelsFor(sn))
+	ctx, part := span.Start(ctx, "backend rebase")
+	err := r.Rebase(ctx, c, below, labelsFor(sn))
+	part.End(err)
+	return err
 }
 
 // checkCommit refuses what the store would refuse only once the content has been frozen, and what the store cannot know.

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
 
+	"github.com/lamina-snapshotter/lamina/internal/span"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -102,7 +103,10 @@ func (s *Snapshotter) mountsOf(ctx context.Context, sn metadata.Snapshot, chain 
 	if err != nil {
 		return nil, err
 	}
-	return b.Mounts(ctx, contents, sn.Kind == snapshots.KindActive, labelsFor(sn))
+	ctx, part := span.Start(ctx, "backend mounts")
+	mounts, err := b.Mounts(ctx, contents, sn.Kind == snapshots.KindActive, labelsFor(sn))
+	part.End(err)
+	return mounts, err
 }
 
 // contents returns the medium of a chain and its contents; otherwise is the medium of an empty one.
@@ -185,7 +189,9 @@ func (s *Snapshotter) measure(ctx context.Context, sn metadata.Snapshot) (snapsh
 	b, chain, err := s.chainOf(sn.ID)
 	var usage snapshots.Usage
 	if err == nil {
-		usage, err = b.Usage(ctx, chain)
+		measuring, part := span.Start(ctx, "backend usage")
+		usage, err = b.Usage(measuring, chain)
+		part.End(err)
 	}
 	if err != nil {
 		// A snapshot that was removed meanwhile is not there; that its content is not either is no news.

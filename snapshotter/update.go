@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/lamina-snapshotter/lamina/internal/failpoint"
+	"github.com/lamina-snapshotter/lamina/internal/span"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -101,7 +102,9 @@ func (s *Snapshotter) resize(ctx context.Context, sn metadata.Snapshot, labels m
 			return 0, err
 		}
 	}
-	size, err = r.Resize(ctx, c, below, labelsFor(told))
+	resizing, part := span.Start(ctx, "backend resize")
+	size, err = r.Resize(resizing, c, below, labelsFor(told))
+	part.End(err)
 	if err != nil && size == 0 && c.Size != sn.Placement.Size {
 		s.takeBack(ctx, sn)
 	}

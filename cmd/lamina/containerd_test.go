@@ -153,7 +153,7 @@ func tDiffDaemon(t *testing.T, source differ.Source, containerd string) (compare
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	s = newServer(newService(logger, nil))
-	registerDiff(s.grpc, logger, source, conn)
+	registerDiff(s.grpc, logger, nil, source, conn)
 	client, stop := tServe(t, s)
 	d, ok := diffproxy.NewDiffApplier(diffapi.NewDiffClient(client)).(diff.Comparer)
 	require.True(t, ok)

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/connectivity"
 
 	"github.com/lamina-snapshotter/lamina/differ"
+	"github.com/lamina-snapshotter/lamina/metrics"
 )
 
 // A diffService serves Diff of containerd's diff API. To Apply it says "not implemented", for containerd to go on to its own, as that
@@ -31,14 +32,15 @@ import (
 type diffService struct {
 	diffapi.DiffServer
 
-	log *log.Entry
+	log     *log.Entry
+	metrics *metrics.Metrics // nil counts nothing
 }
 
 // registerDiff serves what source tells, for the containerd at the other end of conn.
-func registerDiff(server *grpc.Server, logger *log.Entry, source differ.Source, conn *grpc.ClientConn) {
+func registerDiff(server *grpc.Server, logger *log.Entry, m *metrics.Metrics, source differ.Source, conn *grpc.ClientConn) {
 	manager := reconnecting{leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(conn)), conn}
 	d := differ.New(source, contentproxy.NewContentStore(contentapi.NewContentClient(conn)), manager)
-	diffapi.RegisterDiffServer(server, &diffService{DiffServer: diffservice.FromApplierAndComparer(nil, d), log: logger})
+	diffapi.RegisterDiffServer(server, &diffService{DiffServer: diffservice.FromApplierAndComparer(nil, d), log: logger, metrics: m})
 }
 
 // reconnectDelay is how soon after a failure a connection is tried again, at most. Who calls is the containerd at its other end, so it does run.
@@ -81,7 +83,7 @@ func (m reconnecting) awaitReady(ctx context.Context) {
 
 // Diff logs each layer that was written in one line.
 func (s *diffService) Diff(ctx context.Context, r *diffapi.DiffRequest) (reply *diffapi.DiffResponse, err error) {
-	ctx, done := begin(ctx, s.log, log.Fields{})
+	ctx, done := begin(ctx, s.log, s.metrics, metrics.Diff, log.Fields{})
 	defer func() {
 		var fields log.Fields
 		if err == nil {

@@ -42,7 +42,7 @@ func tDiffer(t *testing.T) (applierComparer, *logBuffer) {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = containerd.Close() })
 	s := newServer(newService(logger, nil))
-	registerDiff(s.grpc, logger, fakeSource{}, containerd)
+	registerDiff(s.grpc, logger, nil, fakeSource{}, containerd)
 	conn, _ := tServe(t, s)
 	return diffproxy.NewDiffApplier(diffapi.NewDiffClient(conn)).(applierComparer), logged
 }

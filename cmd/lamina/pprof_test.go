@@ -94,7 +94,7 @@ func TestProfiler(t *testing.T) {
 		}
 		require.Equal(t, mutexFraction, runtime.SetMutexProfileFraction(-1))
 		for page, want := range map[string]string{
-			"": "goroutine", "goroutine?debug=1": "openProfiler", "heap?debug=1": "HeapAlloc", "mutex?debug=1": "mutex",
+			"": "goroutine", "goroutine?debug=1": "openLocal", "heap?debug=1": "HeapAlloc", "mutex?debug=1": "mutex",
 			"block?debug=1": "cycles/second", "cmdline": filepath.Base(os.Args[0]), "symbol": "num_symbols", "trace?seconds=0.01": "go 1",
 		} {
 			require.Contains(t, tPage(t, network, at, page), want, "%s of %s", page, address)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"runtime/debug"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -11,6 +12,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/admin"
 )
 
 func newServe() *cli.Command {
@@ -34,20 +36,15 @@ func newServe() *cli.Command {
 
 // serve runs the daemon until ctx ends. It takes the root before the socket, so that a daemon that cannot have the root
 // never stands in the way of the one that has; and gives up the socket last, when the root is closed.
-//
-// Profiles are served from before that until after it: a start or a stop that hangs is looked at through them.
 func serve(ctx context.Context, s settings) (err error) {
-	profiler, profilerErr := openProfiler(ctx, s.Pprof)
-	if profilerErr != nil && !errors.Is(profilerErr, errInUse) {
-		return unlessStopped(ctx, profilerErr)
+	seen, err := openObserved(ctx, s)
+	if err != nil {
+		return unlessStopped(ctx, err)
 	}
-	defer func() { err = errors.Join(err, profiler.close()) }()
+	defer func() { err = errors.Join(err, seen.close(ctx)) }()
 	host, err := lamina.Open(ctx, s.Config)
 	if err != nil {
-		return unlessStopped(ctx, err) // of a second daemon that the root is in use, not what it has besides
-	}
-	if profilerErr != nil {
-		return errors.Join(profilerErr, host.Close())
+		return unlessStopped(ctx, err)
 	}
 	served, err := snapshotters(host)
 	if err != nil {
@@ -61,24 +58,37 @@ func serve(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close())
 	}
+	operators, err := openAdmin(ctx, s.Admin.Address, adminHandler(host, s, seen))
+	if err != nil {
+		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close(), sock.release())
+	}
+	seen.metrics.SetSource(host)
 	debug.FreeOSMemory() // the check of a large store, which is done once
 	log.G(ctx).WithFields(log.Fields{
 		"version":      buildVersion(),
 		"root":         s.Root,
 		"address":      s.Address,
+		"admin":        s.Admin.Address,
 		"snapshotters": host.Names(),
 	}).Info("serving")
 	defer context.AfterFunc(ctx, host.StopDeleting)()
-	server := newServer(newService(log.G(ctx), served))
-	registerDoctor(server.grpc, host)
-	registerPool(server.grpc, host)
-	registerDiff(server.grpc, log.G(ctx), host, containerd)
+	service := newService(log.G(ctx), served)
+	service.metrics = seen.metrics
+	server := newServer(service, seen.tracer.options()...)
+	registerDiff(server.grpc, log.G(ctx), seen.metrics, host, containerd)
 	err = server.run(ctx, sock)
+	err = errors.Join(err, operators.close(ctx)) // which answers until then, and uses the host
+	seen.metrics.SetSource(nil)
 	err = errors.Join(err, containerd.Close(), host.Close(), sock.release())
 	if err == nil {
 		log.G(ctx).Info("stopped")
 	}
 	return err
+}
+
+// adminHandler is what operators ask of a host.
+func adminHandler(host *lamina.Host, s settings, seen *observed) http.Handler {
+	return admin.Handler(s.Root, described{host, s}, host, append(doctorEndpoints(host), seen.endpoint())...)
 }
 
 // unlessStopped returns err, or nil if it only says that a signal came before the daemon served: it is stopped, as asked.

@@ -42,8 +42,8 @@ type server struct {
 	cancelTime time.Duration
 }
 
-func newServer(s snapshotsapi.SnapshotsServer) *server {
-	g := grpc.NewServer(
+func newServer(s snapshotsapi.SnapshotsServer, more ...grpc.ServerOption) *server {
+	g := grpc.NewServer(append([]grpc.ServerOption{
 		// As in containerd, whose messages these are: a List or the labels of a snapshot may pass gRPC's own 4 MiB.
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
@@ -51,7 +51,7 @@ func newServer(s snapshotsapi.SnapshotsServer) *server {
 		grpc.NumStreamWorkers(workers),
 		grpc.InitialWindowSize(window),
 		grpc.InitialConnWindowSize(window),
-	)
+	}, more...)...)
 	snapshotsapi.RegisterSnapshotsServer(g, s)
 	return &server{grpc: g, finishTime: finishTime, cancelTime: cancelTime}
 }

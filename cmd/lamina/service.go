@@ -20,6 +20,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/lamina-snapshotter/lamina/metrics"
 )
 
 // callTimeout bounds a call that the client did not bound. containerd holds locks over some calls, so one that never
@@ -38,6 +40,7 @@ type service struct {
 	log     *log.Entry
 	timeout time.Duration
 	memory  memory
+	metrics *metrics.Metrics // nil counts nothing
 }
 
 func newService(logger *log.Entry, byName map[string]snapshots.Snapshotter) *service {
@@ -94,25 +97,31 @@ func (s *service) begin(ctx context.Context, r request) (context.Context, func(e
 	if key := keyOf(r); key != "" {
 		fields["key"] = key
 	}
-	ctx, done := begin(ctx, s.log, fields)
+	ctx, done := begin(ctx, s.log, s.metrics, r.GetSnapshotter(), fields)
 	return ctx, func(err error) { done(err, log.DebugLevel, nil) }
 }
 
-// begin is the begin of a call of any service. What went well is logged at a level, with what it returned.
-func begin(ctx context.Context, logger *log.Entry, fields log.Fields) (context.Context, func(err error, level log.Level, returned log.Fields)) {
+// begin is the begin of a call of any service, which is counted as the snapshotter's. What went well is logged at a level, with what it
+// returned.
+func begin(ctx context.Context, logger *log.Entry, m *metrics.Metrics, snapshotter string, fields log.Fields) (
+	context.Context, func(err error, level log.Level, returned log.Fields),
+) {
 	start := time.Now()
 	fullMethod, _ := grpc.Method(ctx)
-	fields["method"] = path.Base(fullMethod)
+	method := path.Base(fullMethod)
+	counted := m.Begin(snapshotter, method)
+	fields["method"] = method
 	// As namespaces.Namespace does, which copies all headers.
 	if ns := metadata.ValueFromIncomingContext(ctx, namespaces.GRPCHeader); len(ns) > 0 {
 		fields["namespace"] = ns[0]
 	}
 	entry := logger.WithFields(fields)
 	return log.WithLogger(ctx, entry), func(err error, level log.Level, returned log.Fields) {
+		class := status.Code(err)
+		counted.End(class.String())
 		if err == nil && !entry.Logger.IsLevelEnabled(level) {
 			return // most calls, whose line would be made for nothing
 		}
-		class := status.Code(err)
 		entry := entry.WithField("duration", time.Since(start).String())
 		if err == nil {
 			entry.WithFields(returned).Log(level, "call done")

@@ -81,6 +81,12 @@ func TestReadSettingsErrors(t *testing.T) {
 		{"sync", "[union]\nsync = \"never\"", []string{"%f: union.sync"}},
 		{"driver", "[union]\ndriver = \"zfs\"", []string{"%f: union.driver"}},
 		{"pprof on the address", "address = \"/run/l.sock\"\npprof = \"unix:///run/l.sock\"", []string{"%f: pprof:", "a socket of its own"}},
+		{"metrics for others", "[metrics]\naddress = \"0.0.0.0:9100\"", []string{"%f: metrics.address:", "other hosts"}},
+		{"metrics on the address", "address = \"/run/l.sock\"\n[metrics]\naddress = \"/run/l.sock\"", []string{"%f: metrics.address:", "of the snapshotters"}},
+		{"metrics on the admin socket", "[metrics]\naddress = \"/run/lamina/admin.sock\"", []string{"metrics.address:", "of the admin socket"}},
+		{"metrics on the profiles", "pprof = \"/run/p.sock\"\n[metrics]\naddress = \"unix:/run/p.sock\"", []string{"metrics.address:", "of the profiles"}},
+		{"collector without a scheme", "[tracing]\nendpoint = \"localhost:4317\"", []string{"%f: tracing.endpoint:", "http://127.0.0.1:4318"}},
+		{"collector without a host", "[tracing]\nendpoint = \"http:///v1\"", []string{"tracing.endpoint:"}},
 		{"several", "root = \"r\"\n[log]\nlevel = \"x\"", []string{"root:", "log.level:"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

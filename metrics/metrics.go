@@ -1,0 +1,74 @@
+package metrics
+
+import (
+	"context"
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/lamina-snapshotter/lamina/admin"
+)
+
+// statusTimeout is how long a scrape waits for a Status: half of the time that Prometheus gives a scrape by default.
+const statusTimeout = 5 * time.Second
+
+// Options of a Metrics.
+type Options struct {
+	// Version is the program's.
+	Version string
+	// Snapshotters are the names that calls are counted by; others count as Other.
+	Snapshotters []string
+	// Failed is called when a Status fails, or takes too long, and the one before did not. It may be nil.
+	Failed func(error)
+	// Timeout is how long a scrape waits for a Status; 0 is 5 s.
+	Timeout time.Duration
+}
+
+// A Metrics is what one daemon exports. Its methods may be called from several goroutines at once.
+type Metrics struct {
+	registry   *prometheus.Registry
+	operations *operations
+	status     *reader
+}
+
+// New returns the metrics of a daemon that has no Source yet.
+func New(o Options) *Metrics {
+	if o.Timeout == 0 {
+		o.Timeout = statusTimeout
+	}
+	m := &Metrics{
+		registry:   prometheus.NewRegistry(),
+		operations: newOperations(o.Snapshotters),
+		status:     &reader{timeout: o.Timeout, failed: o.Failed},
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "lamina_build_info", Help: "The version of this Lamina and of its Go, as labels; always 1.",
+		ConstLabels: prometheus.Labels{"version": o.Version, "goversion": runtime.Version()},
+	})
+	build.Set(1)
+	m.registry.MustRegister(
+		build, m.operations.total, m.operations.seconds, m.operations.inFlight, newStatusCollector(m.status),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+// A Source is the part of an admin.Source that a scrape asks for.
+type Source interface {
+	Status(ctx context.Context) (admin.Status, error)
+}
+
+// SetSource says whose Status is told from now on; nil is nobody's. It waits for no Status that is under way.
+func (m *Metrics) SetSource(s Source) { m.status.set(s) }
+
+// Gatherer returns what is exported, for tests and for other ways to export it.
+func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
+
+// Handler answers scrapes, at any path.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})
+}
