@@ -13,23 +13,21 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// WalkTrees calls fn with all snapshots of all names but the templates, as of one moment: the names in their order, the bases of
-// a name and the children of a snapshot by id, and below each snapshot, right behind it, all that is made upon it. A snapshot
-// whose parent is missing, which is damage, counts as a base.
+// WalkTrees calls fn with all snapshots of all names but the templates: the names in their order, the bases of a name and the
+// children of a snapshot by id, and below each snapshot, right behind it, all that is made upon it. A snapshot whose parent is
+// missing, which is damage, counts as a base.
 //
-// As with Walk, the records are copied first, so fn may take its time and call the store. It returns fn's error.
+// The trees are those of one moment; what is shown of each snapshot is read shortly before its turn, as in Walk. It returns fn's error.
 func (s *Store) WalkTrees(ctx context.Context, fn func(Snapshot) error) error {
 	var f forest
 	if err := s.view(func(btx *bolt.Tx) error { return f.read(ctx, btx) }); err != nil {
 		return err
 	}
-	return f.walk(ctx, fn)
+	return s.show(ctx, f.order(), fn)
 }
 
-// A forest is all snapshots of a store and how they are made upon each other.
+// A forest is how all snapshots of a store are made upon each other.
 type forest struct {
-	copies   recordCopies
-	at       map[ID]int  // where in copies a snapshot is
 	children map[ID][]ID // in the order of the ids
 	bases    []base
 }
@@ -39,9 +37,9 @@ type base struct {
 	id   ID
 }
 
-// read copies the records, and finds out what lies below what.
+// read finds out what lies below what.
 func (f *forest) read(ctx context.Context, btx *bolt.Tx) error {
-	f.at, f.children = map[ID]int{}, map[ID][]ID{}
+	f.children = map[ID][]ID{}
 	records := btx.Bucket(bucketRecords)
 	names := map[ID]string{}
 	parents := map[ID]ID{}
@@ -49,7 +47,8 @@ func (f *forest) read(ctx context.Context, btx *bolt.Tx) error {
 	last := ""
 	for k, id := c.First(); k != nil; k, id = c.Next() {
 		name, _, ok := bytes.Cut(k, []byte{0})
-		if !ok || len(id) != 8 {
+		raw := records.Get(id)
+		if !ok || len(id) != 8 || raw == nil {
 			continue // Check reports it
 		}
 		if string(name) == Templates {
@@ -59,10 +58,11 @@ func (f *forest) read(ctx context.Context, btx *bolt.Tx) error {
 			last = string(name)
 		}
 		n := ID(binary.BigEndian.Uint64(id))
-		if err := f.add(records, n, id, parents); err != nil {
-			return err
+		link, err := decodeLink(n, raw)
+		if err != nil {
+			return fmt.Errorf("id %d: %w", n, err)
 		}
-		names[n] = last
+		names[n], parents[n] = last, link.ParentID
 		if len(names)%1024 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -81,47 +81,21 @@ func (f *forest) read(ctx context.Context, btx *bolt.Tx) error {
 	return nil
 }
 
-func (f *forest) add(records *bolt.Bucket, n ID, id []byte, parents map[ID]ID) error {
-	before := len(f.copies.ids)
-	f.copies.add(records, id)
-	if len(f.copies.ids) == before {
-		return nil
-	}
-	link, err := decodeLink(n, f.copies.raw[before])
-	if err != nil {
-		return fmt.Errorf("id %d: %w", n, err)
-	}
-	f.at[n] = before
-	parents[n] = link.ParentID
-	return nil
-}
-
-// walk calls fn with each tree.
-func (f *forest) walk(ctx context.Context, fn func(Snapshot) error) error {
+// order returns the ids as WalkTrees shows them.
+func (f *forest) order() (ids []ID) {
 	var todo []ID
 	for _, b := range f.bases {
 		todo = append(todo[:0], b.id)
 		for len(todo) > 0 {
 			id := todo[len(todo)-1]
 			todo = todo[:len(todo)-1]
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			at := f.at[id]
-			sn, err := decodeSnapshot(id, f.copies.raw[at])
-			if err != nil {
-				return fmt.Errorf("id %d: %w", id, err)
-			}
-			f.copies.raw[at] = nil
-			if err := fn(sn); err != nil {
-				return err
-			}
+			ids = append(ids, id)
 			for _, child := range slices.Backward(f.children[id]) { // the first one is taken next
 				todo = append(todo, child)
 			}
 		}
 	}
-	return nil
+	return ids
 }
 
 // Family returns a snapshot, those that it is made upon, the nearest first, without the template, and those that are made

@@ -34,8 +34,18 @@ func (s *Store) Walk(ctx context.Context, name string, fn func(Snapshot) error, 
 	if err != nil {
 		return err
 	}
+	return s.show(ctx, found.ids, func(sn Snapshot) error {
+		if !filter.Match(adaptor(sn)) {
+			return nil
+		}
+		return fn(sn)
+	})
+}
+
+// show calls fn with the snapshots of these ids that are there when their turn comes nearly.
+func (s *Store) show(ctx context.Context, ids []ID, fn func(Snapshot) error) error {
 	var records recordCopies
-	for chunk := range slices.Chunk(found.ids, walkChunk) {
+	for chunk := range slices.Chunk(ids, walkChunk) {
 		if err := s.view(func(btx *bolt.Tx) error { return records.copy(ctx, btx, chunk) }); err != nil {
 			return err
 		}
@@ -46,9 +56,6 @@ func (s *Store) Walk(ctx context.Context, name string, fn func(Snapshot) error, 
 			sn, err := decodeSnapshot(id, raw)
 			if err != nil {
 				return fmt.Errorf("id %d: %w", id, err)
-			}
-			if !filter.Match(adaptor(sn)) {
-				continue
 			}
 			if err := fn(sn); err != nil {
 				return err
