@@ -170,7 +170,7 @@ func TestStatusCostsNoWalk(t *testing.T) {
 	r.fillWithViews(t, 10)
 	few := cost()
 	r.fillWithViews(t, 2000)
-	require.InDelta(t, few, cost(), 3)
+	require.Less(t, cost(), few+500, "what runs in the background allocates too; each record would")
 	require.Equal(t, 2010, mustStatus(t, r).Snapshotters[0].Views)
 }
 

@@ -1,8 +1,11 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
@@ -114,6 +117,7 @@ func TestThinFacts(t *testing.T) {
 	r.frees(live["left"].Freed, "view", "active", "top", "left")
 	require.NoError(t, r.Close())
 	trimmed(t, c)
+	setAside(t, c)
 	checkPool(t, c.Root)
 }
 
@@ -212,4 +216,35 @@ func takenUp(t *testing.T, c lamina.Config) uint64 {
 	var st unix.Stat_t
 	require.NoError(t, unix.Stat(filepath.Join(c.Root, "thin", "data"), &st))
 	return uint64(st.Blocks) * 512
+}
+
+// setAside wants a daemon whose pool is to be checked, and was not started, to
+// tell that, and what the pool's superblock says.
+func setAside(t *testing.T, c lamina.Config) {
+	t.Helper()
+	f, err := os.OpenFile(poolMetadata(c.Root), os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	super := make([]byte, 4096)
+	_, err = f.ReadAt(super, 0)
+	require.NoError(t, err)
+	checked := bytes.Clone(super)
+	checked[4] |= 1 // needs_check
+	binary.LittleEndian.PutUint32(checked, ^crc32.Checksum(checked[4:], crc32.MakeTable(crc32.Castagnoli))^160774)
+	_, err = f.WriteAt(checked, 0)
+	require.NoError(t, err)
+
+	r := openThinRoot(t, c)
+	status, err := r.Status(t.Context())
+	require.NoError(t, err)
+	b := status.Backends[0]
+	require.Contains(t, b.Problem, "lamina doctor --repair")
+	require.True(t, b.Pool.NeedsCheck)
+	require.Empty(t, b.Pool.Mode)
+	require.Positive(t, b.Pool.Data.Used)
+	_, err = r.TrimPool(t.Context())
+	require.True(t, errdefs.IsFailedPrecondition(err) || errdefs.IsUnavailable(err), err)
+	require.NoError(t, r.Close())
+	_, err = f.WriteAt(super, 0)
+	require.NoError(t, err)
 }
