@@ -304,3 +304,6 @@ func (h *Host) StopDeleting() { h.set.StopDeleting() }
 // Close waits, bounded, for calls under way, then closes the backends and the store. Later calls do nothing and return
 // the first one's error.
 func (h *Host) Close() error { return h.set.Close() }
+
+// GiveBack lets the process go of pages of the store that it has read, until it reads them again.
+func (h *Host) GiveBack() error { return h.store.GiveBack() }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime/debug"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
@@ -63,7 +62,6 @@ func serve(ctx context.Context, s settings) (err error) {
 		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close(), sock.release())
 	}
 	seen.metrics.SetSource(host)
-	debug.FreeOSMemory() // the check of a large store, which is done once
 	log.G(ctx).WithFields(log.Fields{
 		"version":      buildVersion(),
 		"root":         s.Root,
@@ -73,7 +71,9 @@ func serve(ctx context.Context, s settings) (err error) {
 	}).Info("serving")
 	defer context.AfterFunc(ctx, host.StopDeleting)()
 	service := newService(log.G(ctx), served)
-	service.metrics = seen.metrics
+	service.metrics, service.memory.pages = seen.metrics, host.GiveBack
+	collectSoon()
+	service.memory.now() // what the check of a large store took, which is done once
 	server := newServer(service, seen.tracer.options()...)
 	registerDiff(server.grpc, log.G(ctx), seen.metrics, host, containerd)
 	err = server.run(ctx, sock)

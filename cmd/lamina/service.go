@@ -97,6 +97,7 @@ func (s *service) begin(ctx context.Context, r request) (context.Context, func(e
 	if key := keyOf(r); key != "" {
 		fields["key"] = key
 	}
+	s.memory.called()
 	ctx, done := begin(ctx, s.log, s.metrics, r.GetSnapshotter(), fields)
 	return ctx, func(err error) { done(err, log.DebugLevel, nil) }
 }
