@@ -55,6 +55,7 @@ func openProxied(ctx context.Context, name, dir string) (*peer, error) {
 // A daemon is a Lamina with its configuration, which runs or not.
 type daemon struct {
 	program, dir string
+	env          []string // besides this program's
 	process      *process // nil if it does not
 }
 
@@ -65,13 +66,15 @@ func (d *daemon) config() string { return filepath.Join(d.dir, "config.toml") }
 // newDaemon returns one that has nothing set but where things are, the backend, and what more says.
 func newDaemon(program, dir, name, backend, more string) (*daemon, error) {
 	d := &daemon{program: program, dir: dir}
-	config := fmt.Sprintf("root = %q\naddress = %q\nsnapshotters.%s.backend = %q\n%s", d.root(), d.socket(), name, backend, more)
+	config := fmt.Sprintf("root = %q\naddress = %q\nadmin.address = %q\nsnapshotters.%s.backend = %q\n%s",
+		d.root(), d.socket(), filepath.Join(d.dir, "admin"), name, backend, more)
 	return d, os.WriteFile(d.config(), []byte(config), 0o600)
 }
 
 func (d *daemon) command(ctx context.Context) *exec.Cmd {
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), d.program, "serve", "--config", d.config(), "--log-level", "warn")
 	cmd.Stderr = os.Stderr
+	cmd.Env = append(os.Environ(), d.env...)
 	return cmd
 }
 
