@@ -66,8 +66,7 @@ func (d *daemon) config() string { return filepath.Join(d.dir, "config.toml") }
 // newDaemon returns one that has nothing set but where things are, the backend, and what more says.
 func newDaemon(program, dir, name, backend, more string) (*daemon, error) {
 	d := &daemon{program: program, dir: dir}
-	config := fmt.Sprintf("root = %q\naddress = %q\nadmin.address = %q\nsnapshotters.%s.backend = %q\n%s",
-		d.root(), d.socket(), filepath.Join(d.dir, "admin"), name, backend, more)
+	config := fmt.Sprintf("root = %q\naddress = %q\nsnapshotters.%s.backend = %q\n%s", d.root(), d.socket(), name, backend, more)
 	return d, os.WriteFile(d.config(), []byte(config), 0o600)
 }
 

@@ -37,7 +37,7 @@ func TestDaemonDoesNotGrow(t *testing.T) {
 		{"Stat", loadClients, 2000, func(int) error { return statOf(ctx, d, top) }, 50},
 		{"Mounts", loadClients, 2000, func(int) error { _, err := d.Mounts(ctx, view); return err }, 50},
 		{"Walk", 1, 200, func(int) error { return walk(ctx, d) }, 1000},
-		{"cycle", loadClients, 400, func(i int) error { return cycle(ctx, d, top, key(i)) }, 1000},
+		{"cycle", loadClients, 400, func(i int) error { return cycle(ctx, d, top, key(i)) }, 2500},
 	} {
 		t.Run(of.name, func(t *testing.T) {
 			work := func() footprint {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -97,18 +98,28 @@ func (w *watched) footprint(ctx context.Context, moment string) (f footprint, er
 	return f, numbers(text, figure{"goroutine profile: total", &f.Goroutines})
 }
 
-// collected is footprint, and what is in use of the heap after a collection. What pools hold is free after a second one.
+// collections is how often a daemon is asked to collect.
+const collections = 6
+
+// collected is footprint, and the least that is in use of the heap after a collection: what pools hold is free after a second one,
+// and what is done in the background, as to read all mounts of the host, may take a megabyte for a moment.
 func (w *watched) collected(ctx context.Context, moment string) (f footprint, err error) {
 	if f, err = w.footprint(ctx, moment); err != nil {
 		return f, err
 	}
-	var text string
-	for range 2 {
-		if text, err = w.profile(ctx, "heap?gc=1&debug=1"); err != nil {
+	f.Heap, f.Objects = math.MaxUint64, math.MaxUint64
+	for range collections {
+		text, err := w.profile(ctx, "heap?gc=1&debug=1")
+		if err != nil {
 			return f, err
 		}
+		var heap, objects uint64
+		if err := numbers(text, figure{"# HeapAlloc =", &heap}, figure{"# HeapObjects =", &objects}); err != nil {
+			return f, err
+		}
+		f.Heap, f.Objects = min(f.Heap, heap), min(f.Objects, objects)
 	}
-	return f, numbers(text, figure{"# HeapAlloc =", &f.Heap}, figure{"# HeapObjects =", &f.Objects})
+	return f, nil
 }
 
 // profile gets a profile as text.
