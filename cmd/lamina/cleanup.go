@@ -58,10 +58,19 @@ const progressPeriod = time.Second
 
 // cleanup waits for the daemon, and shows how far it is.
 func (a *asking) cleanup(ctx context.Context, client *admin.Client, total int) error {
-	progress := term.NewProgress(a.err, "deleting")
+	return a.during("deleting", func(p *term.Progress) {
+		if now, err := client.Status(ctx); err == nil { // the other call has the error that counts
+			p.Show(max(0, total-trashOf(now)), total)
+		}
+	}, func() error { return client.Cleanup(ctx) })
+}
+
+// during shows how far something is while it is done.
+func (a *asking) during(what string, show func(*term.Progress), do func() error) error {
+	progress := term.NewProgress(a.err, what)
 	defer progress.End()
 	done := make(chan error, 1)
-	go func() { done <- client.Cleanup(ctx) }()
+	go func() { done <- do() }()
 	tick := time.NewTicker(progressPeriod)
 	defer tick.Stop()
 	for {
@@ -69,9 +78,7 @@ func (a *asking) cleanup(ctx context.Context, client *admin.Client, total int) e
 		case err := <-done:
 			return err
 		case <-tick.C:
-			if now, err := client.Status(ctx); err == nil { // the other call has the error that counts
-				progress.Show(max(0, total-trashOf(now)), total)
-			}
+			show(progress)
 		}
 	}
 }

@@ -76,8 +76,11 @@ func newPoolGrow() *cli.Command {
 				return fmt.Errorf("%w: %s needs a size, such as 20GiB, not %q", errUsage, c.FullName(), text)
 			}
 			return command(ctx, c, func(ctx context.Context, a *asking, client *admin.Client) error {
-				p, err := client.GrowPool(ctx, uint64(size))
-				if err != nil {
+				var p admin.Pool
+				if err := a.during("growing", (*term.Progress).Elapsed, func() (err error) {
+					p, err = client.GrowPool(ctx, uint64(size))
+					return err
+				}); err != nil {
 					return err
 				}
 				return a.printPool(p)
@@ -94,8 +97,11 @@ func newPoolTrim() *cli.Command {
 		Flags:       askFlags(),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			return command(ctx, c, func(ctx context.Context, a *asking, client *admin.Client) error {
-				bytes, err := client.TrimPool(ctx)
-				if err != nil {
+				var bytes uint64
+				if err := a.during("trimming", (*term.Progress).Elapsed, func() (err error) {
+					bytes, err = client.TrimPool(ctx)
+					return err
+				}); err != nil {
 					return err
 				}
 				if a.json {

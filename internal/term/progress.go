@@ -49,6 +49,18 @@ func (p *Progress) Show(done, total int) {
 	_, _ = fmt.Fprintf(p.w, "%s%s %s %d/%d", eraseLine, p.text, bar, done, total)
 }
 
+// Elapsed tells how long it takes already, of something that does not tell how far it is.
+func (p *Progress) Elapsed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	if !p.terminal || now.Sub(p.start) < progressAfter || now.Sub(p.last) < progressPeriod {
+		return
+	}
+	p.last = now
+	_, _ = fmt.Fprintf(p.w, "%s%s for %s", eraseLine, p.text, Duration(now.Sub(p.start)))
+}
+
 const barWidth = 24
 
 func share(done, total, columns int) int {

@@ -115,9 +115,13 @@ func TestProgress(t *testing.T) {
 	n := b.Len()
 	p.Show(3, 4)
 	require.Equal(t, n, b.Len(), "too soon")
+	now = now.Add(2 * time.Second)
+	p.Elapsed()
+	require.True(t, strings.HasSuffix(b.String(), "looking for 3 s"), b.String())
 	p.End()
 	require.True(t, strings.HasSuffix(b.String(), eraseLine))
 	p.Show(4, 4)
+	p.Elapsed()
 	require.True(t, strings.HasSuffix(b.String(), eraseLine))
 
 	b.Reset()
