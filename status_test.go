@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,12 +197,12 @@ func BenchmarkStatus(b *testing.B) {
 func TestLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l latest[int]
-		calls := 0
+		var calls atomic.Int32
 		hung := make(chan struct{})
 		ask := func(answer int, err error) (int, bool, error) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			value, at, err := l.ask(ctx, func() (int, error) { calls++; <-hung; return answer, err })
+			value, at, err := l.ask(ctx, func() (int, error) { calls.Add(1); <-hung; return answer, err })
 			return value, !at.IsZero(), err
 		}
 		_, known, err := ask(1, nil)
@@ -209,7 +210,7 @@ func TestLatest(t *testing.T) {
 		require.False(t, known)
 		_, _, err = ask(2, nil)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Equal(t, 1, calls, "the first hangs still")
+		require.EqualValues(t, 1, calls.Load(), "the first hangs still")
 		close(hung)
 		synctest.Wait()
 		value, known, err := ask(3, nil)

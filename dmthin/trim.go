@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
-	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 const (
@@ -35,8 +34,8 @@ const (
 // suspended pool, and cannot end if one of its threads waits for I/O there, so nobody could resume it. So the free blocks are
 // taken by the volume c, some at once, each by the write of a page, and discarded there: the kernel keeps a block that is being
 // discarded from being given away (process_prepared_discard_passdown_pt1 in drivers/md/dm-thin.c). It gives
-// blocks in turn, from where it gave the last (sm_disk_new_block in dm-space-map-disk.c; since Linux 5.13 a commit does not set it back),
-// so all free ones have been taken when as many have as there were.
+// blocks in turn, from where it gave the last (sm_disk_new_block in dm-space-map-disk.c), so all free ones have been taken when as many have as there were. Before Linux 5.13
+// (5faafc77f7de, and stable kernels since July 2021) a commit sets it back to the begin, and not all is given back.
 //
 // A kill or a power cut leaves the volume, which no record names, and what it has not discarded as it was.
 func (b *Backend) Trim(ctx context.Context, c Content) (bytes uint64, err error) {
@@ -60,7 +59,6 @@ func (b *Backend) Trim(ctx context.Context, c Content) (bytes uint64, err error)
 	if err != nil {
 		return 0, err
 	}
-	failpoint.Hit("trim.begin")
 	if err := b.pool.Create(ctx, volume); err != nil {
 		return 0, err
 	}
@@ -114,11 +112,9 @@ func (t *trim) run(ctx context.Context, path string, free uint64) (err error) {
 		if err := take(ctx, device, now.block, n); err != nil {
 			return err
 		}
-		failpoint.Hit("trim.taken")
 		if err := dm.Discard(device.file, 0, n*now.block); err != nil {
 			return err
 		}
-		failpoint.Hit("trim.discarded")
 		t.discarded.Add(n * now.block)
 		free -= n
 		if begun := time.Now(); t.file && begun.Sub(looked) >= trimLook*took {
@@ -170,8 +166,10 @@ func (t *trim) given(ctx context.Context) uint64 {
 		return t.discarded.Load()
 	}
 	after, err := t.surplus(ctx)
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		log.G(ctx).WithError(err).Warn("how much a trim has given back is not known")
+	}
+	if err != nil {
 		return 0
 	}
 	return t.before - min(after, t.before)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -60,7 +61,7 @@ func (b *testBackend) dataAllocated(t *testing.T) uint64 {
 
 // What a deletion left in the data file a trim gives back, while a container writes, which loses nothing.
 func TestTrim(t *testing.T) {
-	b := openSmall(t, Config{})
+	b := openSmall(t, Config{BlockSize: 256 << 10})
 	ctx := t.Context()
 	const length = 48 * mebibyte
 	kept, gone := b.mustMake(t, 2, b.template, nil), b.mustMake(t, 3, b.template, nil)
@@ -105,4 +106,45 @@ func TestTrimOfPoolThatDoesNotDiscard(t *testing.T) {
 	_, err := b.Trim(t.Context(), Content{ID: trimID})
 	require.True(t, errdefs.IsFailedPrecondition(err), err)
 	require.ErrorContains(t, err, "thin.discard is off")
+}
+
+// On devices all that is free is discarded. There is nothing to grow by before one is added.
+func TestTrimOfDevices(t *testing.T) {
+	d := newDisks(t, 256*mebibyte, 256*mebibyte)
+	b := mustClaim(t, d.config(t.TempDir(), 0, 1))
+	s, err := b.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{d.loops[0].path, d.loops[1].path}, s.On)
+	require.Zero(t, *s.Headroom)
+	require.Equal(t, s.Data.Total-s.Data.Used, *s.Room)
+	require.Contains(t, s.Limit, "lamina pool add")
+	require.ErrorContains(t, b.Grow(t.Context(), mebibyte), "lamina pool add")
+
+	require.NoError(t, b.pool.Create(t.Context(), 1))
+	device, err := b.pool.Activate(t.Context(), 1, 4<<30, false)
+	require.NoError(t, err)
+	_, err = touch(t, device, mebibyte, 400)
+	require.NoError(t, err)
+	_, err = b.pool.Deactivate(t.Context(), 1)
+	require.NoError(t, err)
+	full := d.takenUp(t)
+	require.NoError(t, b.pool.Delete(t.Context(), 1, 4<<30, false))
+	require.GreaterOrEqual(t, d.takenUp(t), full, "the metadata lie there too")
+	given, err := b.Trim(t.Context(), Content{ID: trimID})
+	require.NoError(t, err)
+	require.InDelta(t, s.Data.Total, given, 2*mebibyte)
+	require.Less(t, d.takenUp(t), full-400*directAlign/2)
+}
+
+// takenUp is how much of the host's disk the disks have.
+func (d *testDisks) takenUp(t *testing.T) (bytes uint64) {
+	t.Helper()
+	for _, path := range d.files {
+		f, err := os.Open(path)
+		require.NoError(t, err)
+		one, err := allocated(f)
+		require.NoError(t, errors.Join(err, f.Close()))
+		bytes += one
+	}
+	return bytes
 }

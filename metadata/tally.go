@@ -105,6 +105,7 @@ func (t *tally) load(btx *bolt.Tx) error {
 				c.name = name
 			case fieldKind, fieldMedium:
 				return setLinkField(num, v, &link.Kind, &link.ParentID, &link.Placement)
+			default:
 			}
 			return nil
 		})

@@ -23,7 +23,7 @@ func Of(path string) (Disk, error) {
 	}
 	block := uint64(st.Frsize)
 	return Disk{
-		Type: typeName(int64(st.Type)), Total: st.Blocks * block, Used: (st.Blocks - min(st.Bfree, st.Blocks)) * block, Free: st.Bavail * block,
+		Type: typeName(&st), Total: st.Blocks * block, Used: (st.Blocks - min(st.Bfree, st.Blocks)) * block, Free: st.Bavail * block,
 		InodesUsed: st.Files - min(st.Ffree, st.Files), InodesTotal: st.Files,
 	}, nil
 }
@@ -34,11 +34,11 @@ func Type(path string) string {
 	if err := unix.Statfs(path, &st); err != nil {
 		return "this file system"
 	}
-	return typeName(int64(st.Type))
+	return typeName(&st)
 }
 
-func typeName(magic int64) string {
-	switch magic {
+func typeName(st *unix.Statfs_t) string {
+	switch st.Type {
 	case unix.EXT4_SUPER_MAGIC:
 		return "ext4"
 	case unix.XFS_SUPER_MAGIC:
@@ -56,5 +56,5 @@ func typeName(magic int64) string {
 	case unix.MSDOS_SUPER_MAGIC:
 		return "vfat"
 	}
-	return fmt.Sprintf("file system type %#x", magic)
+	return fmt.Sprintf("file system type %#x", st.Type)
 }
