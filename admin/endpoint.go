@@ -103,12 +103,14 @@ func ended(r *http.Request, err error) error {
 // A deadlineWriter gives each write its time, so that a client that does not read holds nothing up for longer.
 type deadlineWriter struct {
 	http.ResponseWriter
+
+	limit time.Duration
 }
 
 func (w deadlineWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w deadlineWriter) extend() {
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTime)) // a connection has deadlines
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.limit)) // a connection has deadlines
 }
 
 func (w deadlineWriter) WriteHeader(status int) {
@@ -123,8 +125,9 @@ func (w deadlineWriter) Write(p []byte) (int, error) {
 
 // A gate lets requests in.
 type gate struct {
-	root  string
-	slots chan struct{}
+	root      string
+	slots     chan struct{}
+	writeTime time.Duration
 }
 
 // admit returns the error that a request is refused with.
@@ -144,7 +147,7 @@ func (g gate) admit(r *http.Request) error {
 // guard serves an endpoint to who may ask, for as long as it may take.
 func (g gate) guard(e Endpoint) http.Handler {
 	return http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
-		w := deadlineWriter{out}
+		w := deadlineWriter{out, g.writeTime}
 		defer w.extend() // for what is sent when this has returned
 		if err := g.admit(r); err != nil {
 			// What else it sends is not waited for.

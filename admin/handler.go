@@ -12,8 +12,11 @@ import (
 // from a process of root's, or of this process's user.
 func Handler(root string, source Source, changer Changer, more ...Endpoint) http.Handler {
 	all := append(append(questions(source), changes(changer)...), more...)
-	all = append(all, index(all))
-	g := gate{root: root, slots: make(chan struct{}, asked)}
+	g := gate{root: root, slots: make(chan struct{}, asked), writeTime: writeTime}
+	return g.handler(append(all, index(all)))
+}
+
+func (g gate) handler(all []Endpoint) http.Handler {
 	mux := http.NewServeMux()
 	for _, e := range all {
 		pattern := e.Path

@@ -23,100 +23,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const tRoot = "/var/lib/lamina"
-
-// A fake answers what the test set it to, and keeps what it was told to do.
-type fake struct {
-	status    Status
-	snapshots []Snapshot
-	space     []Space
-	err       error         // after all of that
-	hang      chan struct{} // if it is not nil, Status says so and waits for its context
-	told      []string
-}
-
-func (f *fake) Status(ctx context.Context) (Status, error) {
-	if f.hang != nil {
-		f.hang <- struct{}{}
-		<-ctx.Done()
-		return Status{}, ctx.Err()
-	}
-	return f.status, f.err
-}
-
-func (f *fake) Snapshots(_ context.Context, each func(Snapshot) error) error {
-	for _, s := range f.snapshots {
-		if err := each(s); err != nil {
-			return err
-		}
-	}
-	return f.err
-}
-
-func (f *fake) Inspect(_ context.Context, name, key string) (Inspection, error) {
-	for _, s := range f.snapshots {
-		if s.Name == name && s.Key == key {
-			return Inspection{Snapshot: s}, nil
-		}
-	}
-	return Inspection{}, fmt.Errorf("%q of %s: %w", key, name, errdefs.ErrNotFound)
-}
-
-func (f *fake) Space(_ context.Context, progress func(done, total int), each func(Space) error) error {
-	for i, s := range f.space {
-		if progress != nil {
-			progress(i+1, len(f.space))
-		}
-		if err := each(s); err != nil {
-			return err
-		}
-	}
-	return f.err
-}
-
-func (f *fake) tell(what string) error {
-	f.told = append(f.told, what)
-	return f.err
-}
-
-func (f *fake) Cleanup(context.Context) error { return f.tell("cleanup") }
-
-func (f *fake) GrowPool(_ context.Context, bytes uint64) (Pool, error) {
-	return Pool{Name: "p"}, f.tell(fmt.Sprint("grow ", bytes))
-}
-
-func (f *fake) TrimPool(context.Context) (uint64, error) { return 7, f.tell("trim") }
-
-func (f *fake) AddDevice(_ context.Context, device string) error { return f.tell("add " + device) }
-
-// tServe serves f until the test ends, and returns the address.
-func tServe(t *testing.T, f *fake, more ...Endpoint) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "lamina") //nolint:usetesting // t.TempDir may be too long for a socket
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	address := filepath.Join(dir, "a")
-	l, err := new(net.ListenConfig).Listen(t.Context(), "unix", address)
-	require.NoError(t, err)
-	s := NewServer(t.Context(), Handler(tRoot, f, f, more...))
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		require.NoError(t, s.Stop(ctx))
-		require.NoError(t, <-served)
-	})
-	return address
-}
-
-func tClient(t *testing.T, address string) *Client {
-	t.Helper()
-	c := NewClient(address, tRoot)
-	t.Cleanup(c.Close)
-	return c
-}
-
 // What a Source tells arrives as it was.
 func TestClient(t *testing.T) {
 	when := time.Date(2026, 11, 22, 19, 0, 0, 5, time.UTC)
@@ -383,7 +289,32 @@ func TestGivenUp(t *testing.T) {
 	}, time.Minute, time.Millisecond)
 }
 
-// A client that does not read is let go, and whoever reads what is cut off does not take it for all.
+// A client that does not read is let go, and what it asked ends.
+func TestSlowReader(t *testing.T) {
+	ended := make(chan error, 1)
+	endless := Lines("/endless", "", time.Hour, func(_ context.Context, each func(Space) error) error {
+		for {
+			if err := each(Space{Key: strings.Repeat("x", 1<<10)}); err != nil {
+				ended <- err
+				return err
+			}
+		}
+	})
+	g := gate{root: tRoot, slots: make(chan struct{}, 1), writeTime: 50 * time.Millisecond}
+	conn, err := new(net.Dialer).DialContext(t.Context(), "unix", tServeHandler(t, g.handler([]Endpoint{endless})))
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, "GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+	require.NoError(t, err)
+	select {
+	case err := <-ended:
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	case <-time.After(30 * time.Second):
+		t.Fatal("the daemon waits for a client that does not read")
+	}
+}
+
+// Whoever reads what is cut off does not take it for all.
 func TestReceiveCutOff(t *testing.T) {
 	all := func(Snapshot) error { return nil }
 	require.ErrorContains(t, receive(strings.NewReader("{\"key\":\"a\"}\n{\"key\":"), nil, all), "cut off")
@@ -392,7 +323,7 @@ func TestReceiveCutOff(t *testing.T) {
 
 	w := &slowWriter{}
 	before := time.Now()
-	d := deadlineWriter{w}
+	d := deadlineWriter{w, writeTime}
 	_, err := d.Write(bytes.Repeat([]byte("x"), 10))
 	require.NoError(t, err)
 	require.WithinRange(t, w.deadline, before.Add(writeTime), time.Now().Add(writeTime))

@@ -167,9 +167,11 @@ func TestThinPoolAddServing(t *testing.T) {
 	require.ErrorContains(t, err, "in the pool already")
 	unmount()
 	h.remove("large") // its file system has noted what it could not write
+	operatePool(t, d)
 	d.stop()
 
 	require.NoError(t, d.configure(toml(a, b)))
+	operateStopped(t, d)
 	d.restart()
 	h = d.client("lamina")
 	h.requireFile("new", "base", "base")
