@@ -38,6 +38,7 @@ type node struct {
 	containerd  *process
 	daemon      *daemon // nil where the snapshotter is another
 	unpacks     int     // how many layers of an image containerd unpacks at once; 0 is its default
+	traces      string  // the collector that containerd sends traces to
 }
 
 // startNode starts a containerd that calls a Lamina of its own.
@@ -101,10 +102,13 @@ func (n *node) config(version int, imports string) string {
 	say("disabled_plugins = [")
 	for _, id := range []string{
 		"cri.v1.images", "cri.v1.runtime", "grpc.v1.cri", "podsandbox.controller.v1.podsandbox", "nri.v1.nri",
-		"internal.v1.opt", "tracing.processor.v1.otlp", "snapshotter.v1.aufs", "snapshotter.v1.blockfile",
+		"internal.v1.opt", "snapshotter.v1.aufs", "snapshotter.v1.blockfile",
 		"snapshotter.v1.btrfs", "snapshotter.v1.devmapper", "snapshotter.v1.erofs", "snapshotter.v1.zfs",
 	} {
 		say("  %q,", "io.containerd."+id)
+	}
+	if n.traces == "" {
+		say("  \"io.containerd.tracing.processor.v1.otlp\",")
 	}
 	say("]")
 	say("[grpc]\n  address = %q", n.socket())
@@ -130,11 +134,15 @@ func (n *node) socket() string { return filepath.Join(n.dir, "containerd.sock") 
 // env is the environment of containerd, which finds its shim by PATH, and of
 // ctr, which takes the snapshotter from it.
 func (n *node) env() []string {
-	return []string{
+	env := []string{
 		"PATH=" + n.programs + ":" + os.Getenv("PATH"),
 		"CONTAINERD_SNAPSHOTTER=" + n.snapshotter,
 		"CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=true",
 	}
+	if n.traces != "" {
+		env = append(env, "OTEL_EXPORTER_OTLP_ENDPOINT="+n.traces, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf")
+	}
+	return env
 }
 
 // ctr runs a ctr command and returns what it prints.

@@ -13,8 +13,14 @@ import (
 	"github.com/lamina-snapshotter/lamina/admin"
 )
 
-// statusTimeout is how long a scrape waits for a Status: half of the time that Prometheus gives a scrape by default.
-const statusTimeout = 5 * time.Second
+const (
+	// statusTimeout is how long a scrape waits for a Status: half of the time that Prometheus gives a scrape by default.
+	statusTimeout = 5 * time.Second
+	// scrapeTime is how long a client may take for all of it.
+	scrapeTime = 30 * time.Second
+	// scrapesAtOnce is how many clients are answered at once; others get 503.
+	scrapesAtOnce = 32
+)
 
 // Options of a Metrics.
 type Options struct {
@@ -68,7 +74,11 @@ func (m *Metrics) SetSource(s Source) { m.status.set(s) }
 // Gatherer returns what is exported, for tests and for other ways to export it.
 func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
 
-// Handler answers scrapes, at any path.
+// Handler answers scrapes, at any path. Clients that do not read what they asked for hold up some of them for a while, and nothing else.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	h := promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: scrapesAtOnce})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(scrapeTime)) // a connection has deadlines
+		h.ServeHTTP(w, r)
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
@@ -165,6 +166,51 @@ func TestScrapesShare(t *testing.T) {
 		require.Contains(t, scrape(t, m), "lamina_status_success 1\n")
 		require.EqualValues(t, 2, f.asked.Load(), "each scrape after that tells the state anew")
 	})
+}
+
+// Clients that pile up are turned away.
+func TestScrapesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		m, _ := newMetrics(t, func(context.Context) (admin.Status, error) {
+			<-release
+			return full(), nil
+		})
+		h := m.Handler()
+		codes := make(chan int, 33)
+		for range 33 {
+			go func() {
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+				codes <- w.Code
+			}()
+		}
+		synctest.Wait()
+		require.Equal(t, http.StatusServiceUnavailable, <-codes)
+		close(release)
+		for range 32 {
+			require.Equal(t, http.StatusOK, <-codes)
+		}
+	})
+}
+
+// A client has so long to read what it asked for.
+func TestScrapeHasATime(t *testing.T) {
+	m, _ := newMetrics(t, good)
+	w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	require.WithinDuration(t, time.Now().Add(30*time.Second), w.until, 10*time.Second)
+}
+
+type deadlines struct {
+	*httptest.ResponseRecorder
+
+	until time.Time
+}
+
+func (d *deadlines) SetWriteDeadline(until time.Time) error {
+	d.until = until
+	return nil
 }
 
 // A Status that hangs costs the first scrape its time and the others nothing. They get what was known last.
