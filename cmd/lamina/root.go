@@ -21,6 +21,11 @@ const (
 	exitCut     = 5
 )
 
+const about = `Lamina keeps the layers of images and the writable layers of containers: as directories that overlayfs joins (union), or as volumes of a
+device-mapper thin pool (thin). One daemon serves containerd on a unix socket.
+
+`
+
 const exitCodes = `Exit codes:
    0  done; of serve: stopped by a signal, every call finished
    1  failed
@@ -77,8 +82,8 @@ func newRoot(stdout, stderr io.Writer) *cli.Command {
 	root := &cli.Command{
 		Name:            "lamina",
 		Usage:           "a snapshotter for containerd",
-		Description:     exitCodes,
-		Commands:        []*cli.Command{newServe(), newConfig(), newPool(), newDoctor(), newMigrate(), newFeatures(), newVersion()},
+		Description:     about + exitCodes,
+		Commands:        []*cli.Command{newServe(), newConfig(), newPool(), newDoctor(), newMigrate(), newFeatures(), newVersion(), newGenerate()},
 		HideHelpCommand: true,
 		Writer:          stdout,
 		ErrWriter:       stderr,
