@@ -4,6 +4,7 @@ package packaging
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,9 +18,20 @@ import (
 // rootVariable makes what would skip a test a failure.
 const rootVariable = "LAMINA_TEST_ROOT"
 
+// packages is where the tests build, and what built has made. The tests do not run at once.
+var packages struct{ dir, deb string }
+
 func TestMain(m *testing.M) {
 	guest.Reenter()
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "packages-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	packages.dir = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
 }
 
 // mustNeed skips a test that needs what is not here, or fails it if all is promised.
