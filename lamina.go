@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -116,9 +117,12 @@ func (c Config) ContentRoot(name string) string {
 type Host struct {
 	config       Config
 	store        *metadata.Store
-	thin         *dmthin.Backend // nil if no snapshotter uses it, or it was set aside at the start
+	thin         *dmthin.Backend      // nil if no snapshotter uses it, or it was set aside at the start
+	union        *overlayaufs.Backend // likewise
 	set          *snapshotter.Set
 	snapshotters map[string]snapshots.Snapshotter
+	started      time.Time
+	facts        *facts
 }
 
 // Open makes the root if it is missing, takes its lock, and opens what c asks for. It returns metadata.ErrLocked at once
@@ -142,8 +146,10 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	if err != nil {
 		return nil, errors.Join(err, closeBackends(backends), store.Close())
 	}
-	h := &Host{config: c, store: store, set: set}
+	h := &Host{config: c, store: store, set: set, started: time.Now().UTC()}
+	h.facts = &facts{config: c, store: store, host: h}
 	h.thin, _ = backends[metadata.Volume].(*dmthin.Backend)
+	h.union, _ = backends[metadata.Directory].(*overlayaufs.Backend)
 	if err := h.bind(); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -257,14 +263,6 @@ func AddDevice(ctx context.Context, c Config, device string) error {
 	}
 	c.Thin.Root, c.Thin.Store = filepath.Join(c.Root, "thin"), store.UUID()
 	return errors.Join(dmthin.AddDevice(ctx, c.Thin, device), store.Close())
-}
-
-// AddDevice takes another block device into the pool while h serves.
-func (h *Host) AddDevice(ctx context.Context, device string) error {
-	if h.thin == nil {
-		return fmt.Errorf("there is no pool that is used: no snapshotter has backend = %q, or it is to be repaired: %w", BackendThin, errdefs.ErrFailedPrecondition)
-	}
-	return h.thin.AddDevice(ctx, device)
 }
 
 // Config returns the configuration that h was opened with.

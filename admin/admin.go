@@ -55,15 +55,36 @@ type Store struct {
 	UUID      string `json:"uuid"`
 	Schema    int    `json:"schema"`
 	Starts    uint64 `json:"starts"`
-	Bytes     uint64 `json:"bytes"` // of the file
-	Snapshots int    `json:"snapshots"`
+	Bytes     uint64 `json:"bytes"`            // of the file
+	Snapshots int    `json:"snapshots"`        // of all names
 	Failed    string `json:"failed,omitempty"` // why it takes no more writes
+	// Commits is what a daemon has written into it since its start.
+	Commits *Commits `json:"commits,omitempty"`
+}
+
+// Commits are the transactions of a store.
+type Commits struct {
+	Writes  Histogram `json:"writes"`  // how many changes a commit has: those that came at once share one
+	Seconds Histogram `json:"seconds"` // how long the disk took to make it durable
+}
+
+// A Histogram is how often a value was how large.
+type Histogram struct {
+	Count   uint64   `json:"count"`
+	Sum     float64  `json:"sum"`
+	Buckets []Bucket `json:"buckets"` // the smallest bound first
+}
+
+// A Bucket is how often a value was no larger than a bound, all smaller ones included.
+type Bucket struct {
+	Bound float64 `json:"bound"`
+	Count uint64  `json:"count"`
 }
 
 // A Snapshotter is what containerd calls by a name.
 type Snapshotter struct {
 	Name      string `json:"name"`
-	Backend   string `json:"backend"` // "union" or "thin"
+	Backend   string `json:"backend"` // "union" or "thin"; "" of a name that has snapshots and that nobody serves
 	Committed int    `json:"committed"`
 	Active    int    `json:"active"`
 	Views     int    `json:"views"`
@@ -79,9 +100,12 @@ type Backend struct {
 	Waiting int    `json:"waiting"`
 	Oldest  *Age   `json:"oldest,omitempty"`  // how long the deletion that has been tried longest takes already
 	Failure string `json:"failure,omitempty"` // of the last deletion that failed, until one succeeds
-	Disk    *Disk  `json:"disk,omitempty"`    // the file system of Root
-	Union   *Union `json:"union,omitempty"`
-	Pool    *Pool  `json:"pool,omitempty"`
+	// Deleted is how many a daemon has deleted since its start, and DeletionsFailed how often it tried in vain.
+	Deleted         uint64 `json:"deleted"`
+	DeletionsFailed uint64 `json:"deletions_failed"`
+	Disk            *Disk  `json:"disk,omitempty"` // the file system of Root
+	Union           *Union `json:"union,omitempty"`
+	Pool            *Pool  `json:"pool,omitempty"`
 }
 
 // An Age is a duration in seconds.
@@ -111,21 +135,29 @@ type Union struct {
 
 // A Pool is the thin pool.
 type Pool struct {
-	Name          string   `json:"name"`
-	Mode          string   `json:"mode"` // "rw", "ro", "out_of_data_space", "fail", as the kernel says it
-	NeedsCheck    bool     `json:"needs_check"`
-	TransactionID uint64   `json:"transaction_id"`
-	BlockSize     uint64   `json:"block_size"`
-	Data          Fill     `json:"data"`
-	Metadata      Fill     `json:"metadata"`
-	Volumes       int      `json:"volumes,omitempty"`
-	Reserve       uint64   `json:"reserve"`                // that only deletions may use
-	Headroom      uint64   `json:"headroom"`               // by how much the data can still grow
-	Limit         string   `json:"limit,omitempty"`        // what bounds the headroom
-	Grown         uint64   `json:"grown"`                  // how often it has grown since the start
-	Rate          float64  `json:"rate,omitempty"`         // bytes a second that Data.Used rose by of late; negative if it fell
-	TimeToFull    *Age     `json:"time_to_full,omitempty"` // at that rate, with the headroom; absent if it does not rise
-	On            []string `json:"on"`                     // the files or devices that it lies on
+	Name string `json:"name"`
+	// Mode is "rw", "ro", "out_of_data_space", "Fail" or "Error", as the kernel says it, or "" of a pool that does not run.
+	Mode          string `json:"mode"`
+	NeedsCheck    bool   `json:"needs_check"`
+	TransactionID uint64 `json:"transaction_id"`
+	BlockSize     uint64 `json:"block_size"`
+	Data          Fill   `json:"data"`
+	Metadata      Fill   `json:"metadata"`
+	Volumes       int    `json:"volumes"` // of snapshots and templates, and removed ones that are not deleted yet
+	Reserve       uint64 `json:"reserve"` // that only what runs may still use
+	// Headroom is by how much the data can still grow, and Limit says what bounds that. Room is how much can be written in all until
+	// nothing is left: what is free, with the headroom, but no more than the disk below has.
+	Headroom *uint64 `json:"headroom,omitempty"`
+	Room     *uint64 `json:"room,omitempty"`
+	Limit    string  `json:"limit,omitempty"`
+	Grown    uint64  `json:"grown"` // how often it has grown since the start
+	// Rate is by how many bytes a second Data.Used has risen in the last ten minutes, bursts aside; it is negative if it fell, and
+	// absent in the first minute. TimeToFull is how long the room lasts at that rate, absent if it does not rise.
+	Rate       *float64 `json:"rate,omitempty"`
+	TimeToFull *Age     `json:"time_to_full,omitempty"`
+	On         []string `json:"on"` // the files or devices that it lies on
+	// Silent is for how long the kernel has not answered: all else is as it was then.
+	Silent *Age `json:"silent,omitempty"`
 }
 
 // A Snapshot is one record.
@@ -165,7 +197,8 @@ type Inspection struct {
 	Children []string   `json:"children,omitempty"` // keys
 	Path     string     `json:"path,omitempty"`     // the directory, or the device node if it is active
 	Mounts   []Mount    `json:"mounts,omitempty"`   // as containerd got or would get them; not of a stopped daemon
-	Holders  []string   `json:"holders,omitempty"`  // processes that keep it from deletion
+	Holders  []string   `json:"holders,omitempty"`  // mounts and processes that keep it from deletion
+	Unknown  []string   `json:"unknown,omitempty"`  // what could not be told of it, and why
 }
 
 // A Mount is one of containerd's.

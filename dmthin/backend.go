@@ -33,6 +33,7 @@ type Backend struct {
 	place   place
 	pool    *Pool  // nil until the first Claim
 	watch   *watch // of the pool
+	history history
 
 	memory
 	mapsIDs sync.Map    // the names of file systems of which it was found

@@ -27,9 +27,13 @@ func (p *devicePlace) limits() (limits, error) {
 		return limits{}, err
 	}
 	total := sizeOf(gained)
+	var on []string
+	for _, d := range p.members {
+		on = append(on, d.path)
+	}
 	return limits{
 		data: p.layout.dataSize() + total, metadata: min(sizeOf(p.layout.Metadata)+total, maxMetadata/metadataBlock*metadataBlock), free: noLimit,
-		why: "its devices have no more: add one with `lamina pool add`",
+		why: "its devices have no more: add one with `lamina pool add`", on: on,
 	}, nil
 }
 

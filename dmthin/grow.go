@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/docker/go-units"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
 )
@@ -63,14 +65,14 @@ func (b *Backend) fill(ctx context.Context) (f fill, err error) {
 	f.PoolStatus = status
 	f.block = b.pool.block
 	f.limits, err = b.place.limits()
-	f.reserve = b.reserve(f.dataTotal())
+	f.reserve = b.config.reserve(f.dataTotal())
 	return f, err
 }
 
 // reserve returns how much of a pool of total bytes is kept for what runs.
-func (b *Backend) reserve(total uint64) uint64 {
-	if b.config.Reserve > 0 {
-		return min(uint64(b.config.Reserve), total/2)
+func (c Config) reserve(total uint64) uint64 {
+	if c.Reserve > 0 {
+		return min(uint64(c.Reserve), total/2)
 	}
 	return min(total/20, mostReserve)
 }
@@ -87,9 +89,15 @@ func (b *Backend) growOnce(ctx context.Context) error {
 		return err
 	}
 	data, metadata := before.goal()
+	_, err = b.growFrom(ctx, before, data, metadata)
+	return err
+}
+
+// growFrom makes the pool, which was so before, as large as asked for, or as near to that as it can, and returns what it is then.
+func (b *Backend) growFrom(ctx context.Context, before fill, data, metadata uint64) (fill, error) {
 	begun := time.Now()
 	if err := b.growTo(ctx, before.dataTotal(), metadata); err != nil {
-		return err
+		return before, err
 	}
 	now, err := b.fill(ctx)
 	if err == nil && data > now.dataTotal() && now.metadataFree() >= metadataReserve(now.metadataTotal()) {
@@ -97,11 +105,50 @@ func (b *Backend) growOnce(ctx context.Context) error {
 			now, err = b.fill(ctx)
 		}
 	}
+	if err == nil && now.DataTotal > before.DataTotal {
+		b.history.grown.Add(1)
+	}
 	if err == nil && (now.DataTotal > before.DataTotal || now.MetadataTotal > before.MetadataTotal) {
 		log.G(ctx).WithFields(log.Fields{
 			"pool": b.pool.name, "data": Size(now.dataTotal()).String(), "metadata": Size(now.metadataTotal()).String(),
 			"took": time.Since(begun).String(),
 		}).Info("the pool has grown")
+	}
+	return now, err
+}
+
+// Grow makes the data of the pool at least that many bytes larger than they are, with the metadata that this takes. What the place
+// does not have is errdefs.ErrResourceExhausted, and nothing is changed then.
+//
+// A kill or a power cut leaves what growOnce leaves.
+func (b *Backend) Grow(ctx context.Context, bytes uint64) error {
+	if b.pool == nil {
+		return errNotRunning
+	}
+	if bytes == 0 {
+		return fmt.Errorf("grow the pool by 0 bytes: %w", errdefs.ErrInvalidArgument)
+	}
+	return b.pool.do(ctx, func() error { return b.growBy(ctx, bytes) }, growLock)
+}
+
+func (b *Backend) growBy(ctx context.Context, bytes uint64) error {
+	before, err := b.fill(ctx)
+	if err != nil {
+		return err
+	}
+	size := func(n uint64) string { return units.BytesSize(float64(n)) }
+	if bytes > before.headroom() {
+		return fmt.Errorf("the pool has %s and can become %s larger, not %s: %s: %w",
+			size(before.dataTotal()), size(before.headroom()), size(bytes), before.why, errdefs.ErrResourceExhausted)
+	}
+	data := divideUp(before.dataTotal()+bytes, before.block) * before.block
+	data = min(divideUp(data, mebibyte)*mebibyte, before.data) // places have whole MiB, the pool whole blocks
+	_, metadata := before.goal()
+	metadata = max(metadata, min(metadataSize(data, before.block, 0), before.metadata))
+	now, err := b.growFrom(ctx, before, data, metadata)
+	if err == nil && now.dataTotal() < before.dataTotal()+bytes {
+		err = errors.Join(now.refusal(), fmt.Errorf("the pool has grown from %s to %s only: %w",
+			size(before.dataTotal()), size(now.dataTotal()), errdefs.ErrResourceExhausted))
 	}
 	return err
 }

@@ -28,6 +28,7 @@ func (p *loopPlace) limits() (l limits, err error) {
 	l.metadata = max(uint64(metadata.Size), min(uint64(metadata.Size)+l.free/2, maxMetadata)/metadataBlock*metadataBlock)
 	l.why = fmt.Sprintf("the file system of %s has %s free, of which it takes no more (thin.host_share = %g): make room there",
 		p.dir, units.BytesSize(float64(l.free)), p.share)
+	l.on = []string{p.dataFile(), p.metadataFile()}
 	if p.maxSize > 0 && l.data >= p.maxSize/mebibyte*mebibyte {
 		l.why = fmt.Sprintf("it has reached thin.max_size, %v: raise that", Size(p.maxSize))
 	}

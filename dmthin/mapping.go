@@ -7,10 +7,11 @@ import (
 	"io"
 )
 
-// blocksOf are how many blocks of the pool a volume has: all, and those that no other volume has too.
+// blocksOf are how many blocks of the pool a volume has: all, those that no other volume has too, and those that only it and
+// volumes made upon it have.
 type blocksOf struct {
-	ID                uint32
-	Mapped, Exclusive uint64
+	ID                       uint32
+	Mapped, Exclusive, Freed uint64
 }
 
 // timeBits is how many bits of a mapping say when it was made; the others are the block (pack_block_time in
@@ -18,31 +19,37 @@ type blocksOf struct {
 const timeBits = 24
 
 // A sharing counts who has which blocks. Volumes that are copies of each other share whole subtrees of their trees of
-// blocks, so each node is read once however many volumes have it: what lies below a node with several parents is shared,
-// and what lies in a leaf of one volume alone is shared if a leaf elsewhere has it too.
+// blocks, so each node is looked at twice however many volumes have it: once to know what is below it, and once, when it is known
+// who leads to it, to know whose that is.
+//
+// What is kept is some bytes for each node, and 4 for each block that is mapped.
 type sharing struct {
 	ctx      context.Context //nolint:containedctx // lives as long as one count
 	metadata io.ReaderAt
 	blocks   uint64 // of data that the pool has
 	subtrees map[uint64]*subtree
-	once     bitmap // blocks that some leaf has
-	often    bitmap // blocks that two or more have
+	family   *family
+	owners   owners
+	progress func(blocks int) // told of each leaf that was looked at
 	nodes    [maxDepth + 1][]byte
 }
 
 // A subtree is what is known of a node of a volume's tree and of all below it.
 type subtree struct {
-	parents int    // nodes and volumes that lead to it
-	mapped  uint64 // blocks
-	height  int    // 1 of a leaf, 0 while it is being counted
+	mapped uint64 // blocks
+	height int    // 1 of a leaf, 0 while it is being counted
+	owner  owner  // of the node
 }
 
 // readSharing returns, by ascending id, how many blocks each volume has, in the state that a superblock or a metadata
-// snapshot stands for. What is damaged is an error that names the block of the metadata.
-func readSharing(ctx context.Context, metadata io.ReaderAt, sb superblock) ([]blocksOf, error) {
+// snapshot stands for; parents says upon which volume one is made. What is damaged is an error that names the block of the
+// metadata. progress, if it is not nil, is told how many blocks were looked at, of about twice those in use.
+func readSharing(ctx context.Context, metadata io.ReaderAt, sb superblock, parents map[uint32]uint32, progress func(blocks int)) ([]blocksOf, error) {
+	if progress == nil {
+		progress = func(int) {}
+	}
 	s := &sharing{
-		ctx: ctx, metadata: metadata, blocks: sb.data.total,
-		subtrees: map[uint64]*subtree{}, once: bitmap{}, often: bitmap{},
+		ctx: ctx, metadata: metadata, blocks: sb.data.total, subtrees: map[uint64]*subtree{}, owners: owners{}, progress: progress,
 	}
 	var volumes []blocksOf
 	var roots []uint64
@@ -59,10 +66,8 @@ func readSharing(ctx context.Context, metadata io.ReaderAt, sb superblock) ([]bl
 			volumes[i].Mapped, err = s.count(roots[i])
 		}
 	}
-	for i := range volumes { // when all have been counted
-		if err == nil {
-			volumes[i].Exclusive, err = s.exclusive(roots[i], 1)
-		}
+	if err == nil {
+		err = s.attribute(volumes, roots, parents)
 	}
 	if err != nil {
 		return nil, err
@@ -79,7 +84,7 @@ func (s *sharing) count(root uint64) (mapped uint64, err error) {
 	return t.mapped, nil
 }
 
-// visit notes that one more leads to a node, and counts what is below it at the first time.
+// visit counts what is below a node at the first time that something leads to it.
 func (s *sharing) visit(block uint64, depth int) (*subtree, error) {
 	t := s.subtrees[block]
 	if t == nil {
@@ -94,7 +99,6 @@ func (s *sharing) visit(block uint64, depth int) (*subtree, error) {
 	if depth+t.height-1 > maxDepth {
 		return nil, fmt.Errorf("a volume's tree of blocks is deeper than %d at block %d", maxDepth, block)
 	}
-	t.parents++
 	return t, nil
 }
 
@@ -122,13 +126,12 @@ func (s *sharing) read(t *subtree, block uint64, depth int) error {
 		if data >= s.blocks {
 			return fmt.Errorf("block %d of the pool's metadata leads to block %d of the data, which has %d", block, data, s.blocks)
 		}
-		if s.once.has(data) {
-			s.often.add(data)
-		}
-		s.once.add(data)
 		t.mapped++
 	}
 	t.height = height
+	if node.leaf {
+		s.progress(node.entries)
+	}
 	return nil
 }
 
@@ -144,35 +147,6 @@ func (s *sharing) node(block uint64, depth int) (btreeNode, error) {
 		s.nodes[depth] = make([]byte, metadataBlock)
 	}
 	return readNode(s.metadata, block, 8, s.nodes[depth])
-}
-
-// exclusive returns how many blocks below a node no other volume has.
-func (s *sharing) exclusive(block uint64, depth int) (own uint64, err error) {
-	if s.subtrees[block].parents > 1 {
-		return 0, nil
-	}
-	node, err := s.node(block, depth)
-	if err != nil {
-		return 0, err
-	}
-	for i := range node.entries {
-		if node.leaf {
-			if !s.often.has(node.number(i) >> timeBits) {
-				own++
-			}
-			continue
-		}
-		child := node.number(i)
-		if s.subtrees[child] == nil { // it is not what it was when it was read before
-			return 0, fmt.Errorf("block %d of the pool's metadata changes", block)
-		}
-		below, err := s.exclusive(child, depth+1)
-		if err != nil {
-			return 0, err
-		}
-		own += below
-	}
-	return own, nil
 }
 
 // A bitmap is a set of numbers, in pages.

@@ -18,14 +18,22 @@ import (
 )
 
 // sharing reads the running pool's metadata.
-func (p *testPool) sharing(t *testing.T) (volumes []blocksOf) {
+func (p *testPool) sharing(t *testing.T, parents Genealogy) (volumes []blocksOf) {
 	t.Helper()
 	require.NoError(t, p.do(t.Context(), func() error {
 		return p.readTrees(t.Context(), func(metadata io.ReaderAt, sb superblock) (err error) {
-			volumes, err = readSharing(t.Context(), metadata, sb)
+			volumes, err = readSharing(t.Context(), metadata, sb, parents, nil)
 			return err
 		})
 	}, metadataSnapLock))
+	return volumes
+}
+
+// withoutFreed leaves what thin_ls knows too.
+func withoutFreed(volumes []blocksOf) []blocksOf {
+	for i := range volumes {
+		volumes[i].Freed = 0
+	}
 	return volumes
 }
 
@@ -81,9 +89,9 @@ func TestSharing(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	require.Empty(t, p.sharing(t))
+	require.Empty(t, p.sharing(t, nil))
 	require.NoError(t, p.Create(t.Context(), 1))
-	require.Equal(t, []blocksOf{{ID: 1}}, p.sharing(t))
+	require.Equal(t, []blocksOf{{ID: 1}}, p.sharing(t, nil))
 	p.scatter(t, 1, rng, 1000)
 	origins := map[uint32]uint32{}
 	for id := uint32(2); id <= 16; id++ {
@@ -91,7 +99,7 @@ func TestSharing(t *testing.T) {
 		require.NoError(t, p.Snapshot(t.Context(), id, origins[id]))
 		p.scatter(t, id, rng, rng.IntN(100))
 	}
-	require.Equal(t, p.thinLsBlocks(t), p.sharing(t))
+	require.Equal(t, p.thinLsBlocks(t), withoutFreed(p.sharing(t, nil)))
 	for id := uint32(2); id <= 16; id++ {
 		added, err := p.Added(t.Context(), id, origins[id])
 		require.NoError(t, err)
@@ -103,9 +111,39 @@ func TestSharing(t *testing.T) {
 	for id := uint32(3); id <= 16; id += 2 {
 		require.NoError(t, p.Delete(t.Context(), id, 0, false))
 	}
-	require.Equal(t, p.thinLsBlocks(t), p.sharing(t))
+	require.Equal(t, p.thinLsBlocks(t), withoutFreed(p.sharing(t, nil)))
 	_, err = p.Added(t.Context(), 2, 3)
 	require.ErrorIs(t, err, os.ErrNotExist)
+	for _, id := range []uint32{16, 10, 4, 2, 1} {
+		p.requireFreed(t, id, origins)
+	}
+}
+
+// requireFreed deletes a volume and all that are made upon it, and wants the pool to have so many blocks more as was told before.
+func (p *testPool) requireFreed(t *testing.T, id uint32, origins Genealogy) {
+	t.Helper()
+	isUpon := func(v uint32) bool {
+		for v != 0 && v != id {
+			v = origins[v]
+		}
+		return v == id
+	}
+	freed, deleted := uint64(0), 0
+	before, err := p.Status(t.Context())
+	require.NoError(t, err)
+	for _, v := range p.sharing(t, origins) {
+		if v.ID == id {
+			freed = v.Freed
+		}
+		if isUpon(v.ID) {
+			require.NoError(t, p.Delete(t.Context(), v.ID, 0, false))
+			deleted++
+		}
+	}
+	after, err := p.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, freed, before.DataUsed-after.DataUsed, "volume %d, and %d in all", id, deleted)
+	t.Logf("volume %d, with those upon it %d, had %d blocks", id, deleted, freed)
 }
 
 // A thousand volumes that differ little cost what is different.
@@ -121,7 +159,7 @@ func TestSharingOfManyVolumes(t *testing.T) {
 		}
 	}
 	begun := time.Now()
-	volumes := p.sharing(t)
+	volumes := withoutFreed(p.sharing(t, nil))
 	t.Logf("%d volumes of %d blocks in %v", len(volumes), volumes[0].Mapped, time.Since(begun))
 	require.Equal(t, p.thinLsBlocks(t), volumes)
 	begun = time.Now()
@@ -162,9 +200,25 @@ func smallMapping() (m blocks, sb superblock) {
 
 func TestReadSharing(t *testing.T) {
 	m, sb := smallMapping()
-	got, err := readSharing(t.Context(), m, sb)
-	require.NoError(t, err)
-	require.Equal(t, []blocksOf{{1, 4, 1}, {2, 5, 2}, {9, 1, 1}}, got)
+	for _, c := range []struct {
+		parents Genealogy
+		freed   [3]uint64 // of 1, 2 and 9
+	}{
+		{nil, [3]uint64{1, 2, 1}},
+		{Genealogy{2: 1, 9: 1}, [3]uint64{7, 2, 1}},
+		{Genealogy{1: 2}, [3]uint64{1, 6, 1}},
+		{Genealogy{1: 5, 2: 5, 5: 9}, [3]uint64{1, 2, 7}}, // 5 is not in the pool
+		{Genealogy{1: 2, 2: 9, 9: 1}, [3]uint64{}},        // nobody's, or somebody's, and no loop for ever
+		{Genealogy{1: 1}, [3]uint64{1, 2, 1}},
+	} {
+		blocks := 0
+		got, err := readSharing(t.Context(), m, sb, c.parents, func(n int) { blocks += n })
+		require.NoError(t, err)
+		if c.freed != [3]uint64{} {
+			require.Equal(t, []blocksOf{{1, 4, 1, c.freed[0]}, {2, 5, 2, c.freed[1]}, {9, 1, 1, c.freed[2]}}, got, c.parents)
+		}
+		require.Equal(t, 2*8, blocks, "each entry of each leaf is looked at twice")
+	}
 	for _, c := range []struct{ root, origin, want uint64 }{{11, 10, 2}, {10, 11, 1}, {22, 10, 1}, {10, 22, 4}, {10, 10, 0}} {
 		added, err := readAdded(t.Context(), m, c.root, c.origin)
 		require.NoError(t, err)
@@ -194,7 +248,7 @@ func TestReadSharingOfDamagedMetadata(t *testing.T) {
 	} {
 		m, sb := smallMapping()
 		damage(m)
-		_, err := readSharing(t.Context(), m, sb)
+		_, err := readSharing(t.Context(), m, sb, nil, nil)
 		require.ErrorContains(t, err, want)
 	}
 }
@@ -217,7 +271,7 @@ func FuzzReadSharing(f *testing.F) {
 		for at := 0; (at+1)*metadataBlock <= len(image); at++ {
 			seal(image[at*metadataBlock:][:metadataBlock], uint64(at), nodeSalt)
 		}
-		volumes, err := readSharing(t.Context(), bytes.NewReader(image), superblock{mapping: root, data: space{total: total}})
+		volumes, err := readSharing(t.Context(), bytes.NewReader(image), superblock{mapping: root, data: space{total: total}}, nil, nil)
 		for _, v := range volumes {
 			if err == nil && v.Exclusive > v.Mapped {
 				t.Errorf("volume %d has %d blocks, and %d of its own", v.ID, v.Mapped, v.Exclusive)

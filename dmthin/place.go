@@ -82,6 +82,8 @@ type limits struct {
 	free uint64
 
 	why string // the data cannot become longer, and what to do, as a part of a sentence
+
+	on []string // the files or devices that there are
 }
 
 const noLimit = math.MaxUint64

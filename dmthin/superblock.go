@@ -23,7 +23,8 @@ const (
 	offsetVersion       = 40
 	offsetTransaction   = 48
 	offsetHeldRoot      = 56
-	offsetDataSpace     = 64  // u64 blocks, u64 blocks in use: a space map's root (struct disk_sm_root)
+	offsetDataSpace     = 64 // u64 blocks, u64 blocks in use: a space map's root (struct disk_sm_root)
+	offsetDataBitmaps   = offsetDataSpace + 16
 	offsetMetadataSpace = 192 // the same of the metadata
 	offsetMappingRoot   = 320
 	offsetDetailsRoot   = 328
@@ -54,6 +55,7 @@ type superblock struct {
 	held       uint64 // block of the metadata snapshot, 0 if there is none
 	details    uint64 // block where the tree of volumes begins
 	mapping    uint64 // block where the tree of the volumes' trees of blocks begins
+	bitmaps    uint64 // block where the tree of the bitmaps of data begins
 
 	data, metadata space
 }
@@ -105,6 +107,7 @@ func parseSuperblock(b []byte) (superblock, error) {
 		held:        number(offsetHeldRoot),
 		details:     number(offsetDetailsRoot),
 		mapping:     number(offsetMappingRoot),
+		bitmaps:     number(offsetDataBitmaps),
 		data:        space{number(offsetDataSpace), number(offsetDataSpace + 8)},
 		metadata:    space{number(offsetMetadataSpace), number(offsetMetadataSpace + 8)},
 	}, nil

@@ -41,6 +41,7 @@ type SurveyedPool struct {
 	// MetadataFull says that a running pool takes no changes until its metadata have room, and that nothing is worse.
 	MetadataFull bool
 	Held         bool // there is a metadata snapshot
+	BlockSize    uint64
 	Data         Fill
 	Metadata     Fill
 }
@@ -146,7 +147,7 @@ func (s *Survey) lookAtPool(control *dm.Control, store string) error {
 	s.Pool = SurveyedPool{
 		Made: true, Running: true, Start: status.TransactionID, Mode: status.Mode.String(), NeedsCheck: status.NeedsCheck,
 		Writable:     status.Mode == dm.PoolReadWrite || status.Mode == dm.PoolOutOfDataSpace,
-		MetadataFull: metadataFull(status), Held: status.HeldRoot != 0,
+		MetadataFull: metadataFull(status), Held: status.HeldRoot != 0, BlockSize: block,
 		Data:     Fill{status.DataUsed * block, status.DataTotal * block},
 		Metadata: Fill{status.MetadataUsed * metadataBlock, status.MetadataTotal * metadataBlock},
 	}
@@ -177,15 +178,20 @@ func tableBlockSize(control *dm.Control, name string) (uint64, error) {
 // read sets what the metadata say, in the state that a superblock or a metadata snapshot stands for.
 func (s *Survey) read(ctx context.Context, metadata, data io.ReaderAt, sb superblock) error {
 	if !s.Pool.Running {
-		s.Pool = SurveyedPool{
-			Made: true, Start: sb.Transaction, NeedsCheck: sb.needsCheck, Held: sb.held != 0, Writable: !sb.needsCheck,
-			Data:     Fill{sb.data.used * sb.BlockSize, sb.data.total * sb.BlockSize},
-			Metadata: Fill{sb.metadata.used * metadataBlock, sb.metadata.total * metadataBlock},
-		}
+		s.Pool = sb.surveyed()
 	}
 	volumes, err := surveyVolumes(ctx, metadata, data, sb)
 	s.Volumes = volumes
 	return err
+}
+
+// surveyed is what the superblock says of a pool that does not run.
+func (sb superblock) surveyed() SurveyedPool {
+	return SurveyedPool{
+		Made: true, Start: sb.Transaction, NeedsCheck: sb.needsCheck, Held: sb.held != 0, Writable: !sb.needsCheck, BlockSize: sb.BlockSize,
+		Data:     Fill{sb.data.used * sb.BlockSize, sb.data.total * sb.BlockSize},
+		Metadata: Fill{sb.metadata.used * metadataBlock, sb.metadata.total * metadataBlock},
+	}
 }
 
 // Survey surveys the pool that the backend has open, beside whatever else goes on.

@@ -90,6 +90,7 @@ func (w *watch) look(ctx context.Context) {
 	w.xfs.set(bounded, w.b.pool.uuid)
 	f, err := w.b.makeRoom(bounded)
 	if err == nil {
+		w.b.history.note(f, time.Now())
 		err = f.refusal()
 	}
 	if ctx.Err() == nil {

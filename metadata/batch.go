@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -24,6 +25,8 @@ type batcher struct {
 	sync     func() error         // (*bolt.DB).Sync, but for tests: the one sync of a commit
 	room     *room                // what the disk has for the file; nil if that is not looked after
 	stamps   *stamps
+	tally    tally
+	recorder recorder
 
 	committing sync.Mutex // held from the begin of a transaction until it is durable
 	txid       uint64     // of the last one, of which the three below are
@@ -221,11 +224,14 @@ func (b *batcher) try(group []*write) (spoiler, txid int, err error) {
 	if err := b.commitTx(btx); err != nil {
 		return -1, txid, fmt.Errorf("commit: %w", space.Explain(err, b.db.Path()))
 	}
+	b.tally.apply(t.changes) // as reads show it from now on
 	failpoint.Hit("store.written")
+	begun := time.Now()
 	if err := b.makeDurable(uint64(txid), t.summer); err != nil {
 		return -1, txid, fmt.Errorf("commit: %w", space.Explain(err, b.db.Path()))
 	}
 	failpoint.Hit("store.committed")
+	b.recorder.commit(len(group), time.Since(begun))
 	b.measure()
 	return -1, txid, nil
 }

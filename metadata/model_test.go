@@ -74,6 +74,8 @@ func TestModel(t *testing.T) {
 				r.store = mustOpen(t, r.path)
 			}
 			r.compare(t)
+			r.compareCounts(t)
+			r.compareTrees(t)
 		}
 		if t.Failed() {
 			t.Fatalf("at operation %d", i)

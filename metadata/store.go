@@ -69,6 +69,7 @@ type Store struct {
 	batch    batcher
 	readOnly bool
 	uuid     string
+	schema   int
 
 	nextID   atomic.Uint64 // the id to reserve next
 	mu       sync.Mutex    // guards devices and projects
@@ -186,6 +187,13 @@ func (s *Store) load() error {
 	return s.view(func(btx *bolt.Tx) error {
 		meta := btx.Bucket(bucketMeta)
 		s.uuid = string(meta.Get(keyUUID))
+		s.schema = schemaVersion // to which an older one is brought before it is written
+		if v := meta.Get(keyVersion); s.readOnly && len(v) == 8 {
+			s.schema = int(binary.BigEndian.Uint64(v))
+		}
+		if err := s.batch.tally.load(btx); err != nil {
+			return err
+		}
 		s.nextID.Store(btx.Bucket(bucketRecords).Sequence() + 1)
 		if !s.readOnly {
 			if err := s.loadProjects(btx); err != nil {

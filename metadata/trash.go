@@ -44,7 +44,7 @@ func readTrash(btx *bolt.Tx) (links []Link, err error) {
 func (s *Store) Forget(ctx context.Context, links ...Link) error {
 	err := s.reduce(ctx, func(t *tx) error {
 		for _, link := range links {
-			if err := t.delete(bucketTrash, key8(uint64(link.ID))); err != nil {
+			if err := t.forget(link); err != nil {
 				return err
 			}
 			if link.Placement.Medium != Volume {
@@ -110,7 +110,7 @@ func (t *tx) adopt(link Link) error {
 			return err
 		}
 	}
-	return t.put(bucketTrash, key8(uint64(link.ID)), link.encode())
+	return t.discard(link)
 }
 
 // skip keeps the numbers of an adopted content from being reserved.

@@ -18,8 +18,9 @@ const appendFill = 0.9
 // put, delete and raiseSequence.
 type tx struct {
 	*bolt.Tx
-	writes int
-	summer summer
+	writes  int
+	summer  summer
+	changes []change // in the counts
 }
 
 func (t *tx) put(bucket, k, v []byte) error {
@@ -53,6 +54,7 @@ func (t *tx) erase(sn Snapshot) error { return t.replace(sn, Snapshot{}) }
 // replace turns one state of a snapshot into another, of which one may be none (id 0). It writes only what differs: each
 // bucket it leaves alone saves a commit the pages from a leaf to the root.
 func (t *tx) replace(was, is Snapshot) error {
+	t.count(was, is)
 	var errs []error
 	if was.ID != 0 && (is.ID == 0 || is.Key != was.Key) {
 		errs = append(errs, t.delete(bucketKeys, nameKey(was.Name, was.Key)))

@@ -108,7 +108,7 @@ func (s *Store) Remove(ctx context.Context, name, key string) (sn Snapshot, err 
 		if err := t.erase(sn); err != nil || sn.Placement.Medium == NoMedium {
 			return err
 		}
-		return t.put(bucketTrash, key8(uint64(sn.ID)), sn.Link().encode())
+		return t.discard(sn.Link())
 	})
 	return sn, err
 }

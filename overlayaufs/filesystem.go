@@ -8,6 +8,8 @@ import (
 
 	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
 // opMount is the operation in errors of mount(2) and what it needs.
@@ -66,31 +68,7 @@ func checkTypes(root string, dirents []byte) error {
 }
 
 // fsType names the file system that path lies on.
-func fsType(path string) string {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return "this file system"
-	}
-	switch st.Type {
-	case unix.EXT4_SUPER_MAGIC:
-		return "ext4"
-	case unix.XFS_SUPER_MAGIC:
-		return "xfs"
-	case unix.BTRFS_SUPER_MAGIC:
-		return "btrfs"
-	case unix.OVERLAYFS_SUPER_MAGIC:
-		return "overlayfs"
-	case unix.TMPFS_MAGIC:
-		return "tmpfs"
-	case unix.NFS_SUPER_MAGIC:
-		return "nfs"
-	case unix.FUSE_SUPER_MAGIC:
-		return "fuse"
-	case unix.MSDOS_SUPER_MAGIC:
-		return "vfat"
-	}
-	return fmt.Sprintf("file system type %#x", st.Type)
-}
+func fsType(path string) string { return space.Type(path) }
 
 // release returns the kernel's version, for messages.
 func release() string {

@@ -27,6 +27,9 @@ func TestDebContents(t *testing.T) {
 		"-rw-r--r-- root/root ./usr/share/man/man1/lamina-serve.1.gz",
 		"-rw-r--r-- root/root ./usr/share/man/man5/lamina-config.toml.5.gz",
 		"-rw-r--r-- root/root ./usr/share/doc/lamina/operating.md",
+		"-rw-r--r-- root/root ./usr/share/bash-completion/completions/lamina",
+		"-rw-r--r-- root/root ./usr/share/zsh/vendor-completions/_lamina",
+		"-rw-r--r-- root/root ./usr/share/fish/vendor_completions.d/lamina.fish",
 		"-rw-r--r-- root/root ./usr/share/doc/lamina/copyright",
 		"-rw-r--r-- root/root ./usr/share/doc/lamina/modules.gz",
 	} {

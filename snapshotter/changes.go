@@ -52,6 +52,27 @@ func (s *Set) changes(ctx context.Context, medium metadata.Medium, b Backend, d 
 	return d.Changes(ctx, lower, upper, spare.reserve, fn)
 }
 
+// WithSpare calls fn with a content of a medium that does not exist and that nobody else is given. fn may make it; afterwards it is
+// deleted. A crash leaves it for the sweep.
+func (s *Set) WithSpare(ctx context.Context, medium metadata.Medium, fn func(Content) error) error {
+	leave, err := s.differing.enter()
+	if err != nil {
+		return fail("use", "spare", err)
+	}
+	defer leave()
+	b, err := s.backend(medium)
+	if err != nil {
+		return fail("use", "spare", err)
+	}
+	spare := spare{set: s, medium: medium}
+	defer spare.giveBack(ctx, b)
+	c, err := spare.reserve()
+	if err != nil {
+		return fail("use", "spare", err)
+	}
+	return fn(c)
+}
+
 // A spare is the number of a content that is never recorded.
 type spare struct {
 	set      *Set

@@ -47,6 +47,7 @@ func (r *reaper) delete(ctx context.Context, link metadata.Link, deletions *sync
 		delete(r.slow, link.ID)
 		r.mu.Unlock()
 		if err != nil && ctx.Err() == nil {
+			r.attempts.failed(err)
 			log.G(ctx).WithError(err).WithField("id", link.ID).Warn("a deletion that took long has failed; it is tried again")
 		}
 		r.wake()

@@ -27,11 +27,9 @@ type pass struct {
 
 // pass deletes what is in the trash at its start and in nobody's use, and returns the first thing that went wrong.
 func (r *reaper) pass(ctx context.Context, deletions *sync.WaitGroup) error {
-	links, err := r.trash(ctx)
-	if err != nil {
-		return err
-	}
-	idle, busy, err := r.watcher.sort(ctx, links)
+	r.attempts.look(time.Now())
+	idle, busy, err := r.sort(ctx)
+	r.attempts.looked(busy, err)
 	if err != nil {
 		return err
 	}
@@ -40,6 +38,15 @@ func (r *reaper) pass(ctx context.Context, deletions *sync.WaitGroup) error {
 	p.reap(ctx, idle, deletions)
 	r.watcher.watch(ctx, p.busy, p.forgotten > 0)
 	return p.failed
+}
+
+// sort tells what is to be deleted from what is in use.
+func (r *reaper) sort(ctx context.Context) (idle, busy []metadata.Link, err error) {
+	links, err := r.trash(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return r.watcher.sort(ctx, links)
 }
 
 // trash returns what is to be deleted, and is not being deleted already.
@@ -103,6 +110,7 @@ func (p *pass) deleteEach(ctx context.Context, links []metadata.Link, deletions 
 			for i := next.Add(1) - 1; i < int64(len(links)); i = next.Add(1) - 1 {
 				p.makeWay(ctx)
 				failpoint.Hit("reap.delete")
+				p.attempts.begin(links[i].ID, time.Now())
 				err := p.delete(ctx, links[i], deletions)
 				p.backlog.Add(-1)
 				results <- deleted{links[i], err}
@@ -117,12 +125,16 @@ func (p *pass) note(one deleted) {
 	switch link := one.link; {
 	case one.err == nil:
 		failpoint.Hit("reap.deleted")
+		p.attempts.succeeded(link.ID)
 		p.gone = append(p.gone, link)
 	case errors.Is(one.err, errSlow):
 	case p.watcher.can() && errors.Is(one.err, unix.EBUSY):
+		p.attempts.used(link.ID)
 		p.busy = append(p.busy, link)
 	default:
-		p.failed = cmp.Or(p.failed, fmt.Errorf("delete the %s %d: %w", link.Placement.Medium, link.Content(), one.err))
+		err := fmt.Errorf("delete the %s %d: %w", link.Placement.Medium, link.Content(), one.err)
+		p.attempts.failed(err)
+		p.failed = cmp.Or(p.failed, err)
 	}
 }
 
@@ -134,6 +146,7 @@ func (p *pass) forget(ctx context.Context) {
 		return
 	}
 	if err := p.store.Forget(ctx, gone...); err != nil {
+		p.attempts.failed(err)
 		p.failed = cmp.Or(p.failed, err)
 		return
 	}

@@ -50,6 +50,8 @@ type reaper struct {
 	backlog atomic.Int64 // about how much is in the trash that nobody uses
 	asked   atomic.Int64 // how many wait for it to be deleted
 
+	attempts attempts
+
 	mu   sync.Mutex
 	slow map[metadata.ID]bool // still being deleted when their pass went on
 
@@ -63,7 +65,8 @@ func startReaper(ctx context.Context, store *metadata.Store, medium metadata.Med
 	ctx, cancel := context.WithCancel(ctx)
 	r := &reaper{
 		store: store, medium: medium, backend: backend, slow: map[metadata.ID]bool{},
-		calls: calls, kick: make(chan struct{}, 1), removed: make(chan struct{}, 1), requests: make(chan chan error), cancel: cancel, stopped: ctx.Done(), done: make(chan struct{}),
+		attempts: attempts{since: map[metadata.ID]time.Time{}},
+		calls:    calls, kick: make(chan struct{}, 1), removed: make(chan struct{}, 1), requests: make(chan chan error), cancel: cancel, stopped: ctx.Done(), done: make(chan struct{}),
 		retry: backoff{first: time.Second},
 	}
 	r.watcher = newWatcher(backend, r.wake)

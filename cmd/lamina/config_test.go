@@ -28,6 +28,7 @@ func TestConfigRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		want.Admin.Address = want.adminAddress()
 		code, stdout, stderr := tRun(t, "config", "--config", path)
 		if code != exitOK {
 			t.Fatal(stderr)

@@ -9,12 +9,12 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/admin"
 	"github.com/lamina-snapshotter/lamina/doctor"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
@@ -40,12 +40,7 @@ var (
 
 	// errRefused is returned for a repair that has not begun.
 	errRefused = fmt.Errorf("%w: the repair was refused", errNotLooked)
-
-	errNoAnswer = fmt.Errorf("it has not answered within %s", answerWait)
 )
-
-// answerWait is how long a daemon may take to answer: a little more than its examination may.
-const answerWait = doctor.Limit + 30*time.Second
 
 func newDoctor() *cli.Command {
 	return &cli.Command{
@@ -143,34 +138,26 @@ func (d *doctorRun) examine(ctx context.Context) error {
 		}
 		failed = errors.Join(failed, d.print(f))
 	}
-	return errors.Join(look(ctx, d.settings, lamina.Examine, examineMethod, say), failed)
+	return errors.Join(look(ctx, d.settings, lamina.Examine, examinePath, say), failed)
 }
 
 // printUsage prints what each volume has of the pool.
 func (d *doctorRun) printUsage(ctx context.Context) error {
 	var failed error
 	say := func(u doctor.Usage) { failed = errors.Join(failed, d.print(u)) }
-	if err := errors.Join(look(ctx, d.settings, lamina.Usage, usageMethod, say), failed); err != nil {
+	if err := errors.Join(look(ctx, d.settings, lamina.Usage, usagePath, say), failed); err != nil {
 		return fmt.Errorf("%w: %w", errNotLooked, err)
 	}
 	return nil
 }
 
 // look calls say with what there is: by a look of its own, or, if a process has the root, by that of the daemon.
-func look[T any](ctx context.Context, s settings, own func(context.Context, lamina.Config, func(T)) error, method string, say func(T)) error {
+func look[T any](ctx context.Context, s settings, own func(context.Context, lamina.Config, func(T)) error, path string, say func(T)) error {
 	err := own(ctx, s.Config, say)
 	if !errors.Is(err, metadata.ErrLocked) {
 		return err
 	}
-	bounded, cancel := context.WithTimeoutCause(ctx, answerWait, errNoAnswer)
-	defer cancel()
-	if err = askDaemon(bounded, method, s.Address, s.Root, say); err == nil {
-		return nil
-	}
-	if bounded.Err() != nil {
-		err = errors.Join(context.Cause(bounded), err)
-	}
-	return fmt.Errorf("another process has the root %s, and the daemon at %s does not tell: %w", s.Root, s.Address, err)
+	return s.askLocked(err, func(c *admin.Client) error { return askDoctor(ctx, c, path, say) })
 }
 
 func (d *doctorRun) print(what any) error {

@@ -4,16 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/admin"
 	"github.com/lamina-snapshotter/lamina/doctor"
+	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
 // A fakeHost finds what the test set it to.
@@ -21,8 +21,6 @@ type fakeHost struct {
 	findings []doctor.Finding
 	err      error
 }
-
-func (f fakeHost) Config() lamina.Config { return lamina.Config{Root: "/root/of/daemon"} }
 
 func (f fakeHost) Examine(_ context.Context, found func(doctor.Finding)) error {
 	for _, one := range f.findings {
@@ -36,41 +34,47 @@ func (f fakeHost) Usage(_ context.Context, each func(doctor.Usage)) error {
 	return f.err
 }
 
-// tDaemon serves a host's doctor and returns the address.
-func tDaemon(t *testing.T, host examiner) string {
+// tDaemon serves a host's doctor and returns settings of a command that asks it.
+func tDaemon(t *testing.T, host examiner) settings {
 	t.Helper()
-	logger, _ := tLogger(t, "info")
-	s := newServer(newService(logger, map[string]snapshots.Snapshotter{"lamina": &fakeSnapshotter{}}))
-	if host != nil {
-		registerDoctor(s.grpc, host)
-	}
-	conn, _ := tServe(t, s)
-	return strings.TrimPrefix(conn.Target(), "passthrough:///")
+	s := defaultSettings()
+	s.Root, s.Admin.Address = "/root/of/daemon", tSocketPath(t)
+	a, err := openAdmin(t.Context(), s.Admin.Address, admin.Handler(s.Root, &fakeRoot{}, &fakeRoot{}, doctorEndpoints(host)...))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, a.close(context.Background())) })
+	return s
 }
 
 // What the daemon finds, and what it could not look at, arrives whole.
-func TestAskDaemon(t *testing.T) {
+func TestAskDoctor(t *testing.T) {
 	var want []doctor.Finding
 	for i := range 1000 {
 		want = append(want, doctor.Finding{Code: doctor.ContentSurplus, Object: fmt.Sprint(i), Holders: []string{"process 1"}})
 	}
-	host := fakeHost{findings: want, err: fmt.Errorf("the volumes: %w", errdefs.ErrUnavailable)}
-	address := tDaemon(t, host)
+	s := tDaemon(t, fakeHost{findings: want, err: fmt.Errorf("the volumes: %w", errdefs.ErrUnavailable)})
 	var got []doctor.Finding
+	locked := func(context.Context, lamina.Config, func(doctor.Finding)) error { return metadata.ErrLocked }
 	collect := func(f doctor.Finding) { got = append(got, f) }
-	err := askDaemon(t.Context(), examineMethod, address, "/root/of/daemon", collect)
+	err := look(t.Context(), s, locked, examinePath, collect)
 	require.ErrorContains(t, err, "the volumes")
 	require.ErrorIs(t, err, errdefs.ErrUnavailable)
 	require.Equal(t, want, got)
 
 	var usage []doctor.Usage
-	err = askDaemon(t.Context(), usageMethod, address, "/root/of/daemon", func(u doctor.Usage) { usage = append(usage, u) })
+	err = look(t.Context(), s, func(context.Context, lamina.Config, func(doctor.Usage)) error { return metadata.ErrLocked }, usagePath,
+		func(u doctor.Usage) { usage = append(usage, u) })
 	require.ErrorContains(t, err, "the volumes")
 	require.Equal(t, []doctor.Usage{{Key: "k", Volume: 7, Exclusive: 9}}, usage)
 
-	require.ErrorContains(t, askDaemon(t.Context(), examineMethod, address, "/other", collect), "the daemon has the root /root/of/daemon, not /other")
-	require.Error(t, askDaemon(t.Context(), examineMethod, tDaemon(t, nil), "/root/of/daemon", collect), "a daemon that knows no doctor")
-	require.Error(t, askDaemon(t.Context(), examineMethod, address+"x", "/root/of/daemon", collect), "nobody listens")
+	other := s
+	other.Root = "/other"
+	require.ErrorContains(t, look(t.Context(), other, locked, examinePath, collect), "the daemon has the root /root/of/daemon, not /other")
+	other.Admin.Address += "x"
+	err = look(t.Context(), other, locked, examinePath, collect)
+	require.ErrorIs(t, err, metadata.ErrLocked)
+	require.ErrorContains(t, err, "no daemon answers at "+other.Admin.Address)
+	other.Admin.Address = ""
+	require.ErrorContains(t, look(t.Context(), other, locked, examinePath, collect), "admin.address is empty")
 }
 
 func TestDoctorCommandLine(t *testing.T) {
@@ -97,12 +101,13 @@ func TestDoctorCommandLine(t *testing.T) {
 }
 
 // A daemon that does not answer is not waited for without an end.
-func TestAskDaemonThatHangs(t *testing.T) {
-	address := tDaemon(t, hungHost{})
+func TestAskDoctorThatHangs(t *testing.T) {
+	s := tDaemon(t, hungHost{})
+	c, err := s.client()
+	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	err := askDaemon(ctx, examineMethod, address, "/root/of/daemon", func(doctor.Finding) {})
-	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, askDoctor(ctx, c, examinePath, func(doctor.Finding) {}), context.DeadlineExceeded)
 }
 
 // A hungHost answers when the one who asks has gone.

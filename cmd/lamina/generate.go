@@ -54,7 +54,9 @@ func generate(dir string, root *cli.Command, page string, e manual.Edition) erro
 		return err
 	}
 	var defaults bytes.Buffer
-	if err := writeTOML(&defaults, defaultSettings()); err != nil {
+	effective := defaultSettings()
+	effective.Admin.Address = effective.adminAddress()
+	if err := writeTOML(&defaults, effective); err != nil {
 		return err
 	}
 	if err := manual.Check(table, settingKeys(reflect.TypeFor[settings](), ""), defaults.Bytes()); err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/admin"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -16,7 +17,7 @@ func newPool() *cli.Command {
 	return &cli.Command{
 		Name:     "pool",
 		Usage:    "work on the pool of the thin backend",
-		Commands: []*cli.Command{newPoolCreate(), newPoolAdd()},
+		Commands: []*cli.Command{newPoolStatus(), newPoolGrow(), newPoolTrim(), newPoolAdd(), newPoolCreate()},
 		Action: func(_ context.Context, c *cli.Command) error {
 			return cli.ShowSubcommandHelp(c)
 		},
@@ -79,10 +80,7 @@ func addDevice(ctx context.Context, s settings, device string) error {
 	if !errors.Is(err, metadata.ErrLocked) {
 		return err
 	}
-	if err := askToAdd(ctx, s.Address, s.Root, device); err != nil {
-		return fmt.Errorf("another process has the root %s, and the daemon at %s does not take the device: %w", s.Root, s.Address, err)
-	}
-	return nil
+	return s.askLocked(err, func(c *admin.Client) error { return c.AddDevice(ctx, device) })
 }
 
 // createPool opens the root with the thin backend alone, which makes the pool, and closes it.

@@ -8,17 +8,21 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/lamina-snapshotter/lamina/internal/term"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
 // The exit codes. They stand in the help and in docs/operating.md, and unit files test for them.
 const (
-	exitOK      = 0
-	exitFailure = 1
-	exitUsage   = 2
-	exitConfig  = 3
-	exitInUse   = 4
-	exitCut     = 5
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitConfig      = 3
+	exitInUse       = 4
+	exitCut         = 5
+	exitNoDaemon    = 6
+	exitNotFound    = 7
+	exitInterrupted = 130 // as a shell's of a program that SIGINT ended
 )
 
 const about = `Lamina keeps the layers of images and the writable layers of containers: as directories that overlayfs joins (union), or as volumes of a
@@ -32,7 +36,10 @@ const exitCodes = `Exit codes:
    2  the command line is wrong
    3  the configuration is wrong
    4  another process has the root or the address in use
-   5  stopped by a signal, but calls had to be cut off`
+   5  of serve: stopped by a signal, but calls had to be cut off
+   6  no daemon answers, and this needs one
+   7  there is no such snapshot
+ 130  interrupted`
 
 var (
 	// errUsage is returned when the command line is wrong.
@@ -44,6 +51,8 @@ var (
 	// errInUse is returned when another daemon serves the address.
 	errInUse = errors.New("in use")
 
+	errInterrupted = errors.New("interrupted")
+
 	// errCut is returned when the time for finishing calls ran out at the stop.
 	errCut = errors.New("calls were cut off")
 )
@@ -51,10 +60,16 @@ var (
 // run executes one command line and returns the exit code. The daemon stops in order when ctx ends.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := newRoot(stdout, stderr).Run(ctx, args)
-	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "lamina: %v\n", err)
+	if err == nil {
+		return exitOK
 	}
-	return exitCode(err)
+	code := exitCode(err)
+	if code == exitFailure && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err, code = errInterrupted, exitInterrupted
+	}
+	// There may be keys in it, or what somebody typed.
+	_, _ = fmt.Fprintf(stderr, "lamina: %s\n", term.Clean(fmt.Sprint(err)))
+	return code
 }
 
 func exitCode(err error) int {
@@ -73,6 +88,10 @@ func exitCode(err error) int {
 		return exitInUse
 	case errors.Is(err, errCut):
 		return exitCut
+	case errors.Is(err, errNeedsDaemon):
+		return exitNoDaemon
+	case errors.Is(err, errNoSnapshot):
+		return exitNotFound
 	default:
 		return exitFailure
 	}
@@ -80,14 +99,23 @@ func exitCode(err error) int {
 
 func newRoot(stdout, stderr io.Writer) *cli.Command {
 	root := &cli.Command{
-		Name:            "lamina",
-		Usage:           "a snapshotter for containerd",
-		Description:     about + exitCodes,
-		Commands:        []*cli.Command{newServe(), newConfig(), newPool(), newDoctor(), newMigrate(), newFeatures(), newVersion(), newGenerate()},
-		HideHelpCommand: true,
-		Writer:          stdout,
-		ErrWriter:       stderr,
-		Action:          showHelp,
+		Name:        "lamina",
+		Usage:       "a snapshotter for containerd",
+		Description: about + exitCodes,
+		Commands: []*cli.Command{
+			newServe(), newStatus(), newTree(), newLs(), newInspect(), newDu(), newTop(), newPool(), newCleanup(), newDoctor(),
+			newConfig(), newMigrate(), newFeatures(), newVersion(), newGenerate(),
+		},
+		HideHelpCommand:       true,
+		EnableShellCompletion: true,
+		ConfigureShellCompletionCommand: func(c *cli.Command) {
+			c.Hidden = false
+			c.Usage = "print a script that completes command lines, for bash, zsh or fish"
+			adopt(c)
+		},
+		Writer:    stdout,
+		ErrWriter: stderr,
+		Action:    showHelp,
 	}
 	adopt(root)
 	return root

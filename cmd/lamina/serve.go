@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"runtime/debug"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -11,6 +12,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/admin"
 )
 
 func newServe() *cli.Command {
@@ -61,24 +63,33 @@ func serve(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close())
 	}
+	operators, err := openAdmin(ctx, s.Admin.Address, adminHandler(host, s))
+	if err != nil {
+		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close(), sock.release())
+	}
 	debug.FreeOSMemory() // the check of a large store, which is done once
 	log.G(ctx).WithFields(log.Fields{
 		"version":      buildVersion(),
 		"root":         s.Root,
 		"address":      s.Address,
+		"admin":        s.Admin.Address,
 		"snapshotters": host.Names(),
 	}).Info("serving")
 	defer context.AfterFunc(ctx, host.StopDeleting)()
 	server := newServer(newService(log.G(ctx), served))
-	registerDoctor(server.grpc, host)
-	registerPool(server.grpc, host)
 	registerDiff(server.grpc, log.G(ctx), host, containerd)
 	err = server.run(ctx, sock)
+	err = errors.Join(err, operators.close(ctx)) // which answers until then, and uses the host
 	err = errors.Join(err, containerd.Close(), host.Close(), sock.release())
 	if err == nil {
 		log.G(ctx).Info("stopped")
 	}
 	return err
+}
+
+// adminHandler is what operators ask of a host.
+func adminHandler(host *lamina.Host, s settings) http.Handler {
+	return admin.Handler(s.Root, described{host, s}, host, doctorEndpoints(host)...)
 }
 
 // unlessStopped returns err, or nil if it only says that a signal came before the daemon served: it is stopped, as asked.

@@ -21,6 +21,11 @@ const (
 	defaultAddress    = "/run/lamina/lamina.sock"
 	defaultContainerd = "/run/containerd/containerd.sock"
 
+	// adminName is the name of the admin socket in the directory of the other, where nobody says more.
+	adminName = "admin.sock"
+	// besideAddress stands for that until the settings are loaded: it is no path, and "" is off.
+	besideAddress = "\x00"
+
 	// maxAddress is the longest path that sockaddr_un takes: 108 bytes with the NUL (unix(7)).
 	maxAddress = 107
 )
@@ -33,6 +38,7 @@ type settings struct {
 	Address string `toml:"address"`
 	// Pprof is where profiles are served: the path of a socket or a loopback address, or nowhere if it is empty.
 	Pprof      string             `toml:"pprof,omitempty"`
+	Admin      adminSettings      `toml:"admin"`
 	Containerd containerdSettings `toml:"containerd"`
 	Log        logSettings        `toml:"log"`
 }
@@ -40,6 +46,12 @@ type settings struct {
 // containerdSettings say where the containerd is whose content store layers are written to.
 type containerdSettings struct {
 	// Address is the path of its socket.
+	Address string `toml:"address"`
+}
+
+// adminSettings say where operators ask.
+type adminSettings struct {
+	// Address is the path of the admin socket, beside the other unless it is set, or "" for none.
 	Address string `toml:"address"`
 }
 
@@ -52,6 +64,7 @@ func defaultSettings() settings {
 	return settings{
 		Config:     lamina.DefaultConfig(),
 		Address:    defaultAddress,
+		Admin:      adminSettings{Address: besideAddress},
 		Containerd: containerdSettings{Address: defaultContainerd},
 		Log:        logSettings{Level: "info", Format: "text"},
 	}
@@ -64,7 +77,9 @@ func loadSettings(c *cli.Command) (settings, error) {
 	if err != nil {
 		return settings{}, fmt.Errorf("%w: %w", errConfig, err)
 	}
-	for flag, value := range map[string]*string{"root": &s.Root, "address": &s.Address, "log-level": &s.Log.Level, "pprof": &s.Pprof} {
+	for flag, value := range map[string]*string{
+		"root": &s.Root, "address": &s.Address, "admin-address": &s.Admin.Address, "log-level": &s.Log.Level, "pprof": &s.Pprof,
+	} {
 		if c.IsSet(flag) {
 			*value = c.String(flag)
 		}
@@ -72,7 +87,16 @@ func loadSettings(c *cli.Command) (settings, error) {
 	if err := s.check(); err != nil {
 		return settings{}, fmt.Errorf("%w: %w", errConfig, err)
 	}
+	s.Admin.Address = s.adminAddress()
 	return s, nil
+}
+
+// adminAddress returns the path of the admin socket.
+func (s settings) adminAddress() string {
+	if s.Admin.Address == besideAddress {
+		return filepath.Join(filepath.Dir(s.Address), adminName)
+	}
+	return s.Admin.Address
 }
 
 // readSettings returns the settings of a file. A missing file is as good as an empty one, unless the user named it.
@@ -149,6 +173,7 @@ func (s settings) check() error {
 		validateAddress("address", s.Address),
 		validateAddress("containerd.address", s.Containerd.Address),
 		s.validatePprof(),
+		s.validateAdmin(),
 		oneOf("log.level", s.Log.Level, "trace", "debug", "info", "warn", "error"),
 		oneOf("log.format", s.Log.Format, "text", "json"),
 	)
@@ -163,6 +188,24 @@ func validateAddress(key, address string) error {
 	default:
 		return nil
 	}
+}
+
+// validateAdmin wants a socket that no other has. Who has both at the default name in one directory hears of it too.
+func (s settings) validateAdmin() error {
+	address := s.adminAddress()
+	if address == "" || !filepath.IsAbs(s.Address) && s.Admin.Address == besideAddress {
+		return nil // the latter is a fault of address
+	}
+	if err := validateAddress("admin.address", address); err != nil {
+		return err
+	}
+	if filepath.Clean(address) == filepath.Clean(s.Address) {
+		return fmt.Errorf("admin.address: %q is the address of the snapshotters; it needs a socket of its own", address)
+	}
+	if network, at, err := pprofNetwork(s.Pprof); err == nil && network == "unix" && filepath.Clean(at) == filepath.Clean(address) {
+		return fmt.Errorf("admin.address: %q is the address of the profiles; it needs a socket of its own", address)
+	}
+	return nil
 }
 
 func (s settings) validatePprof() error {
@@ -193,6 +236,7 @@ func settingsFlags() []cli.Flag {
 		},
 		&cli.StringFlag{Name: "root", Usage: "keep the store and the layers in `DIR`, whatever the file says"},
 		&cli.StringFlag{Name: "address", Usage: "listen on the unix socket `PATH`, whatever the file says"},
+		&cli.StringFlag{Name: "admin-address", Usage: "the admin socket is at `PATH`, whatever the file says, or nowhere if it is empty"},
 		&cli.StringFlag{Name: "log-level", Usage: "log from `LEVEL` up: trace, debug, info, warn, error"},
 	}
 }

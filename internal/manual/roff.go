@@ -42,7 +42,8 @@ func (r *roff) line(format string, args ...any) {
 
 func (r *roff) section(title string) { r.line(".SH %s", title) }
 
-// text writes plain text: paragraphs, which an empty line ends, and lines that begin with a space, which stay as they are.
+// text writes plain text: paragraphs, which an empty line ends, and what stays as it is: lines that begin with a space, and
+// a paragraph that begins with a comment, which is for a shell.
 func (r *roff) text(text string) {
 	for i, paragraph := range strings.Split(strings.Trim(text, "\n"), "\n\n") {
 		if i > 0 {
@@ -53,10 +54,10 @@ func (r *roff) text(text string) {
 }
 
 func (r *roff) paragraph(lines []string) {
-	fixed := false
+	fixed, shell := false, strings.HasPrefix(lines[0], "#")
 	for _, line := range lines {
-		if indented := strings.HasPrefix(line, " "); indented != fixed {
-			fixed = indented
+		if keep := shell || strings.HasPrefix(line, " "); keep != fixed {
+			fixed = keep
 			r.line("%s", map[bool]string{true: ".nf", false: ".fi"}[fixed])
 		}
 		r.line("%s", guarded(escape(line)))

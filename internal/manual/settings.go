@@ -17,6 +17,7 @@ const configPage = "lamina-config.toml"
 type Setting struct {
 	Key     string // with the tables that it is in: "union.aufs.xino"
 	Default string // as it stands in a file; "" where the key has none
+	Told    string // the same with what it depends on, with code spans of Markdown
 	Meaning string // with code spans of Markdown
 }
 
@@ -41,19 +42,23 @@ func ParseSettings(page string) ([]Setting, error) {
 		if len(cells) != 3 {
 			return nil, fmt.Errorf("%w: %q has not three cells", ErrSettings, line)
 		}
-		s := Setting{Key: code(cells[0]), Default: code(cells[1]), Meaning: strings.TrimSpace(cells[2])}
-		if strings.HasPrefix(s.Key, "---") {
+		s := Setting{Key: code(cells[0]), Default: code(cells[1]), Told: strings.TrimSpace(cells[1]), Meaning: strings.TrimSpace(cells[2])}
+		if s.Key == "" { // the line below the head {
 			continue
-		}
-		if s.Default == "none" {
-			s.Default = ""
 		}
 		settings = append(settings, s)
 	}
 	return settings, nil
 }
 
-func code(cell string) string { return strings.Trim(strings.TrimSpace(cell), "`") }
+// code returns the last code span of a cell, or nothing.
+func code(cell string) string {
+	spans := strings.Split(cell, "`")
+	if len(spans) < 3 {
+		return ""
+	}
+	return spans[len(spans)-2]
+}
 
 // Check says in what the table differs from the settings of the program: keys are all that it takes, in which NAME stands for any
 // name, and defaults is a file with the default of each that has one.
@@ -144,7 +149,7 @@ func SettingsPage(e Edition, table []Setting) Page {
 		r.item(bold(s.Key))
 		r.line("%s", marked(s.Meaning+stop(s.Meaning)))
 		if s.Default != "" {
-			r.line("The default is %s.", bold(s.Default))
+			r.line("%s", marked("The default is "+s.Told+"."))
 		}
 	}
 	r.section("SEE ALSO")

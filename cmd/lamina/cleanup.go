@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/lamina-snapshotter/lamina/admin"
+	"github.com/lamina-snapshotter/lamina/internal/term"
+)
+
+func newCleanup() *cli.Command {
+	return &cli.Command{
+		Name:  "cleanup",
+		Usage: "delete what has been removed, and wait for it",
+		Description: "What containerd removes is deleted in the background anyway; this is done when it is. What a process still uses waits for that, " +
+			"and is not waited for here. Ctrl-C ends the waiting.\n\n" + exitCodes,
+		Flags: askFlags(),
+		Action: func(ctx context.Context, c *cli.Command) error {
+			return command(ctx, c, func(ctx context.Context, a *asking, client *admin.Client) error {
+				before, err := client.Status(ctx)
+				if err != nil {
+					return err
+				}
+				if err := a.cleanup(ctx, client, trashOf(before)); err != nil {
+					return err
+				}
+				after, err := client.Status(ctx)
+				if err != nil {
+					return err
+				}
+				done := cleaned{Before: trashOf(before), After: trashOf(after)}
+				if a.json {
+					return a.printJSON(done)
+				}
+				return a.printf("%d were to be deleted, %d are left\n", done.Before, done.After)
+			})
+		},
+	}
+}
+
+// A cleaned is how much there was to delete.
+type cleaned struct {
+	Before int `json:"before"`
+	After  int `json:"after"`
+}
+
+func trashOf(s admin.Status) (n int) {
+	for _, b := range s.Backends {
+		n += b.Trash
+	}
+	return n
+}
+
+// progressPeriod is how often something that takes long is asked how far it is.
+const progressPeriod = time.Second
+
+// cleanup waits for the daemon, and shows how far it is.
+func (a *asking) cleanup(ctx context.Context, client *admin.Client, total int) error {
+	progress := term.NewProgress(a.err, "deleting")
+	defer progress.End()
+	done := make(chan error, 1)
+	go func() { done <- client.Cleanup(ctx) }()
+	tick := time.NewTicker(progressPeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-tick.C:
+			if now, err := client.Status(ctx); err == nil { // the other call has the error that counts
+				progress.Show(max(0, total-trashOf(now)), total)
+			}
+		}
+	}
+}

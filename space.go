@@ -1,0 +1,231 @@
+package lamina
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+
+	"github.com/lamina-snapshotter/lamina/admin"
+	"github.com/lamina-snapshotter/lamina/dmthin"
+	"github.com/lamina-snapshotter/lamina/metadata"
+	"github.com/lamina-snapshotter/lamina/overlayaufs"
+)
+
+// poolShare is how many steps of the progress the look at a pool takes; each directory that is walked is one.
+const poolShare = 100
+
+// Space tells for each snapshot what it takes up, and what the deletion of it and of all upon it gives back. What directories take
+// up is as it was recorded when they were committed, or counted by the file system, or walked; what volumes do is read from the
+// pool's metadata. A snapshot that is removed meanwhile is left out, and so is one whose volume is newer than that look.
+func (f *facts) Space(ctx context.Context, progress func(done, total int), each func(admin.Space) error) error {
+	s, err := f.survey(ctx)
+	if err != nil {
+		return err
+	}
+	steps := newSteps(progress, s)
+	defer steps.end()
+	if err := f.measureVolumes(ctx, s, steps); err != nil {
+		return fmt.Errorf("the pool: %w", err)
+	}
+	if err := f.measureDirectories(ctx, s, steps); err != nil {
+		return err
+	}
+	s.sumUp()
+	for _, t := range s.taken {
+		if t.unknown {
+			continue
+		}
+		if err := each(t.Space); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A spaceSurvey is what the snapshots of a root take up, each behind those that it is made upon.
+type spaceSurvey struct {
+	taken   []taken
+	parents dmthin.Genealogy // of volumes
+	walks   int              // directories of which nothing is recorded
+}
+
+// A taken is what one snapshot takes up.
+type taken struct {
+	admin.Space
+	id, parent metadata.ID
+	place      metadata.Placement
+	recorded   bool // what a directory takes up
+	unknown    bool // nothing can be said
+}
+
+// survey reads the records.
+func (f *facts) survey(ctx context.Context) (*spaceSurvey, error) {
+	s := &spaceSurvey{parents: dmthin.Genealogy{}}
+	err := f.store.WalkTrees(ctx, func(sn metadata.Snapshot) error {
+		t := taken{
+			Space: admin.Space{Name: sn.Name, Key: sn.Key}, id: sn.ID, parent: sn.ParentID, place: sn.Placement,
+		}
+		if sn.Placement.Medium == metadata.Directory {
+			if t.recorded = sn.Usage != nil && sn.Kind == snapshots.KindCommitted; t.recorded {
+				t.Own = uint64(sn.Usage.Size)
+			} else {
+				s.walks++
+			}
+		}
+		s.taken = append(s.taken, t)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, f.addGenealogy(s.parents)
+}
+
+// addGenealogy notes upon which volumes others are made, templates too.
+func (f *facts) addGenealogy(parents dmthin.Genealogy) error {
+	links, err := f.store.Contents(metadata.Volume)
+	if err != nil {
+		return err
+	}
+	devices := make(map[metadata.ID]uint32, len(links))
+	for _, l := range links {
+		devices[l.ID] = l.Placement.Device
+	}
+	for _, l := range links {
+		if device, ok := devices[l.ParentID]; ok {
+			parents[l.Placement.Device] = device
+		}
+	}
+	return nil
+}
+
+// measureVolumes sets what the snapshots have of the pool.
+func (f *facts) measureVolumes(ctx context.Context, s *spaceSurvey, steps *steps) error {
+	if !s.hasVolumes() {
+		return nil
+	}
+	volumes, err := f.readPool(ctx, s.parents, steps.pool)
+	if err != nil {
+		return err
+	}
+	steps.pool(1, 1)
+	found := make(map[uint32]dmthin.VolumeUsage, len(volumes))
+	for _, v := range volumes {
+		found[v.ID] = v
+	}
+	for i := range s.taken {
+		t := &s.taken[i]
+		if t.place.Medium != metadata.Volume {
+			continue
+		}
+		v, ok := found[t.place.Device]
+		t.Own, t.Shared, t.Freed, t.unknown = v.Exclusive, v.Mapped-v.Exclusive, v.Freed, !ok
+	}
+	return nil
+}
+
+func (s *spaceSurvey) hasVolumes() bool {
+	return slices.ContainsFunc(s.taken, func(t taken) bool { return t.place.Medium == metadata.Volume })
+}
+
+// readPool reads the metadata of the pool, be it open or not.
+func (f *facts) readPool(ctx context.Context, parents dmthin.Genealogy, progress func(done, total uint64)) ([]dmthin.VolumeUsage, error) {
+	if f.host != nil && f.host.thin != nil {
+		return f.host.thin.VolumesSpace(ctx, parents, progress)
+	}
+	c := f.config.Thin
+	c.Root, c.Store = f.config.mediumRoot(metadata.Volume), f.store.UUID()
+	return dmthin.LookAtSpace(ctx, c, parents, progress)
+}
+
+// measureDirectories sets what directories take up of which nothing is recorded.
+func (f *facts) measureDirectories(ctx context.Context, s *spaceSurvey, steps *steps) error {
+	for i := range s.taken {
+		t := &s.taken[i]
+		if t.place.Medium != metadata.Directory || t.recorded {
+			continue
+		}
+		usage, err := f.measureDirectory(ctx, t)
+		if errors.Is(err, fs.ErrNotExist) {
+			t.unknown = true // it was removed meanwhile, or is damage, which the doctor finds
+		} else if err != nil {
+			return fmt.Errorf("snapshot %q of %q: %w", t.Key, t.Name, err)
+		}
+		t.Own = uint64(max(usage.Size, 0))
+		steps.directory()
+	}
+	return nil
+}
+
+func (f *facts) measureDirectory(ctx context.Context, t *taken) (snapshots.Usage, error) {
+	if f.host != nil && f.host.union != nil {
+		return f.host.union.Usage(ctx, []overlayaufs.Content{{ID: uint64(t.id), Project: t.place.Project}})
+	}
+	return overlayaufs.Measure(ctx, f.config.mediumRoot(metadata.Directory), uint64(t.id))
+}
+
+// sumUp sets what the deletion of directories with all upon them gives back. Children come behind their parents.
+func (s *spaceSurvey) sumUp() {
+	freed := map[metadata.ID]uint64{}
+	for i := range slices.Backward(s.taken) {
+		t := &s.taken[i]
+		if t.place.Medium == metadata.Directory {
+			t.Freed = t.Own + freed[t.id]
+			freed[t.parent] += t.Freed
+		}
+	}
+}
+
+// steps tell the progress of a Space, and nothing after its end: what hangs may go on after that.
+type steps struct {
+	mu     sync.Mutex
+	tell   func(done, total int) // nil when nobody asks, or after the end
+	walked int
+	walks  int
+	read   int // of the pool, up to whole
+	whole  int // 0 if there are no volumes
+}
+
+func newSteps(tell func(done, total int), s *spaceSurvey) *steps {
+	p := &steps{tell: tell, walks: s.walks}
+	if s.hasVolumes() {
+		p.whole = poolShare
+	}
+	return p
+}
+
+// pool notes how much of the pool's metadata was read.
+func (p *steps) pool(done, total uint64) {
+	p.note(func() { p.read = int(done * poolShare / max(total, 1)) })
+}
+
+// directory notes that one more was walked.
+func (p *steps) directory() { p.note(func() { p.walked++ }) }
+
+func (p *steps) note(fn func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.tell == nil {
+		return
+	}
+	before := p.walked + p.read
+	if fn(); p.walked+p.read != before {
+		p.tell(p.walked+p.read, p.walks+p.whole)
+	}
+}
+
+func (p *steps) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tell = nil
+}
+
+// Space tells for each snapshot what it takes up, and what the deletion of it and of all upon it gives back.
+func (h *Host) Space(ctx context.Context, progress func(done, total int), each func(admin.Space) error) error {
+	return h.facts.Space(ctx, progress, each)
+}
