@@ -6,15 +6,17 @@ export GOFLAGS += -buildvcs=false
 # The linter keeps findings with the paths of the checkout that they came from.
 export GOLANGCI_LINT_CACHE := $(CURDIR)/.cache/golangci-lint
 version := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-# Modules beside the main one: containerd's programs and the linter.
-modules := integration/containerd integration/lint
+# Modules beside the main one: containerd's programs, the linter and the packager.
+modules := integration/containerd integration/lint integration/packager
 
 say = @printf '\n== %s\n'
 
-.PHONY: help build demo test test-here test-guests torture lint bench bench-more guest clean root
+.PHONY: help build deb man demo test test-here test-guests torture lint bench bench-more guest clean root
 
 help:
 	@echo 'make build   bin/lamina, a static binary'
+	@echo "make deb     bin/lamina_VERSION_ARCH.deb, Debian's package; GOARCH=arm64 for another architecture"
+	@echo 'make man     the manual pages, into bin/man'
 	@echo 'make demo    install what is missing, then run a Debian container on Lamina'
 	@echo 'make test    install what is missing, then run all tests (needs root; some twenty minutes)'
 	@echo 'make torture the crash tests with all their kills and power cuts (needs root; an hour or more)'
@@ -28,12 +30,20 @@ build:
 	$(say) 'building bin/lamina'
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(version)' -o bin/lamina ./cmd/lamina
 
+deb:
+	@env -u GOARCH integration/setup packager
+	$(say) "building Debian's package"
+	packaging/build bin
+
+man:
+	go run -ldflags '-X main.version=$(version)' ./cmd/lamina generate bin/man
+
 demo: root
 	@integration/demo
 
 test: root
 	$(say) 'installing and building what the tests need'
-	integration/setup packages tools debian image promtool
+	integration/setup packages tools packager debian image promtool
 	@$(MAKE) --no-print-directory build
 	$(say) 'testing all packages, with the race detector, as root: on this kernel, and beside it in guests, which have one processor'
 	go build -race ./...

@@ -143,7 +143,11 @@ func verifyMeta(btx *bolt.Tx) error {
 	if len(version) != 8 {
 		return fmt.Errorf("%w: it has no schema version", ErrNotStore)
 	}
-	if v := binary.BigEndian.Uint64(version); v < oldestVersion || v > schemaVersion {
+	v := binary.BigEndian.Uint64(version)
+	if v > schemaVersion {
+		return fmt.Errorf("%w %d; this program knows %d to %d: install the lamina that wrote it, or a later one", ErrVersion, v, oldestVersion, schemaVersion)
+	}
+	if v < oldestVersion {
 		return fmt.Errorf("%w %d; this program knows %d to %d", ErrVersion, v, oldestVersion, schemaVersion)
 	}
 	if !bytes.Equal(meta.Get(keySum), metaSum(meta)) {

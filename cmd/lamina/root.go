@@ -25,6 +25,11 @@ const (
 	exitInterrupted = 130 // as a shell's of a program that SIGINT ended
 )
 
+const about = `Lamina keeps the layers of images and the writable layers of containers: as directories that overlayfs joins (union), or as volumes of a
+device-mapper thin pool (thin). One daemon serves containerd on a unix socket.
+
+`
+
 const exitCodes = `Exit codes:
    0  done; of serve: stopped by a signal, every call finished
    1  failed
@@ -96,10 +101,10 @@ func newRoot(stdout, stderr io.Writer) *cli.Command {
 	root := &cli.Command{
 		Name:        "lamina",
 		Usage:       "a snapshotter for containerd",
-		Description: exitCodes,
+		Description: about + exitCodes,
 		Commands: []*cli.Command{
 			newServe(), newStatus(), newTree(), newLs(), newInspect(), newDu(), newTop(), newPool(), newCleanup(), newDoctor(),
-			newConfig(), newMigrate(), newFeatures(), newVersion(),
+			newConfig(), newMigrate(), newFeatures(), newVersion(), newGenerate(),
 		},
 		HideHelpCommand:       true,
 		EnableShellCompletion: true,
