@@ -6,8 +6,8 @@ export GOFLAGS += -buildvcs=false
 # The linter keeps findings with the paths of the checkout that they came from.
 export GOLANGCI_LINT_CACHE := $(CURDIR)/.cache/golangci-lint
 version := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-# Modules beside the main one: containerd's programs and the linter.
-modules := integration/containerd integration/lint
+# Modules beside the main one: containerd's programs, the node of Kubernetes and the linter.
+modules := integration/containerd integration/kubernetes integration/lint
 
 say = @printf '\n== %s\n'
 
@@ -33,11 +33,13 @@ demo: root
 
 test: root
 	$(say) 'installing and building what the tests need'
-	integration/setup packages tools debian image
+	integration/setup packages tools kubernetes debian image
 	@$(MAKE) --no-print-directory build
 	$(say) 'testing all packages, with the race detector, as root'
 	LAMINA_TEST_ROOT=1 go test -race -count=1 -timeout 28m ./...
 	go test -count=1 -tags failpoint ./internal/failpoint
+	$(say) "pods by containerd's CRI plugin, and the files for Kubernetes"
+	LAMINA_TEST_ROOT=1 go test -C integration/kubernetes -count=1 -timeout 6m ./...
 
 torture: root
 	$(say) 'installing and building what the tests need'
@@ -51,11 +53,12 @@ lint:
 	$(say) 'golangci-lint'
 	bin/tools/golangci-lint run ./...
 	bin/tools/golangci-lint fmt --diff
-	cd integration/containerd && ../../bin/tools/golangci-lint run --config ../../.golangci.yml ./...
+	for m in containerd kubernetes; do (cd integration/$$m && ../../bin/tools/golangci-lint run --config ../../.golangci.yml ./...) || exit 1; done
 	$(say) 'go vet'
 	go vet ./...
 	go vet -tags failpoint ./internal/failpoint
 	go vet -C integration/containerd ./...
+	go vet -C integration/kubernetes ./...
 	$(say) 'go mod tidy'
 	go mod tidy -diff
 	set -e; for m in $(modules); do go -C $$m mod tidy -diff; done

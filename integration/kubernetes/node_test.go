@@ -11,10 +11,12 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/go-logr/logr"
 	"github.com/stretchr/testify/require"
 	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	remote "k8s.io/cri-client/pkg"
+	"k8s.io/klog/v2"
 )
 
 const (
@@ -66,6 +68,7 @@ func programPath() string {
 func startNode(t *testing.T, overlay string) *node {
 	t.Helper()
 	requireRoot(t)
+	klog.SetLogger(logr.Discard()) // the client says each error twice
 	n := &node{t: t, dir: t.TempDir(), registry: startRegistry(t)}
 	n.small = n.registry.name("lamina/small")
 	n.registry.pushPause("lamina/pause", repository(".cache", "busybox"))
@@ -139,7 +142,7 @@ func (n *node) connect() {
 // awaitRuntime waits until the CRI plugin serves: containerd is ready before.
 func (n *node) awaitRuntime() {
 	n.t.Helper()
-	require.NoError(n.t, poll(readyTimeout, func() error {
+	require.NoError(n.t, poll(func() error {
 		status, err := n.runtime.Status(n.t.Context(), false)
 		if err != nil {
 			return err

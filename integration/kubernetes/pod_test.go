@@ -97,7 +97,7 @@ func (p *pod) idle() *container {
 // output waits for the end of a container and returns what it has printed.
 func (c *container) output() string {
 	c.t.Helper()
-	require.NoError(c.t, poll(callTimeout, func() error {
+	require.NoError(c.t, poll(func() error {
 		status, err := c.runtime.ContainerStatus(c.t.Context(), c.id, false)
 		switch {
 		case err != nil:
@@ -130,13 +130,13 @@ func (c *container) remove() {
 	require.NoError(c.t, c.runtime.RemoveContainer(c.t.Context(), c.id))
 }
 
-// rootMount returns the type of the file system that the container has its files on, and what is mounted.
-func (c *container) rootMount() (kind, source string) {
+// rootMount returns the type of the file system that the container has its files on.
+func (c *container) rootMount() (kind string) {
 	c.t.Helper()
 	for line := range strings.Lines(c.exec("cat /proc/self/mounts")) {
 		if f := strings.Fields(line); f[1] == "/" {
-			kind, source = f[2], f[0]
+			kind = f[2]
 		}
 	}
-	return kind, source
+	return kind
 }

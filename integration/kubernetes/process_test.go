@@ -136,9 +136,9 @@ func (p *process) cpu() time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
-// poll calls f until it returns nil or the time is over, and returns what it returned last.
-func poll(timeout time.Duration, f func() error) error {
-	deadline := time.Now().Add(timeout)
+// poll calls f until it returns nil or a minute is over, and returns what it returned last.
+func poll(f func() error) error {
+	deadline := time.Now().Add(time.Minute)
 	for {
 		err := f()
 		if err == nil || time.Now().After(deadline) {

@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 )
 
@@ -30,8 +31,8 @@ type registry struct {
 
 func startRegistry(t *testing.T) registry {
 	t.Helper()
+	logrus.SetOutput(io.Discard) // it writes a line for each request
 	c := &configuration.Configuration{Storage: configuration.Storage{"inmemory": {}}}
-	c.Log.Level, c.Log.AccessLog.Disabled = "error", true
 	server := httptest.NewServer(handlers.NewApp(t.Context(), c))
 	t.Cleanup(server.Close)
 	return registry{t, strings.TrimPrefix(server.URL, "http://")}

@@ -2,19 +2,29 @@ package kubernetes
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
+var union = medium{
+	snapshotter: "lamina", handler: "lamina-union", root: "/var/lib/lamina/union", mounts: "overlay",
+	used: usedByFiles, look: 2 * time.Millisecond,
+}
+
+// TestUnionPods is a node whose pods have their files in directories.
 func TestUnionPods(t *testing.T) {
+	checkPods(t, startNode(t, "union"), union)
+}
+
+// TestUnionRuntimes says which of the handlers can have user namespaces, as the kubelet asks.
+func TestUnionRuntimes(t *testing.T) {
 	n := startNode(t, "union")
-	n.pull("lamina-union")
-	p := n.runPod("plain", "lamina-union", 0)
-	require.Equal(t, "hello", p.run("echo hello").output())
-	c := p.idle()
-	kind, _ := c.rootMount()
-	require.Equal(t, "overlay", kind)
-	u := n.runPod("users", "lamina-union", 100000)
-	c = u.idle()
-	t.Log(c.exec("cat /proc/self/uid_map; busybox stat -c %u:%g / /etc/passwd"))
+	status, err := n.runtime.Status(t.Context(), false)
+	require.NoError(t, err)
+	names := map[string]bool{}
+	for _, h := range status.RuntimeHandlers {
+		names[h.Name] = h.Features.GetUserNamespaces()
+	}
+	require.Subset(t, names, map[string]bool{"runc": true, "lamina-union": true})
 }
