@@ -14,14 +14,16 @@ func enter(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	state, etc := filepath.Join(dir, "lib"), filepath.Join(dir, "etc")
+	state, etc, opt := filepath.Join(dir, "lib"), filepath.Join(dir, "etc"), filepath.Join(dir, "opt")
 	err := errors.Join(
 		os.Mkdir(state, 0o755),
+		os.Mkdir(opt, 0o755),
 		copyEtc(etc),
 		unix.Mount("proc", "/proc", "proc", 0, ""),
 		unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"),
 		unix.Mount(state, "/var/lib", "", unix.MS_BIND, ""),
 		unix.Mount(etc, "/etc", "", unix.MS_BIND, ""),
+		unix.Mount(opt, "/opt", "", unix.MS_BIND, ""),
 	)
 	return err
 }

@@ -22,8 +22,8 @@ import (
 const (
 	// insideVariable is the session's directory, for the process in the namespaces.
 	insideVariable = "LAMINA_TEST_INSIDE"
-	// laminaVariable names the daemon: a guest has neither the time nor a cache to build it.
-	laminaVariable = "LAMINA_TEST_DAEMON"
+	// programsVariable is where Lamina's programs are: a guest has neither the time nor a cache to build them.
+	programsVariable = "LAMINA_TEST_PROGRAMS"
 	// rootVariable makes a missing root a failure.
 	rootVariable = "LAMINA_TEST_ROOT"
 )
@@ -104,18 +104,17 @@ func topLevel(pattern string) string {
 	return pattern
 }
 
-// buildLamina builds the daemon from the sources of these tests, as make build does.
+// buildLamina builds the programs from the sources of these tests, as the image of deploy/kubernetes has them.
 func buildLamina(dir string) error {
-	if os.Getenv(laminaVariable) != "" {
+	if os.Getenv(programsVariable) != "" {
 		return nil
 	}
-	name := filepath.Join(dir, "lamina")
-	cmd := exec.Command("go", "build", "-C", "../..", "-buildvcs=false", "-trimpath", "-o", name, "./cmd/lamina")
+	cmd := exec.Command("go", "build", "-C", "../..", "-buildvcs=false", "-trimpath", "-o", dir+"/", "./cmd/lamina", "./cmd/lamina-node")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
-	return os.Setenv(laminaVariable, name)
+	return os.Setenv(programsVariable, dir)
 }
 
 // runInside runs this program again as process 1 of namespaces for processes and mounts, and returns its exit code.

@@ -2,7 +2,9 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +39,9 @@ type node struct {
 	images     internalapi.ImageManagerService
 	client     *containerd.Client
 	small      string // the image of containers
+
+	cgroupParent string // of pods
+	systemd      string // the process, if the node has one
 }
 
 // background outlives a test, for what its cleanup does.
@@ -68,15 +73,10 @@ func programPath() string {
 func startNode(t *testing.T, overlay string) *node {
 	t.Helper()
 	requireRoot(t)
-	klog.SetLogger(logr.Discard()) // the client says each error twice
-	n := &node{t: t, dir: t.TempDir(), registry: startRegistry(t)}
-	n.small = n.registry.name("lamina/small")
-	n.registry.pushPause("lamina/pause", repository(".cache", "busybox"))
-	n.registry.pushArchive("lamina/small", repository(".cache", "images", "small.tar"))
-
+	n := newNode(t)
 	deployed := repository("deploy", "kubernetes", overlay)
 	n.install("/etc/lamina/config.toml", mustRead(t, filepath.Join(deployed, "config.toml")))
-	daemon := os.Getenv(laminaVariable)
+	daemon := filepath.Join(os.Getenv(programsVariable), "lamina")
 	printed, err := exec.Command(daemon, "config", "containerd").Output()
 	require.NoError(t, err)
 	n.install("/etc/containerd/conf.d/lamina.toml", printed)
@@ -88,8 +88,38 @@ func startNode(t *testing.T, overlay string) *node {
 	require.NoError(t, err)
 	n.containerd = startProcess(t, n.dir, program)
 	n.connect()
-	t.Cleanup(n.cleanup)
+	t.Cleanup(func() {
+		n.removePods()
+		n.containerd.end(syscall.SIGTERM)
+		n.lamina.end(syscall.SIGTERM)
+	})
 	return n
+}
+
+// newNode is a node on which nothing runs yet, with a registry that has its images.
+func newNode(t *testing.T) *node {
+	t.Helper()
+	klog.SetLogger(logr.Discard())                     // the client says each error twice
+	t.Cleanup(func() { require.NoError(t, forget()) }) // the last thing: the next test has a node of its own
+	n := &node{t: t, dir: t.TempDir(), registry: startRegistry(t), cgroupParent: cgroupParent}
+	n.small = n.registry.name("lamina/small")
+	n.registry.pushPause("lamina/pause", repository(".cache", "busybox"))
+	n.registry.pushArchive("lamina/small", repository(".cache", "images", "small.tar"))
+	return n
+}
+
+// forget removes what a node had.
+func forget() (err error) {
+	for _, dir := range []string{"/var/lib", "/opt", "/etc/lamina", "/etc/containerd", "/etc/systemd", "/run/lamina", "/run/containerd", "/run/systemd"} {
+		entries, e := os.ReadDir(dir)
+		if !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+		for _, entry := range entries {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, entry.Name())))
+		}
+	}
+	return err
 }
 
 func mustRead(t *testing.T, name string) []byte {
@@ -164,8 +194,8 @@ func (n *node) pull(handler string) {
 	require.NoError(n.t, err)
 }
 
-// cleanup ends all pods and then the daemons.
-func (n *node) cleanup() {
+// removePods ends all pods, and the connections.
+func (n *node) removePods() {
 	pods, err := n.runtime.ListPodSandbox(background, nil)
 	if err != nil {
 		n.t.Error(err)
@@ -179,6 +209,4 @@ func (n *node) cleanup() {
 		}
 	}
 	_, _, _ = n.runtime.Close(background), n.images.Close(background), n.client.Close()
-	n.containerd.end(syscall.SIGTERM)
-	n.lamina.end(syscall.SIGTERM)
 }

@@ -33,7 +33,7 @@ func (n *node) runPod(name, handler string, ids uint32) *pod {
 		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Uid: name, Namespace: "default"},
 		LogDirectory: filepath.Join(n.dir, name),
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
-			CgroupParent:    cgroupParent,
+			CgroupParent:    n.cgroupParent,
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: namespaces},
 		},
 	}
