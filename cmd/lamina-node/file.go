@@ -82,6 +82,12 @@ func digest(names []string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
+// is says whether a file holds just that.
+func is(name, text string) bool {
+	have, err := os.ReadFile(name)
+	return err == nil && string(have) == text
+}
+
 // removeAll removes files, and directories in which nobody else has put anything. They may be gone.
 func removeAll(names []string) (err error) {
 	for _, name := range names {

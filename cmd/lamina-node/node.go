@@ -20,9 +20,12 @@ const (
 	containerdMain = "/etc/containerd/config.toml"
 	containerdConf = "/etc/containerd/conf.d"
 
-	// The files whose content is a digest of those that a service was last restarted for.
+	// The files whose content is a digest of those that a service was last restarted for, or must not be again.
 	servedWith     = "/opt/lamina/served-with"
 	containerdWith = "/opt/lamina/containerd-with"
+	refusedWith    = "/opt/lamina/containerd-refused"
+	// accepted has the files for containerd with which it last served the kubelet.
+	accepted = "/opt/lamina/accepted"
 )
 
 // The units.
@@ -108,25 +111,6 @@ func (n *node) installLamina(ctx context.Context) error {
 	return n.restartFor(ctx, laminaUnit, servedWith, paths(served))
 }
 
-// installContainerd tells containerd of the daemon, which runs: without it the CRI plugin would not start. The kubelet waits
-// while containerd is restarted, and containers go on.
-func (n *node) installContainerd(ctx context.Context) error {
-	if err := os.MkdirAll(containerdConf, 0o755); err != nil {
-		return err
-	}
-	if err := n.systemd.restart(ctx, printUnit); err != nil {
-		return err
-	}
-	err := putAll([]file{
-		{to: containerdFiles[1], from: filepath.Join(n.config, "cri.toml")},
-		{to: containerdFiles[2], from: filepath.Join(n.config, "systemd.toml")},
-	})
-	if err != nil {
-		return err
-	}
-	return n.restartFor(ctx, containerdUnit, containerdWith, containerdFiles)
-}
-
 // restartFor restarts a unit unless it was, for these contents, and starts it otherwise. Who is killed before that is
 // written down restarts it once more.
 func (n *node) restartFor(ctx context.Context, unit, with string, files []string) error {
@@ -134,11 +118,12 @@ func (n *node) restartFor(ctx context.Context, unit, with string, files []string
 	if err != nil {
 		return err
 	}
-	if have, err := os.ReadFile(with); err == nil && string(have) == want {
+	if is(with, want) {
 		return n.systemd.start(ctx, unit)
 	}
 	n.say("restarting %s", unit)
-	if err := n.systemd.restart(ctx, unit); err != nil {
+	// Nobody knows what it runs with until it is written down again.
+	if err := errors.Join(removeAll([]string{with}), n.systemd.restart(ctx, unit)); err != nil {
 		return err
 	}
 	return put(file{to: with, text: want})
@@ -161,7 +146,8 @@ func (n *node) remove(ctx context.Context) error {
 	dropIn := filepath.Join(units, laminaUnit+".d")
 	err := removeAll([]string{
 		filepath.Join(dropIn, "node.conf"), dropIn, filepath.Join(units, laminaUnit), filepath.Join(units, printUnit),
-		program, filepath.Dir(program), servedWith, containerdWith,
+		program, filepath.Dir(program), servedWith, containerdWith, refusedWith,
+		acceptedFile(containerdFiles[1]), acceptedFile(containerdFiles[2]), accepted,
 	})
 	return errors.Join(err, n.systemd.reload(ctx))
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 )
@@ -178,5 +180,33 @@ func TestContainerdConfig(t *testing.T) {
 			}
 			require.Equal(t, 4, c.Plugins.Transfer.MaxConcurrentUnpacks)
 		})
+	}
+}
+
+// TestExamples holds the examples to the same types, and all YAML and TOML of the page to the files here.
+func TestExamples(t *testing.T) {
+	scheme := runtime.NewScheme()
+	require.NoError(t, errors.Join(corev1.AddToScheme(scheme), kubeletv1beta1.AddToScheme(scheme)))
+	decoder := serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
+	examples, err := filepath.Glob(repository("deploy", "kubernetes", "examples", "*.yaml"))
+	require.NoError(t, err)
+	require.NotEmpty(t, examples)
+	for _, name := range examples {
+		_, _, err := decoder.Decode(mustRead(t, name), nil, nil)
+		require.NoError(t, err, name)
+	}
+	var files [][]byte
+	for _, pattern := range []string{"*/*.yaml", "*/*.toml"} {
+		names, err := filepath.Glob(repository("deploy", "kubernetes", pattern))
+		require.NoError(t, err)
+		for _, name := range names {
+			files = append(files, mustRead(t, name))
+		}
+	}
+	blocks := regexp.MustCompile("(?s)```(?:yaml|toml)\n(.*?)```").FindAllSubmatch(mustRead(t, repository("docs", "kubernetes.md")), -1)
+	require.NotEmpty(t, blocks)
+	for _, b := range blocks {
+		in := func(file []byte) bool { return bytes.Contains(file, b[1]) }
+		require.True(t, slices.ContainsFunc(files, in), "no file in deploy/kubernetes has:\n%s", b[1])
 	}
 }
