@@ -162,7 +162,9 @@ func (n *node) systemctl(args ...string) string {
 // asPod runs what the pod runs until it has done its work, and then stops it. It returns what that printed.
 func (n *node) asPod(verb, image, config string) string {
 	n.t.Helper()
+	start := time.Now()
 	printed, done := n.tryAsPod(verb, image, config)
+	n.t.Logf("lamina-node %s took %.1f s", verb, time.Since(start).Seconds())
 	require.True(n.t, done, "lamina-node %s: %s", verb, printed)
 	return printed
 }
