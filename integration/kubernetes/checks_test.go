@@ -24,6 +24,7 @@ type medium struct {
 	root        string // what the kubelet is told that it lies on
 	mounts      string // the type of the file system in a container
 	used        func(t *testing.T) int
+	users       []uint32      // where the ids of pods in user namespaces begin
 	look        time.Duration // what a look at the use of one snapshot may take of the daemon's time; containerd looks every 10 s
 }
 
@@ -184,11 +185,11 @@ func (p *pod) awaitLook(m medium) {
 	}))
 }
 
-// checkUsers runs pods in two user namespaces, which share the layers of the image.
+// checkUsers runs pods in user namespaces, which share the layers of the image with those in none.
 func (n *node) checkUsers(m medium) {
 	n.t.Helper()
 	layers := n.layers(m)
-	for _, ids := range []uint32{100000, 300000} {
+	for _, ids := range m.users {
 		p := n.runPod(fmt.Sprintf("users-%d", ids), m.handler, ids)
 		c := p.idle()
 		require.Equal(n.t, []string{"0", fmt.Sprint(ids), "65536"}, strings.Fields(c.exec("cat /proc/self/uid_map")))

@@ -7,10 +7,10 @@ import (
 	"github.com/lamina-snapshotter/lamina/integration/guest"
 )
 
-// In a guest all that crosses into its kernel takes long.
+// In a guest all that crosses into its kernel takes long, and a pod seconds.
 var thin = medium{
 	snapshotter: "lamina-thin", handler: "lamina-thin", root: "/var/lib/lamina/thin", mounts: "ext4",
-	used: usedByPool, look: 10 * time.Millisecond,
+	used: usedByPool, users: []uint32{100000}, look: 10 * time.Millisecond,
 }
 
 // TestThinPods is a node whose pods have their files on volumes.

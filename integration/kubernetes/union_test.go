@@ -9,7 +9,7 @@ import (
 
 var union = medium{
 	snapshotter: "lamina", handler: "lamina-union", root: "/var/lib/lamina/union", mounts: "overlay",
-	used: usedByFiles, look: 2 * time.Millisecond,
+	used: usedByFiles, users: []uint32{100000, 300000}, look: 2 * time.Millisecond,
 }
 
 // TestUnionPods is a node whose pods have their files in directories.
