@@ -6,8 +6,8 @@ export GOFLAGS += -buildvcs=false
 # The linter keeps findings with the paths of the checkout that they came from.
 export GOLANGCI_LINT_CACHE := $(CURDIR)/.cache/golangci-lint
 version := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-# Modules beside the main one: containerd's programs, the linter and the packager.
-modules := integration/containerd integration/lint integration/packager
+# Modules beside the main one: containerd's programs, the node of Kubernetes, the linter and the packager.
+modules := integration/containerd integration/kubernetes integration/lint integration/packager
 
 say = @printf '\n== %s\n'
 
@@ -45,7 +45,7 @@ demo: root
 
 test: root
 	$(say) 'installing and building what the tests need'
-	integration/setup packages tools packager debian image promtool
+	integration/setup packages tools packager kubernetes debian image promtool
 	@$(MAKE) --no-print-directory build
 	$(say) 'testing all packages, with the race detector, as root: on this kernel, and beside it in guests, which have one processor'
 	go build -race ./...
@@ -58,6 +58,8 @@ test-here:
 # Of package integration alone: a test of this name in another would run in neither.
 test-guests:
 	LAMINA_TEST_ROOT=1 go test -race -count=1 -timeout 28m -run '^TestThin' ./integration
+	$(say) "pods by containerd's CRI plugin, and the files for Kubernetes"
+	LAMINA_TEST_ROOT=1 go test -C integration/kubernetes -count=1 -timeout 6m ./...
 
 torture: root
 	$(say) 'installing and building what the tests need'
@@ -71,11 +73,12 @@ lint:
 	$(say) 'golangci-lint'
 	bin/tools/golangci-lint run ./...
 	bin/tools/golangci-lint fmt --diff
-	cd integration/containerd && ../../bin/tools/golangci-lint run --config ../../.golangci.yml ./...
+	for m in containerd kubernetes; do (cd integration/$$m && ../../bin/tools/golangci-lint run --config ../../.golangci.yml ./...) || exit 1; done
 	$(say) 'go vet'
 	go vet ./...
 	go vet -tags failpoint ./internal/failpoint
 	go vet -C integration/containerd ./...
+	go vet -C integration/kubernetes ./...
 	$(say) 'go mod tidy'
 	go mod tidy -diff
 	set -e; for m in $(modules); do go -C $$m mod tidy -diff; done
