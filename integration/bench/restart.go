@@ -30,7 +30,7 @@ type restarts struct {
 func storedOf(s settings) content {
 	layers := s.scale.stored - s.scale.active
 	if s.backend == thin {
-		layers /= 10
+		layers /= 20
 	}
 	c := content{chains: max(layers/layersOf, 1), active: s.scale.active}
 	c.views = s.scale.stored - c.committed() - c.active
