@@ -49,7 +49,7 @@ test: root
 	@$(MAKE) --no-print-directory build
 	$(say) 'testing all packages, with the race detector, as root: on this kernel, and beside it in guests, which have one processor'
 	go build -race ./...
-	@$(MAKE) --no-print-directory -j2 --output-sync=line test-here test-guests
+	@$(MAKE) --no-print-directory -j2 test-here test-guests
 
 test-here:
 	LAMINA_TEST_ROOT=1 go test -p 1 -race -count=1 -timeout 28m -skip '^TestThin' ./...
