@@ -92,7 +92,7 @@ func mustRead(t *testing.T, path string) []byte {
 
 // TestNode installs, upgrades, removes and purges the package on a node with systemd and containerd: see testdata/node.
 func TestNode(t *testing.T) {
-	mustNeed(t, "dpkg", "systemctl", "deb-systemd-helper", "../bin/tools/nfpm", "../bin/tools/containerd", "linux.uml")
+	mustNeed(t, "dpkg", "systemctl", "deb-systemd-helper", "pgrep", "capsh", "../bin/tools/nfpm", "../bin/tools/containerd", "linux.uml")
 	if os.Getuid() != 0 {
 		if os.Getenv(rootVariable) == "1" {
 			t.Fatal("needs root")

@@ -50,7 +50,7 @@ func mustNeed(t *testing.T, programs ...string) {
 // mustRun runs a program in the repository and returns what it printed.
 func mustRun(t *testing.T, env []string, argv ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = ".."

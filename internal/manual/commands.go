@@ -172,6 +172,7 @@ func files() []struct{ path, is string } {
 	return []struct{ path, is string }{
 		{"/etc/lamina/config.toml", "The configuration."},
 		{"/run/lamina/lamina.sock", "The socket that containerd asks."},
+		{"/run/lamina/admin.sock", "The socket that these commands ask."},
 		{"/var/lib/lamina", "The store, lamina.db, and what the backends keep: all of it belongs together."},
 	}
 }

@@ -43,7 +43,7 @@ func ParseSettings(page string) ([]Setting, error) {
 			return nil, fmt.Errorf("%w: %q has not three cells", ErrSettings, line)
 		}
 		s := Setting{Key: code(cells[0]), Default: code(cells[1]), Told: strings.TrimSpace(cells[1]), Meaning: strings.TrimSpace(cells[2])}
-		if s.Key == "" { // the line below the head {
+		if s.Key == "" { // the line below the head
 			continue
 		}
 		settings = append(settings, s)
