@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -81,6 +82,9 @@ func (c Config) Validate() error {
 	}
 	if strings.ContainsAny(c.Root, `:,\`) {
 		errs = append(errs, fmt.Errorf(`root: %q has a ":", "," or "\" in it, which mount options cannot carry`, c.Root))
+	}
+	if strings.ContainsFunc(c.Root, unicode.IsControl) {
+		errs = append(errs, fmt.Errorf("root: %q has a control character in it, which lists of mounts and of paths cannot carry", c.Root))
 	}
 	if len(c.Snapshotters) == 0 {
 		errs = append(errs, errors.New("snapshotters: at least one is needed"))
