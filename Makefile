@@ -11,7 +11,7 @@ modules := integration/containerd integration/kubernetes integration/lint integr
 
 say = @printf '\n== %s\n'
 
-.PHONY: help build deb man demo test test-here test-guests torture lint bench bench-more guest clean root
+.PHONY: help build deb man demo test test-here test-guests torture lint bench bench-more guest clean root fuzz vulncheck
 
 help:
 	@echo 'make build   bin/lamina, a static binary'
@@ -24,6 +24,8 @@ help:
 	@echo 'make bench   Lamina measured beside containerd, with the targets; BENCH="-o json" for its flags (a quarter of an hour)'
 	@echo 'make bench-more  the benchmarks of the packages, and commits of containers (up to an hour)'
 	@echo "make guest CMD='...'  run a command in a guest kernel that has device mapper"
+	@echo 'make fuzz    each fuzz target for a minute; FUZZTIME=10m for longer'
+	@echo 'make vulncheck  govulncheck over all modules; it needs the database at vuln.go.dev, or VULNDB=file:///DIR'
 	@echo 'make clean   remove bin and .cache'
 
 build:
@@ -105,6 +107,24 @@ bench-more: root
 
 guest: root
 	@go build -o bin/guest ./integration/guest/cmd/guest && bin/guest '$(CMD)'
+
+FUZZTIME ?= 1m
+fuzz:
+	@set -e; go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./... | while read -r package; do \
+		dir=$$(go list -f '{{.Dir}}' "$$package"); \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(f \*testing.F).*/\1/p' "$$dir"/*_test.go); do \
+			printf '\n== %s of %s\n' "$$target" "$$package"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
+		done; \
+	done
+
+VULNDB ?= https://vuln.go.dev
+vulncheck:
+	$(say) 'govulncheck, with the database $(VULNDB)'
+	@case '$(VULNDB)' in \
+	http*) curl -fsS -m 20 -o /dev/null '$(VULNDB)/index/db.json' || { echo 'NOT CHECKED: this network does not let the database $(VULNDB) be read; make vulncheck VULNDB=file:///DIR reads a copy' >&2; exit 1; } ;; \
+	esac
+	@set -e; for m in . $(modules); do echo "== $$m"; go run -C $$m golang.org/x/vuln/cmd/govulncheck@v1.8.0 -db '$(VULNDB)' ./...; done
 
 clean:
 	rm -rf bin .cache

@@ -10,11 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -83,6 +83,9 @@ func (c Config) Validate() error {
 	if strings.ContainsAny(c.Root, `:,\`) {
 		errs = append(errs, fmt.Errorf(`root: %q has a ":", "," or "\" in it, which mount options cannot carry`, c.Root))
 	}
+	if strings.ContainsFunc(c.Root, unicode.IsControl) {
+		errs = append(errs, fmt.Errorf("root: %q has a control character in it, which lists of mounts and of paths cannot carry", c.Root))
+	}
 	if len(c.Snapshotters) == 0 {
 		errs = append(errs, errors.New("snapshotters: at least one is needed"))
 	}
@@ -131,7 +134,7 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	if err := makeRoot(c.Root); err != nil {
+	if err := makeRoot(ctx, c.Root); err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
 	store, err := metadata.Open(c.storePath(), metadata.Options{})
@@ -234,27 +237,6 @@ func (c Config) storePath() string { return filepath.Join(c.Root, "lamina.db") }
 func (c Config) Locked() error {
 	if err := metadata.Locked(c.storePath()); err != nil {
 		return fmt.Errorf("root: %w", err)
-	}
-	return nil
-}
-
-// makeRoot makes the root for its owner alone, as it holds the files of all containers. A root that exists is left as it
-// is.
-func makeRoot(root string) error {
-	if err := os.MkdirAll(filepath.Dir(root), 0o711); err != nil {
-		return err
-	}
-	// Not MkdirAll: it takes the mode for every directory that it makes, and a path that is a file for an error without
-	// a name.
-	if err := os.Mkdir(root, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	info, err := os.Stat(root)
-	if err != nil {
-		return err
-	}
-	if !info.IsDir() {
-		return fmt.Errorf("%s is not a directory", root)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/labels"
@@ -14,6 +15,10 @@ import (
 
 // maxKey bounds names and keys, in bytes: bbolt takes keys of 32 KiB, and a key of ours holds a name and a label.
 const maxKey = 8 << 10
+
+// maxLabels bounds the labels of a snapshot, in bytes of all keys and values. A client bounds one request; what updates add up to would
+// grow until neither a List nor a Stat could be sent any more (16 MiB of gRPC).
+const maxLabels = 1 << 20
 
 // Templates is the snapshotter name of the records of templates: committed contents that bases are made upon. A base shows
 // no parent, but has the id of its template as that of a parent, so the template is in its chain and cannot be removed.
@@ -164,8 +169,10 @@ func (s *Store) Relabelled(name string, info snapshots.Info, fieldpaths ...strin
 
 func (s Snapshot) relabelled(info snapshots.Info, fieldpaths []string) (next Snapshot, err error) {
 	next = s
-	next.Labels, err = mergeLabels(s.Labels, info.Labels, fieldpaths)
-	return next, err
+	if next.Labels, err = mergeLabels(s.Labels, info.Labels, fieldpaths); err != nil {
+		return next, err
+	}
+	return next, checkLabels(next.Labels)
 }
 
 func mergeLabels(old, given map[string]string, fieldpaths []string) (map[string]string, error) {
@@ -228,14 +235,29 @@ func validate(name, key string, given map[string]string) error {
 		if len(s) > maxKey {
 			return fmt.Errorf("%w: the %s has %d bytes, more than %d", ErrInvalid, what, len(s), maxKey)
 		}
+		if !utf8.ValidString(s) { // gRPC could not send it, nor a List with it
+			return fmt.Errorf("%w: the %s is not UTF-8", ErrInvalid, what)
+		}
 	}
 	if strings.ContainsRune(name, 0) {
 		return fmt.Errorf("%w: the snapshotter name holds a zero byte", ErrInvalid)
 	}
+	return checkLabels(given)
+}
+
+func checkLabels(given map[string]string) error {
+	size := 0
 	for k, v := range given {
 		if err := labels.Validate(k, v); err != nil {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return fmt.Errorf("%w: the label %.100q is not UTF-8", ErrInvalid, k)
+		}
+		size += len(k) + len(v)
+	}
+	if size > maxLabels {
+		return fmt.Errorf("%w: the %d labels have %d bytes, more than %d", ErrInvalid, len(given), size, maxLabels)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/lamina-snapshotter/lamina/internal/bytesize"
 )
@@ -154,8 +155,8 @@ func (c Config) Validate() error {
 	if c.Driver == driverAufs {
 		errs = append(errs, c.checkAufs())
 	}
-	if x := c.Aufs.Xino; isSet(x) && (!filepath.IsAbs(x) || strings.ContainsAny(x, ",")) {
-		errs = append(errs, fmt.Errorf("union.aufs.xino = %q: must be %q or an absolute path without a comma", x, auto))
+	if x := c.Aufs.Xino; isSet(x) && (!filepath.IsAbs(x) || strings.ContainsFunc(x, func(r rune) bool { return r == ',' || unicode.IsControl(r) })) {
+		errs = append(errs, fmt.Errorf("union.aufs.xino = %q: must be %q or an absolute path without a comma or a control character", x, auto))
 	}
 	return errors.Join(errs...)
 }

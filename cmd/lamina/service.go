@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/lamina-snapshotter/lamina/metrics"
@@ -208,7 +209,12 @@ func (s *service) Cleanup(ctx context.Context, r *snapshotsapi.CleanupRequest) (
 // some 16 MiB for a moment, 6.6 of them copies of the records; containerd walks once each time that it collects garbage.
 const manyListed = 2000
 
-// A countedList is the stream of a List that knows how many snapshots went through it.
+// maxListed is how many bytes of snapshots are sent at once: the contrib service sends them by the hundred, and with the labels that a
+// snapshot may have, those would pass what a message may have. containerd could collect no garbage any more.
+const maxListed = 4 << 20
+
+// A countedList is the stream of a List that knows how many snapshots went through it, and sends what is too much for one message in
+// several.
 type countedList struct {
 	snapshotsapi.Snapshots_ListServer
 
@@ -216,8 +222,23 @@ type countedList struct {
 }
 
 func (c *countedList) Send(r *snapshotsapi.ListSnapshotsResponse) error {
-	c.listed += len(r.GetInfo())
-	return c.Snapshots_ListServer.Send(r)
+	infos := r.GetInfo()
+	c.listed += len(infos)
+	from, size := 0, 0
+	for i, info := range infos {
+		one := proto.Size(info)
+		if i > from && size+one > maxListed {
+			if err := c.Snapshots_ListServer.Send(&snapshotsapi.ListSnapshotsResponse{Info: infos[from:i]}); err != nil {
+				return err
+			}
+			from, size = i, 0
+		}
+		size += one
+	}
+	if from == 0 {
+		return c.Snapshots_ListServer.Send(r)
+	}
+	return c.Snapshots_ListServer.Send(&snapshotsapi.ListSnapshotsResponse{Info: infos[from:]})
 }
 
 // List streams. The contrib service returns Walk's error as it is, so its class is added here; an error of the stream is

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v3"
@@ -189,6 +190,8 @@ func validateAddress(key, address string) error {
 		return fmt.Errorf("%s: %q is not an absolute path", key, address)
 	case len(address) > maxAddress:
 		return fmt.Errorf("%s: %q has %d bytes; the path of a unix socket has at most %d", key, address, len(address), maxAddress)
+	case strings.ContainsFunc(address, unicode.IsControl):
+		return fmt.Errorf("%s: %q has a control character in it", key, address)
 	default:
 		return nil
 	}

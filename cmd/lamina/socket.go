@@ -24,7 +24,8 @@ type socket struct {
 	lock *os.File
 }
 
-// listen makes the socket that a key of the configuration asks for, and its directory (0700) if that is missing. A socket that
+// listen makes the socket that a key of the configuration asks for, and its directory (0700) if that is missing; one that other users
+// may put a socket of theirs into is an error. A socket that
 // nobody listens on any more is replaced. A living one, or anything that is not a socket, is errInUse or another error and
 // stays as it is.
 //
@@ -73,6 +74,19 @@ func makeSocketDir(dir string) error {
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	// Who speaks to a socket there speaks to whom any user likes. Root's own group is none of the others.
+	others := fs.FileMode(0o022)
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Gid == 0 {
+		others = 0o002
+	}
+	if info.Mode()&others != 0 && info.Mode()&fs.ModeSticky == 0 {
+		return fmt.Errorf("other users may write to %s (its mode is %04o) and put a socket of their own there: take that away with chmod go-w, or choose another directory",
+			dir, info.Mode().Perm())
 	}
 	return nil
 }
