@@ -121,7 +121,7 @@ func (m *manual) manage() {
 	m.t.Helper()
 	l, err := net.Listen("unix", m.manager())
 	require.NoError(m.t, err)
-	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 		c := call{verb: parts[0], unit: parts[len(parts)-1], done: make(chan struct{})}
 		select {
