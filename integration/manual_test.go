@@ -19,7 +19,7 @@ import (
 )
 
 // manualPages are read by operators, who do what they say in this order.
-var manualPages = []string{"docs/operating.md"}
+var manualPages = []string{"docs/operating.md", "README.md"}
 
 // passageTime is what the commands between two sentences may take.
 const passageTime = time.Minute
