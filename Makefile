@@ -17,8 +17,6 @@ help:
 	@echo 'make build   bin/lamina, a static binary'
 	@echo "make deb     bin/lamina_VERSION_ARCH.deb, Debian's package; GOARCH=arm64 for another architecture"
 	@echo 'make man     the manual pages, into bin/man'
-	@echo 'make deb     bin/lamina_*.deb, a Debian package'
-	@echo 'make man     the manual pages, into bin/man'
 	@echo 'make demo    install what is missing, then run a Debian container on Lamina'
 	@echo 'make test    install what is missing, then run all tests (needs root; some twenty minutes)'
 	@echo 'make torture the crash tests with all their kills and power cuts (needs root; an hour or more)'
