@@ -11,7 +11,7 @@ modules := integration/containerd integration/kubernetes integration/lint integr
 
 say = @printf '\n== %s\n'
 
-.PHONY: help build deb man demo test test-here test-guests torture lint bench bench-more guest clean root fuzz vulncheck
+.PHONY: help build deb man demo test test-here test-guests torture lint bench bench-more captures fuzz vulncheck guest clean root
 
 help:
 	@echo 'make build   bin/lamina, a static binary'
@@ -23,6 +23,7 @@ help:
 	@echo 'make lint    golangci-lint, go vet and the state of go.mod, over all modules'
 	@echo 'make bench   Lamina measured beside containerd, with the targets; BENCH="-o json" for its flags (a quarter of an hour)'
 	@echo 'make bench-more  the benchmarks of the packages, and commits of containers (up to an hour)'
+	@echo 'make captures  put what lamina prints of a real root into the README'
 	@echo "make guest CMD='...'  run a command in a guest kernel that has device mapper"
 	@echo 'make fuzz    each fuzz target for a minute; FUZZTIME=10m for longer'
 	@echo 'make vulncheck  govulncheck over all modules; it needs the database at vuln.go.dev, or VULNDB=file:///DIR'
@@ -104,6 +105,10 @@ bench-more: root
 	go test -run '^$$' -bench . -benchtime 10x -timeout 15m ./integration/peers
 	$(say) 'commits of containers beside those of containerd, of directories and of volumes'
 	LAMINA_BENCH=1 go test -count=1 -timeout 60m -v -run DiffSpeed ./integration
+
+captures: root
+	integration/setup packages tools image
+	LAMINA_CAPTURES=1 go test -count=1 -timeout 5m -run '^TestCaptures$$' ./integration
 
 guest: root
 	@go build -o bin/guest ./integration/guest/cmd/guest && bin/guest '$(CMD)'

@@ -1,0 +1,58 @@
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestCaptures puts what lamina prints of a real root into the README: make captures.
+func TestCaptures(t *testing.T) {
+	if os.Getenv("LAMINA_CAPTURES") != "1" {
+		t.Skip("make captures runs it: it writes into the README")
+	}
+	requireRoot(t)
+	m := openManual(t, union, union.toml())
+	defer m.end()
+	require.NoError(t, os.Mkdir(filepath.Join(m.dir, "etc/containerd/conf.d"), 0o700))
+	m.write(filepath.Join(m.dir, "etc/containerd/conf.d/lamina.toml"), m.daemon.containerdConfig(containerd2.configVersion))
+	m.control(call{verb: "start", unit: "containerd", done: make(chan struct{})})
+	m.importImage(m.snapshotter, "debian.tar")
+	image := strings.Fields(m.ctr("images", "ls", "--quiet"))[0]
+	for _, id := range []string{"web", "db"} {
+		m.ctr("run", "--detach", image, id, "sleep", "1000")
+	}
+	m.ctr("snapshots", "usage") // which records what layers take up
+	readme := filepath.Join(repository(t), "README.md")
+	page, err := os.ReadFile(readme)
+	require.NoError(t, err)
+	text := string(page)
+	for _, args := range []string{"tree", "status"} {
+		out, err := exec.CommandContext(t.Context(), filepath.Join(m.dir, "bin/lamina"), args).Output()
+		require.NoError(t, err)
+		text = withCapture(t, text, "lamina "+args, m.anonymous(string(out)))
+	}
+	require.NoError(t, os.WriteFile(readme, []byte(text), 0o644)) //nolint:gosec // a page of the repository
+}
+
+// anonymous gives what is named after the test the names that a host has.
+func (m *manual) anonymous(out string) string {
+	out = strings.NewReplacer(m.daemon.root(), "/var/lib/lamina", m.daemon.dir, "/run/lamina", namespaceOf(session), "default").Replace(out)
+	return strings.TrimRight(out, "\n")
+}
+
+// withCapture puts what a command has printed into the block of a page that has
+// a comment of that name above it.
+func withCapture(t *testing.T, page, name, out string) string {
+	t.Helper()
+	head := "<!-- capture: " + name + " -->\n```text\n"
+	before, rest, found := strings.Cut(page, head)
+	require.True(t, found, "the page has no block for %s", name)
+	_, after, found := strings.Cut(rest, "\n```\n")
+	require.True(t, found)
+	return before + head + "# " + name + "\n" + out + "\n```\n" + after
+}
