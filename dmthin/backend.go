@@ -39,6 +39,8 @@ type Backend struct {
 	mapsIDs sync.Map    // the names of file systems of which it was found
 	slow    atomic.Bool // it was said that comparing is slow
 
+	trimming sync.Mutex // of the one trim
+
 	stop func() error // shutDown, once
 }
 
