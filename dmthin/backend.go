@@ -85,6 +85,18 @@ func (c Config) place(control *dm.Control) place {
 	}
 }
 
+// shared returns the place of the pool to be looked at alone, whoever has locked it.
+func (c Config) shared(control *dm.Control) place {
+	p := c.place(control)
+	switch p := p.(type) {
+	case *loopPlace:
+		p.shared = true
+	case *devicePlace:
+		p.shared = true
+	}
+	return p
+}
+
 // prefix begins the names of a store's devices. Their uuids have the whole uuid of the store.
 func prefix(uuid string) string { return "lamina-" + uuid[:min(8, len(uuid))] }
 
