@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"github.com/lamina-snapshotter/lamina/admin"
 	"github.com/lamina-snapshotter/lamina/dmthin"
@@ -21,7 +22,8 @@ var (
 // Cleanup waits until what has been removed is deleted, but for what somebody still uses.
 func (h *Host) Cleanup(ctx context.Context) error { return h.set.Cleanup(ctx) }
 
-// GrowPool makes the data of the pool at least that many bytes larger, and returns its state then. Where the place does not have so
+// GrowPool makes the data of the pool at least that many bytes larger, and returns its state then, the last known one if it cannot be
+// looked at. Where the place does not have so
 // much it is errdefs.ErrResourceExhausted, and nothing is changed.
 func (h *Host) GrowPool(ctx context.Context, bytes uint64) (admin.Pool, error) {
 	pool, err := h.usablePool()
@@ -32,8 +34,11 @@ func (h *Host) GrowPool(ctx context.Context, bytes uint64) (admin.Pool, error) {
 		return admin.Pool{}, err
 	}
 	state, err := h.facts.poolStatus(ctx, h.store.Counts())
-	if err != nil {
-		return admin.Pool{}, err
+	if err != nil { // the pool has grown all the same
+		log.G(ctx).WithError(err).Warn("the pool has grown, and its state is not known")
+	}
+	if state == nil {
+		return admin.Pool{}, nil
 	}
 	return *state, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/lamina-snapshotter/lamina/dmthin"
 	"github.com/lamina-snapshotter/lamina/internal/holders"
 	"github.com/lamina-snapshotter/lamina/metadata"
+	"github.com/lamina-snapshotter/lamina/snapshotter"
 )
 
 // Snapshots calls each with all snapshots, below each base what is made upon it.
@@ -94,14 +95,24 @@ func (f *facts) device(ctx context.Context, sn metadata.Snapshot, i *admin.Inspe
 	return err
 }
 
-// mounts are those that containerd gets of a daemon.
+// errNotMountable is told of a snapshot that a call of Mounts would get ready first.
+var errNotMountable = errors.New("none as it is: its device or directory is made when containerd asks for them")
+
+// mounts are those that containerd would get of a daemon now, where there is all that they need: nothing is made or started.
 func (f *facts) mounts(ctx context.Context, sn metadata.Snapshot) ([]admin.Mount, error) {
-	if f.host == nil || sn.Kind == snapshots.KindCommitted || f.host.snapshotters[sn.Name] == nil {
+	if f.host == nil || sn.Kind == snapshots.KindCommitted {
+		return nil, nil
+	}
+	of, ok := f.host.snapshotters[sn.Name].(*snapshotter.Snapshotter)
+	if !ok {
 		return nil, nil
 	}
 	mounts, err := unhung(ctx, func(ctx context.Context) ([]mount.Mount, error) {
-		return f.host.snapshotters[sn.Name].Mounts(ctx, sn.Key)
+		return of.Describe(ctx, sn.Key)
 	})
+	if err == nil && mounts == nil {
+		err = errNotMountable
+	}
 	list := make([]admin.Mount, len(mounts))
 	for i, m := range mounts {
 		list[i] = admin.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options}

@@ -74,6 +74,30 @@ func TestSnapshotsAndInspect(t *testing.T) {
 	require.Equal(t, held, again)
 }
 
+// A look makes nothing of what containerd would be given.
+func TestInspectMakesNothing(t *testing.T) {
+	r := tOpen(t, tConfig(t))
+	r.layer(t, "base", "", 1)
+	r.active(t, "a", "base", 1)
+	i, err := r.Inspect(t.Context(), DefaultName, "a")
+	require.NoError(t, err)
+	require.Len(t, i.Mounts, 1)
+	for _, name := range []string{"work", "fs"} {
+		lost := filepath.Join(filepath.Dir(i.Path), name)
+		require.NoError(t, os.RemoveAll(lost))
+		again, err := r.Inspect(t.Context(), DefaultName, "a")
+		require.NoError(t, err)
+		require.NoDirExists(t, lost)
+		require.Empty(t, again.Mounts)
+		require.Contains(t, again.Unknown[0], errNotMountable.Error())
+	}
+	_, err = r.sn.Mounts(t.Context(), "a")
+	require.NoError(t, err)
+	again, err := r.Inspect(t.Context(), DefaultName, "a")
+	require.NoError(t, err)
+	require.Equal(t, i.Mounts, again.Mounts)
+}
+
 // onDisk is what the layers of a root take up, in bytes; spares are made and taken beside them.
 func onDisk(t *testing.T, root string) (bytes uint64) {
 	t.Helper()

@@ -2,6 +2,7 @@ package lamina
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"maps"
 	"os"
@@ -114,7 +115,7 @@ func (f *facts) backend(ctx context.Context, medium metadata.Medium, counts meta
 		pool, err := f.poolStatus(ctx, counts)
 		b.Pool = pool
 		if problem == nil {
-			problem = ignoring(err, fs.ErrNotExist)
+			problem = err
 		}
 	}
 	if problem == nil && !f.config.serves(medium) && f.host != nil {
@@ -139,17 +140,18 @@ func (f *facts) disk(ctx context.Context, medium metadata.Medium, root string) (
 	}, err
 }
 
-// poolStatus is the state of the pool, nil if there is none or nothing is known of it.
+// poolStatus is the state of the pool, nil if there is none or nothing is known of it. With an error it is the last that was known.
 func (f *facts) poolStatus(ctx context.Context, counts metadata.Counts) (*admin.Pool, error) {
 	status, err := f.thinStatus(ctx)
-	if err != nil {
+	if status.Name == "" {
 		return nil, err
 	}
 	pool := describePool(status)
 	pool.Volumes = counts.Contents[metadata.Volume] + counts.Trash[metadata.Volume]
-	return &pool, nil
+	return &pool, err
 }
 
+// thinStatus is the last state that was seen. That it is no newer, as the kernel does not answer, it says itself; anything else is an error.
 func (f *facts) thinStatus(ctx context.Context) (dmthin.Status, error) {
 	if f.host != nil && f.host.thin != nil && f.host.set.Broken(metadata.Volume) == nil {
 		return f.host.thin.Status(ctx)
@@ -161,8 +163,16 @@ func (f *facts) thinStatus(ctx context.Context) (dmthin.Status, error) {
 	status, at, err := f.pool.ask(ctx, func() (dmthin.Status, error) {
 		return dmthin.LookAtStatus(context.WithoutCancel(ctx), c)
 	})
-	if err != nil && !at.IsZero() {
-		status.Silent, err = time.Since(at), nil
+	return lastSeen(status, at, err)
+}
+
+func lastSeen(status dmthin.Status, at time.Time, err error) (dmthin.Status, error) {
+	switch {
+	case at.IsZero():
+		return dmthin.Status{}, ignoring(err, fs.ErrNotExist) // there is no pool
+	case errors.Is(err, errFactWait):
+		status.Silent = time.Since(at)
+		return status, nil
 	}
 	return status, err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lamina-snapshotter/lamina/admin"
+	"github.com/lamina-snapshotter/lamina/dmthin"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -232,4 +234,22 @@ func TestChangesTakeAPool(t *testing.T) {
 	_, err = r.TrimPool(t.Context())
 	require.True(t, errdefs.IsFailedPrecondition(err), err)
 	require.True(t, errdefs.IsFailedPrecondition(r.AddDevice(t.Context(), "/dev/null")))
+}
+
+// Only who does not answer in time is silent. What failed is told, beside what was known.
+func TestLastSeen(t *testing.T) {
+	known := dmthin.Status{Name: "pool"}
+	before := time.Now().Add(-time.Minute)
+	s, err := lastSeen(known, before, errFactWait)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, s.Silent, time.Minute)
+	for _, failed := range []error{context.Canceled, context.DeadlineExceeded, fs.ErrNotExist, errors.New("damaged")} {
+		s, err := lastSeen(known, before, failed)
+		require.ErrorIs(t, err, failed)
+		require.Equal(t, known, s)
+	}
+	_, err = lastSeen(dmthin.Status{}, time.Time{}, fs.ErrNotExist)
+	require.NoError(t, err, "there is no pool")
+	_, err = lastSeen(dmthin.Status{}, time.Time{}, errFactWait)
+	require.ErrorIs(t, err, errFactWait, "nothing is known of it")
 }

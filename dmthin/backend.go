@@ -39,6 +39,8 @@ type Backend struct {
 	mapsIDs sync.Map    // the names of file systems of which it was found
 	slow    atomic.Bool // it was said that comparing is slow
 
+	trimming sync.Mutex // of the one trim
+
 	stop func() error // shutDown, once
 }
 
@@ -81,6 +83,18 @@ func (c Config) place(control *dm.Control) place {
 		dir: c.Root, dataSize: uint64(c.DataSize), maxSize: uint64(c.MaxSize),
 		metadataSize: uint64(c.MetadataSize), blockSize: uint64(c.BlockSize), share: c.HostShare,
 	}
+}
+
+// shared returns the place of the pool to be looked at alone, whoever has locked it.
+func (c Config) shared(control *dm.Control) place {
+	p := c.place(control)
+	switch p := p.(type) {
+	case *loopPlace:
+		p.shared = true
+	case *devicePlace:
+		p.shared = true
+	}
+	return p
 }
 
 // prefix begins the names of a store's devices. Their uuids have the whole uuid of the store.

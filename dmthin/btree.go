@@ -90,8 +90,8 @@ func (n btreeNode) value(i int) []byte { return n.b[nodeHeader+8*n.most+n.valueS
 // number returns a value of 8 bytes: the block of a child, or what a leaf of such values holds.
 func (n btreeNode) number(i int) uint64 { return binary.LittleEndian.Uint64(n.value(i)) }
 
-// eachEntry calls fn with the entries of a tree, by ascending key if the tree is sound.
-func eachEntry(ctx context.Context, metadata io.ReaderAt, root uint64, leafValue int, fn func(key uint64, value []byte) error) error {
+// eachEntry calls fn with the entries of a tree of what, by ascending key if the tree is sound.
+func eachEntry(ctx context.Context, metadata io.ReaderAt, what string, root uint64, leafValue int, fn func(key uint64, value []byte) error) error {
 	type subtree struct {
 		block uint64
 		depth int
@@ -105,9 +105,9 @@ func eachEntry(ctx context.Context, metadata io.ReaderAt, root uint64, leafValue
 		case err != nil:
 			return err
 		case next.depth > maxDepth:
-			return fmt.Errorf("the pool's tree of volumes is deeper than %d at block %d", maxDepth, next.block)
+			return fmt.Errorf("the pool's tree of %s is deeper than %d at block %d", what, maxDepth, next.block)
 		case seen[next.block]: // or a cycle would have no end
-			return fmt.Errorf("block %d is in the pool's tree of volumes twice", next.block)
+			return fmt.Errorf("block %d is in the pool's tree of %s twice", next.block, what)
 		}
 		seen[next.block] = true
 		node, err := readNode(metadata, next.block, leafValue, b)

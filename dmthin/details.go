@@ -23,7 +23,7 @@ const detailsSize = 24
 // metadata is read by whole blocks. All that is read is checked, so that metadata that are damaged, or not a snapshot's,
 // are an error and never another list of volumes.
 func readDetails(ctx context.Context, metadata io.ReaderAt, sb superblock) (volumes []volumeDetails, err error) {
-	err = eachEntry(ctx, metadata, sb.details, detailsSize, func(id uint64, value []byte) error {
+	err = eachEntry(ctx, metadata, "volumes", sb.details, detailsSize, func(id uint64, value []byte) error {
 		if err := checkVolume(id, len(volumes) > 0, func() uint32 { return volumes[len(volumes)-1].ID }); err != nil {
 			return err
 		}

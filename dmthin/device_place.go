@@ -35,6 +35,7 @@ type devicePlace struct {
 
 	mu      sync.Mutex     // for limits beside grow
 	layout  *layout        // once the place is made
+	shared  bool           // it is looked at alone, and not locked
 	members []*blockDevice // the devices in the order of the layout
 }
 
@@ -75,6 +76,9 @@ func (p *devicePlace) open(ctx context.Context) (err error) {
 	for i, d := range p.devices {
 		if same := slices.IndexFunc(p.devices, func(other *blockDevice) bool { return other.dev == d.dev }); same != i {
 			return fmt.Errorf("%s and %s are the same device", p.paths[same], d.path)
+		}
+		if p.shared {
+			continue
 		}
 		if err := lockFile(ctx, d.file.file, deviceLockTime); err != nil {
 			return err

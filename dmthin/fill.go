@@ -73,18 +73,25 @@ func metadataFull(s dm.PoolStatus) bool { return s.Mode == dm.PoolReadOnly && !s
 
 // refusal returns errdefs.ErrResourceExhausted if nothing new may be made in the pool, and what to do.
 func (f fill) refusal() error {
-	bytes := func(n uint64) string { return units.BytesSize(float64(n)) }
+	if err := f.full(); err != nil || f.free >= f.reserve {
+		return err
+	}
+	return fmt.Errorf("the file system that the pool lies on is full: %s are free and %s are kept for what runs: make room there, or remove images or containers: %w",
+		inWords(f.free), inWords(f.reserve), errdefs.ErrResourceExhausted)
+}
+
+func inWords(bytes uint64) string { return units.BytesSize(float64(bytes)) }
+
+// full is a refusal for want of the pool's own blocks.
+func (f fill) full() error {
 	percent := func(free, total uint64) uint64 { return 100 - 100*free/max(total, 1) }
 	switch {
 	case f.metadataFree() < metadataReserve(f.metadataTotal()) || metadataFull(f.PoolStatus):
 		return fmt.Errorf("the metadata of the pool are full: %d %% of %s are in use, and they cannot grow: remove images or containers, or make room for them: %w",
-			percent(f.metadataFree(), f.metadataTotal()), bytes(f.metadataTotal()), errdefs.ErrResourceExhausted)
+			percent(f.metadataFree(), f.metadataTotal()), inWords(f.metadataTotal()), errdefs.ErrResourceExhausted)
 	case f.dataFree() < f.reserve:
 		return fmt.Errorf("the pool is full: %d %% of %s are in use, %s are free and %s are kept for what runs, and it cannot grow: %s, or remove images or containers: %w",
-			percent(f.dataFree(), f.dataTotal()), bytes(f.dataTotal()), bytes(f.dataFree()), bytes(f.reserve), f.why, errdefs.ErrResourceExhausted)
-	case f.free < f.reserve:
-		return fmt.Errorf("the file system that the pool lies on is full: %s are free and %s are kept for what runs: make room there, or remove images or containers: %w",
-			bytes(f.free), bytes(f.reserve), errdefs.ErrResourceExhausted)
+			percent(f.dataFree(), f.dataTotal()), inWords(f.dataTotal()), inWords(f.dataFree()), inWords(f.reserve), f.why, errdefs.ErrResourceExhausted)
 	}
 	return nil
 }

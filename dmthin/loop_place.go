@@ -31,6 +31,8 @@ type loopPlace struct {
 	blockSize    uint64  // of the pool, for the formula
 	share        float64 // of what is free in the file system, above 0 and up to 1: the data file is no larger
 
+	shared bool // it is looked at alone, and not locked
+
 	// lock is the metadata file. Loop devices have open files of their own: a lock belongs to the open file, and with
 	// this one behind a device it would last as long as the device.
 	lock  *os.File
@@ -50,8 +52,10 @@ func (p *loopPlace) acquire(ctx context.Context, flag int) error {
 	if err != nil {
 		return err
 	}
-	if err := lockFile(ctx, f, fileLockTime); err != nil {
-		return errors.Join(err, f.Close())
+	if !p.shared {
+		if err := lockFile(ctx, f, fileLockTime); err != nil {
+			return errors.Join(err, f.Close())
+		}
 	}
 	p.lock = f
 	return nil

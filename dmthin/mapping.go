@@ -53,7 +53,7 @@ func readSharing(ctx context.Context, metadata io.ReaderAt, sb superblock, paren
 	}
 	var volumes []blocksOf
 	var roots []uint64
-	err := eachEntry(ctx, metadata, sb.mapping, 8, func(id uint64, value []byte) error {
+	err := eachEntry(ctx, metadata, "volumes", sb.mapping, 8, func(id uint64, value []byte) error {
 		if err := checkVolume(id, len(volumes) > 0, func() uint32 { return volumes[len(volumes)-1].ID }); err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ const (
 )
 
 // A place is where the pool of a backend lies: two files on loop devices ([loopPlace]) or block devices ([devicePlace]).
-// It is locked from the first call on that finds it, until close: a place that another process has is an error at once.
+// It is locked from the first call on that finds it, until close: a place that another process has is an error at once. One that is only looked at is not (see Config.shared).
 //
 // Its methods are not to be called at once, and metadata, data, attach and detach only for a place that is made.
 type place interface {

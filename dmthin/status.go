@@ -67,27 +67,31 @@ func (h *history) seen() (fill, time.Time) {
 	return h.last, h.at
 }
 
+// errSilent is why a Status waits no longer.
+var errSilent = errors.New("it was asked a second ago")
+
 // Status returns the state of the pool. It costs a look at what the kernel has in memory. If that takes longer than a second the
-// state is the last that was seen, and says so; one that never was is an error.
+// state is the last that was seen, and says so. Any other error comes with the last that was seen, if any was.
 func (b *Backend) Status(ctx context.Context) (Status, error) {
 	if b.pool == nil {
 		return Status{}, errNotRunning
 	}
-	bounded, cancel := context.WithTimeoutCause(ctx, statusWait, errors.New("it was asked a second ago"))
+	bounded, cancel := context.WithTimeoutCause(ctx, statusWait, errSilent)
 	defer cancel()
 	f, err := b.observe(bounded)
-	now := time.Now()
-	var silent time.Duration
-	if err != nil {
-		var at time.Time
-		if f, at = b.history.seen(); at.IsZero() {
-			return Status{}, err
-		}
-		silent = now.Sub(at)
+	if err == nil {
+		return b.describe(f, time.Now()), nil
 	}
-	s := b.describe(f, now)
-	s.Silent = silent
-	return s, nil
+	f, at := b.history.seen()
+	if at.IsZero() {
+		return Status{}, err
+	}
+	s := b.describe(f, at)
+	if errors.Is(context.Cause(bounded), errSilent) {
+		s.Silent = time.Since(at)
+		return s, nil
+	}
+	return s, err
 }
 
 // observe looks at the pool, in whatever state it is. Of several that hang only one waits for the kernel, and the others for it.

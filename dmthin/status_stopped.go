@@ -11,7 +11,7 @@ import (
 
 // LookAtStatus returns the state of a pool whose Backend is not open: by the kernel if it runs all the same, as volumes of it
 // are in use, and by its superblock otherwise, which is as it was when the pool last committed. It changes nothing and starts
-// nothing; while it looks it holds the lock of the place. That there is no pool of the store is fs.ErrNotExist.
+// nothing, and takes no lock, so that it is in nobody's way; where somebody writes the place meanwhile it may find it damaged. That there is no pool of the store is fs.ErrNotExist.
 func LookAtStatus(ctx context.Context, c Config) (s Status, err error) {
 	c = c.withDefaults()
 	if err := c.Validate(); err != nil {
@@ -25,7 +25,7 @@ func LookAtStatus(ctx context.Context, c Config) (s Status, err error) {
 	} else {
 		defer func() { err = errors.Join(err, control.Close()) }()
 	}
-	p := c.place(control)
+	p := c.shared(control)
 	defer func() { err = errors.Join(err, p.close()) }()
 	uuid, err := p.owner(ctx)
 	if err != nil {

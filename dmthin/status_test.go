@@ -1,6 +1,7 @@
 package dmthin
 
 import (
+	"context"
 	"io/fs"
 	"math"
 	"path/filepath"
@@ -126,6 +127,7 @@ func TestStatus(t *testing.T) {
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, silent.Silent, statusWait)
 	require.Equal(t, later.Data, silent.Data)
+	b.mustFail(t, later)
 
 	require.NoError(t, b.Release(t.Context(), 2))
 	require.NoError(t, b.Close())
@@ -138,9 +140,49 @@ func TestStatus(t *testing.T) {
 	require.Equal(t, later.BlockSize, stopped.BlockSize)
 	require.Equal(t, later.Headroom, stopped.Headroom)
 	require.Equal(t, later.Reserve, stopped.Reserve)
+	other := &loopPlace{dir: c.Root}
+	require.NoError(t, other.acquire(t.Context(), 0))
+	_, err = LookAtStatus(t.Context(), c)
+	require.NoError(t, err, "a look waits for no lock")
+	require.NoError(t, other.close())
 	c.Store = "another"
 	_, err = LookAtStatus(t.Context(), c)
 	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// mustFail wants what is no silence to be an error, beside the last state.
+func (b *testBackend) mustFail(t *testing.T, last Status) {
+	t.Helper()
+	gone := &Backend{config: b.config, control: b.control, place: b.place, pool: &Pool{name: "lamina-gone", locks: map[uint32]*volumeLock{}}}
+	gone.history.note(b.mustFill(t), time.Now())
+	s, err := gone.Status(t.Context())
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.Zero(t, s.Silent)
+	require.Equal(t, last.Data, s.Data)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s, err = gone.Status(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Zero(t, s.Silent)
+}
+
+// The rate of a silent pool is that of when it was seen last.
+func TestStatusOfSilence(t *testing.T) {
+	b := &Backend{pool: &Pool{locks: map[uint32]*volumeLock{}}}
+	begin := time.Now().Add(-time.Hour)
+	for s := range 1000 {
+		f := fill{block: mebibyte, limits: limits{data: 1 << 50, free: noLimit}}
+		f.DataTotal, f.DataUsed = 1<<20, uint64(s)
+		b.history.note(f, begin.Add(time.Duration(s)*time.Second))
+	}
+	unlock, err := b.pool.lock(t.Context(), statusLock)
+	require.NoError(t, err)
+	defer unlock()
+	s, err := b.Status(t.Context())
+	require.NoError(t, err)
+	require.Greater(t, s.Silent, 40*time.Minute)
+	require.NotNil(t, s.Rate)
+	require.InDelta(t, mebibyte, *s.Rate, mebibyte/100)
 }
 
 func TestGrowByHand(t *testing.T) {

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
@@ -37,12 +37,22 @@ const (
 // blocks in turn, from where it gave the last (sm_disk_new_block in dm-space-map-disk.c), so all free ones have been taken when as many have as there were. Before Linux 5.13
 // (5faafc77f7de, and stable kernels since July 2021) a commit sets it back to the begin, and not all is given back.
 //
+// Blocks that are taken are missing to others for a moment. So one trim runs at a time, another one is
+// errdefs.ErrFailedPrecondition; and it takes nothing of what is kept for what runs, without which it is errdefs.ErrResourceExhausted.
+//
 // A kill or a power cut leaves the volume, which no record names, and what it has not discarded as it was.
 func (b *Backend) Trim(ctx context.Context, c Content) (bytes uint64, err error) {
 	if b.pool == nil {
 		return 0, errNotRunning
 	}
+	if !b.trimming.TryLock() {
+		return 0, fmt.Errorf("a trim is under way: %w", errdefs.ErrFailedPrecondition)
+	}
+	defer b.trimming.Unlock()
 	f, err := b.fill(ctx)
+	if err == nil && f.full() != nil {
+		f, err = b.makeRoom(ctx)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -63,17 +73,22 @@ func (b *Backend) Trim(ctx context.Context, c Content) (bytes uint64, err error)
 		return 0, err
 	}
 	size := trimCount(f.block) * f.block
-	err = b.pool.Use(ctx, volume, size, false, func(device string) error { return t.run(ctx, device, f.DataTotal-f.DataUsed) })
-	return t.given(ctx), err
+	err = b.pool.Use(ctx, volume, size, false, func(device string) error { return t.run(ctx, device, f.dataFree()/f.block) })
+	bytes, unknown := t.given(ctx)
+	if err == nil && unknown != nil {
+		err = fmt.Errorf("the trim is done, and how much it has given back is not known: %w", unknown)
+	}
+	return bytes, err
 }
 
-// trimmable returns errdefs.ErrFailedPrecondition if the pool gives nothing back.
+// trimmable returns errdefs.ErrFailedPrecondition if the pool gives nothing back, and errdefs.ErrResourceExhausted if it has no room
+// for a trim. That the file system below is full is none of that: a trim is what helps there, and has a page of each block that it takes.
 func trimmable(f fill, wanted bool) error {
 	switch {
 	case f.Mode != dm.PoolReadWrite:
 		return fmt.Errorf("the pool is in the state %q: %w", f.Mode, errdefs.ErrFailedPrecondition)
 	case f.Discard == dm.DiscardPassdown:
-		return nil
+		return f.full()
 	case !wanted:
 		return fmt.Errorf("thin.discard is off, so the pool gives nothing back: turn it on, and restart: %w", errdefs.ErrFailedPrecondition)
 	}
@@ -104,8 +119,10 @@ func (t *trim) run(ctx context.Context, path string, free uint64) (err error) {
 		if err != nil {
 			return err
 		}
-		// No more than half of what is free: others need blocks too.
-		n := min(free, trimCount(now.block), (now.DataTotal-now.DataUsed)/2)
+		if err := trimmable(now, true); err != nil {
+			return err
+		}
+		n := min(free, now.spare())
 		if n == 0 {
 			return nil
 		}
@@ -118,7 +135,8 @@ func (t *trim) run(ctx context.Context, path string, free uint64) (err error) {
 		t.discarded.Add(n * now.block)
 		free -= n
 		if begun := time.Now(); t.file && begun.Sub(looked) >= trimLook*took {
-			if left, err := t.surplus(ctx); err != nil || left == 0 {
+			left, err := t.surplus(ctx)
+			if err != nil && !errors.Is(err, errChanging) || err == nil && left == 0 {
 				return err
 			}
 			looked = time.Now()
@@ -128,22 +146,31 @@ func (t *trim) run(ctx context.Context, path string, free uint64) (err error) {
 	return nil
 }
 
+// spare is how many blocks a trim takes at once: no more than half of what nobody needs.
+func (f fill) spare() uint64 {
+	return min(trimCount(f.block), (f.dataFree()-min(f.reserve, f.dataFree()))/f.block/2)
+}
+
 // take writes a page into each of the first n blocks of a volume, so that it has them all. Where the file has no room for a page
-// there is nothing to be given back, so a write that fails is none, unless all do.
-func take(ctx context.Context, device directFile, block, n uint64) error {
+// there is nothing to be given back, so a write that fails for that is none, unless all do.
+func take(ctx context.Context, device io.WriterAt, block, n uint64) error {
 	var (
 		next, failed atomic.Uint64
-		first        error
 		once         sync.Once
+		worse, full  error // the first of a kind
+		filled       sync.Once
 		wg           sync.WaitGroup
 	)
 	for range min(trimWriters, n) {
 		wg.Go(func() {
 			page := make([]byte, directAlign)
 			for at := next.Add(1) - 1; at < n && ctx.Err() == nil; at = next.Add(1) - 1 {
-				if _, err := device.WriteAt(page, int64(at*block)); err != nil {
-					once.Do(func() { first = err })
+				switch _, err := device.WriteAt(page, int64(at*block)); {
+				case errors.Is(err, unix.ENOSPC):
+					filled.Do(func() { full = err })
 					failed.Add(1)
+				case err != nil:
+					once.Do(func() { worse = err })
 				}
 			}
 		})
@@ -152,25 +179,22 @@ func take(ctx context.Context, device directFile, block, n uint64) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case failed.Load() < n:
-		return nil
-	case errors.Is(first, unix.ENOSPC):
-		return fmt.Errorf("the pool, or what it lies on, has no room to begin with: %w", first)
+	case worse != nil:
+		return worse
+	case failed.Load() == n:
+		return fmt.Errorf("the pool, or what it lies on, has no room to begin with: %w", full)
 	}
-	return first
+	return nil
 }
 
 // given returns how many bytes have been given back.
-func (t *trim) given(ctx context.Context) uint64 {
+func (t *trim) given(ctx context.Context) (bytes uint64, err error) {
 	if !t.file {
-		return t.discarded.Load()
+		return t.discarded.Load(), nil
 	}
 	after, err := t.surplus(ctx)
-	if err != nil && ctx.Err() == nil {
-		log.G(ctx).WithError(err).Warn("how much a trim has given back is not known")
-	}
 	if err != nil {
-		return 0
+		return 0, err
 	}
-	return t.before - min(after, t.before)
+	return t.before - min(after, t.before), nil
 }

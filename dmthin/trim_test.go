@@ -12,6 +12,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
 )
 
 // trimID is the volume of a trim.
@@ -20,17 +23,24 @@ const trimID = 99
 // mustFillVolume writes length bytes of noise over the begin of a content.
 func (b *testBackend) mustFillVolume(t *testing.T, c Content, seed, length uint64) {
 	t.Helper()
-	f, err := openDirect(b.device(t, c), os.O_WRONLY)
-	require.NoError(t, err)
-	defer f.Close()
+	require.NoError(t, writeNoise(b.device(t, c), seed, length))
+}
+
+func writeNoise(path string, seed, length uint64) (err error) {
+	f, err := openDirect(path, os.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
 	noise := rand.NewChaCha8(sha256.Sum256(binary.LittleEndian.AppendUint64(nil, seed)))
 	part := make([]byte, mebibyte)
 	for at := uint64(0); at < length; at += mebibyte {
 		_, _ = noise.Read(part)
-		_, err := f.WriteAt(part, int64(at))
-		require.NoError(t, err)
+		if _, err := f.WriteAt(part, int64(at)); err != nil {
+			return err
+		}
 	}
-	require.NoError(t, f.file.Sync())
+	return f.file.Sync()
 }
 
 // mustHold wants a content to hold what mustFillVolume wrote.
@@ -75,14 +85,12 @@ func TestTrim(t *testing.T) {
 	require.NoError(t, err)
 	require.InDelta(t, length, surplus, mebibyte)
 
-	written := make(chan struct{})
+	written := make(chan error, 1)
 	busy := b.mustMake(t, 4, b.template, nil)
-	go func() {
-		defer close(written)
-		b.mustFillVolume(t, busy, 4, 8*mebibyte)
-	}()
+	path := b.device(t, busy)
+	go func() { written <- writeNoise(path, 4, 8*mebibyte) }()
 	given, err := b.Trim(ctx, Content{ID: trimID})
-	<-written
+	require.NoError(t, <-written)
 	require.NoError(t, err)
 	require.InDelta(t, length, given, 9*mebibyte, "but for what the other has taken of it")
 	require.Less(t, b.dataAllocated(t), full-length+9*mebibyte)
@@ -147,4 +155,53 @@ func (d *testDisks) takenUp(t *testing.T) (bytes uint64) {
 		bytes += one
 	}
 	return bytes
+}
+
+// A trim leaves what is kept for what runs, and half of what nobody needs.
+func TestTrimLeavesTheReserve(t *testing.T) {
+	f := fill{block: mebibyte, reserve: 20 * mebibyte, limits: limits{free: 0}}
+	f.Discard = dm.DiscardPassdown
+	f.DataTotal, f.MetadataTotal = 400, 1000
+	f.DataUsed = 100
+	require.NoError(t, trimmable(f, true), "the disk below is full, which a trim helps against")
+	require.EqualValues(t, 64, f.spare())
+	f.DataUsed = 370
+	require.NoError(t, trimmable(f, true))
+	require.EqualValues(t, 5, f.spare())
+	for _, used := range []uint64{381, 400, 401} {
+		f.DataUsed = used
+		require.True(t, errdefs.IsResourceExhausted(trimmable(f, true)), used)
+		require.Zero(t, f.spare(), used)
+	}
+	f.DataUsed = 0
+	f.MetadataUsed = 999
+	require.True(t, errdefs.IsResourceExhausted(trimmable(f, true)))
+	f.MetadataUsed, f.Mode = 0, dm.PoolFailed
+	require.True(t, errdefs.IsFailedPrecondition(trimmable(f, true)))
+}
+
+// One trim runs at a time.
+func TestTrimsAtOnce(t *testing.T) {
+	b := &Backend{pool: &Pool{}}
+	b.trimming.Lock()
+	_, err := b.Trim(t.Context(), Content{ID: trimID})
+	require.True(t, errdefs.IsFailedPrecondition(err), err)
+	require.ErrorContains(t, err, "a trim is under way")
+}
+
+// failingWriter fails each write at some offsets.
+type failingWriter map[int64]error
+
+func (w failingWriter) WriteAt(b []byte, at int64) (int, error) { return len(b), w[at] }
+
+// A block that cannot be had for want of room is none of a trim; any other error is.
+func TestTake(t *testing.T) {
+	const block = 64 << 10
+	require.NoError(t, take(t.Context(), failingWriter{block: unix.ENOSPC}, block, 3))
+	for _, w := range []failingWriter{
+		{block: unix.EIO}, {0: unix.ENOSPC, block: unix.EIO}, {0: unix.ENOSPC, block: unix.ENOSPC, 2 * block: unix.EIO},
+	} {
+		require.ErrorIs(t, take(t.Context(), w, block, 3), unix.EIO)
+	}
+	require.ErrorIs(t, take(t.Context(), failingWriter{0: unix.ENOSPC, block: unix.ENOSPC}, block, 2), unix.ENOSPC)
 }

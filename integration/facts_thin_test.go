@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -190,16 +189,16 @@ func trimmed(t *testing.T, c lamina.Config) {
 	c.Thin.Discard = "on"
 	r = openThinRoot(t, c)
 	before, file := poolOf(t, r), takenUp(t, c)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	_, err = r.TrimPool(ctx)
+	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, err, context.DeadlineExceeded)
+	_, err = r.TrimPool(ctx)
+	require.ErrorIs(t, err, context.Canceled)
 	require.NoError(t, r.Cleanup(t.Context()))
 	require.Equal(t, before.Volumes, poolOf(t, r).Volumes, "what it took is deleted")
 
 	given, err := r.TrimPool(t.Context())
 	require.NoError(t, err)
-	require.LessOrEqual(t, given, uint64(4<<20), "the first has given some back, perhaps")
+	require.LessOrEqual(t, given, uint64(4<<20), "the first had ended before it began")
 	require.InDelta(t, 3<<20, file-takenUp(t, c), 1<<20)
 	left, err := r.TrimPool(t.Context())
 	require.NoError(t, err)

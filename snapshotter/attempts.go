@@ -54,13 +54,15 @@ func (a *attempts) begin(id metadata.ID, now time.Time) {
 	}
 }
 
-// succeeded notes that a content is gone.
-func (a *attempts) succeeded(id metadata.ID) {
+// succeeded notes that contents are gone, and so are their entries in the trash: those that stay are deleted again.
+func (a *attempts) succeeded(gone []metadata.Link) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.since, id)
+	for _, link := range gone {
+		delete(a.since, link.ID)
+	}
 	a.failure = nil
-	a.done++
+	a.done += uint64(len(gone))
 }
 
 // used notes that a content was found in use when it was to be deleted.

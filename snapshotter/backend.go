@@ -104,6 +104,13 @@ type Releaser interface {
 	Release(ctx context.Context, id uint64) error
 }
 
+// A Describer is a Backend that can tell how a chain is mounted without getting it ready.
+type Describer interface {
+	// Describe returns what Mounts would, with these arguments, or nil where Mounts would first have to make or start something. It changes
+	// nothing, neither on the disk nor in the kernel.
+	Describe(ctx context.Context, chain []Content, writable bool, labels map[string]string) ([]mount.Mount, error)
+}
+
 // A Templater is a Backend that makes a base on top of a template: a content with an empty tree, of which there are a few.
 // The template has a record of its own, so all rules hold for it, and is the last of the chains that it is below.
 type Templater interface {

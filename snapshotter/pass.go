@@ -125,7 +125,6 @@ func (p *pass) note(one deleted) {
 	switch link := one.link; {
 	case one.err == nil:
 		failpoint.Hit("reap.deleted")
-		p.attempts.succeeded(link.ID)
 		p.gone = append(p.gone, link)
 	case errors.Is(one.err, errSlow):
 	case p.watcher.can() && errors.Is(one.err, unix.EBUSY):
@@ -151,6 +150,7 @@ func (p *pass) forget(ctx context.Context) {
 		return
 	}
 	failpoint.Hit("reap.forgotten")
+	p.attempts.succeeded(gone)
 	p.forgotten += len(gone)
 }
 

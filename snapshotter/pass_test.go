@@ -117,3 +117,29 @@ func TestDeletionsBesideCallThatHangs(t *testing.T) {
 		require.EqualValues(t, 100, d.deleted.Load())
 	})
 }
+
+// A deletion has not succeeded before its entry is out of the trash: it is done again until then.
+func TestDeletionThatIsNotForgotten(t *testing.T) {
+	at := time.Unix(1_000_000, 0)
+	store, err := metadata.Open(filepath.Join(t.TempDir(), "lamina.db"), metadata.Options{})
+	require.NoError(t, err)
+	require.NoError(t, store.Close()) // it refuses
+	r := &reaper{store: store, attempts: attempts{since: map[metadata.ID]time.Time{}}}
+	link := metadata.Link{ID: 1, Placement: metadata.Placement{Medium: metadata.Directory}}
+	for range 3 {
+		p := &pass{reaper: r}
+		r.attempts.begin(link.ID, at)
+		p.note(deleted{link: link})
+		p.forget(t.Context())
+		require.Error(t, p.failed)
+	}
+	var trash Trash
+	r.attempts.describe(&trash, at.Add(time.Hour))
+	require.Zero(t, trash.Deleted)
+	require.EqualValues(t, 3, trash.Failed)
+	require.Equal(t, time.Hour, trash.Oldest)
+	require.Error(t, trash.Failure)
+	r.attempts.succeeded([]metadata.Link{link})
+	r.attempts.describe(&trash, at.Add(time.Hour))
+	require.EqualValues(t, 1, trash.Deleted)
+}

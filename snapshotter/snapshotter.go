@@ -89,17 +89,40 @@ func (s *Snapshotter) mounts(ctx context.Context, key string) ([]mount.Mount, er
 	return s.mountsOf(ctx, sn, chain)
 }
 
-// mountsOf returns the mounts of a snapshot whose chain is known. That of a view begins with its parent, for it has no
-// content of its own.
-func (s *Snapshotter) mountsOf(ctx context.Context, sn metadata.Snapshot, chain []metadata.Link) ([]mount.Mount, error) {
-	if sn.Kind == snapshots.KindView && len(chain) > 0 && chain[0].ID == sn.ID {
-		chain = chain[1:]
+// Describe returns the mounts of an active snapshot or a view that can be mounted as it is, and nil for any other. It changes nothing.
+func (s *Snapshotter) Describe(ctx context.Context, key string) ([]mount.Mount, error) {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return nil, fail("describe", key, err)
 	}
-	medium, contents, err := s.set.contents(chain, s.medium)
+	defer leave()
+	mounts, err := s.describe(ctx, key)
+	return mounts, fail("describe", key, err)
+}
+
+func (s *Snapshotter) describe(ctx context.Context, key string) ([]mount.Mount, error) {
+	release, err := s.lock(ctx, shared(key))
 	if err != nil {
 		return nil, err
 	}
-	b, err := s.set.backend(medium)
+	defer release()
+	sn, chain, err := s.set.store.Chain(s.name, key)
+	if err != nil || sn.Kind != snapshots.KindActive && sn.Kind != snapshots.KindView {
+		return nil, err
+	}
+	b, contents, err := s.mountable(sn, chain)
+	if err != nil {
+		return nil, err
+	}
+	if d, ok := b.(Describer); ok {
+		return d.Describe(ctx, contents, sn.Kind == snapshots.KindActive, labelsFor(sn))
+	}
+	return nil, nil
+}
+
+// mountsOf returns the mounts of a snapshot whose chain is known.
+func (s *Snapshotter) mountsOf(ctx context.Context, sn metadata.Snapshot, chain []metadata.Link) ([]mount.Mount, error) {
+	b, contents, err := s.mountable(sn, chain)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +130,20 @@ func (s *Snapshotter) mountsOf(ctx context.Context, sn metadata.Snapshot, chain 
 	mounts, err := b.Mounts(ctx, contents, sn.Kind == snapshots.KindActive, labelsFor(sn))
 	part.End(err)
 	return mounts, err
+}
+
+// mountable returns what a snapshot's mounts show, and whose it is. That of a view begins with its parent, for it has no content of
+// its own.
+func (s *Snapshotter) mountable(sn metadata.Snapshot, chain []metadata.Link) (Backend, []Content, error) {
+	if sn.Kind == snapshots.KindView && len(chain) > 0 && chain[0].ID == sn.ID {
+		chain = chain[1:]
+	}
+	medium, contents, err := s.set.contents(chain, s.medium)
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := s.set.backend(medium)
+	return b, contents, err
 }
 
 // contents returns the medium of a chain and its contents; otherwise is the medium of an empty one.
