@@ -12,7 +12,7 @@ import (
 // from a process of root's, or of this process's user.
 func Handler(root string, source Source, changer Changer, more ...Endpoint) http.Handler {
 	all := append(append(questions(source), changes(changer)...), more...)
-	g := gate{root: root, slots: make(chan struct{}, asked), writeTime: writeTime}
+	g := gate{root: root, writeTime: writeTime}
 	return g.handler(append(all, index(all)))
 }
 
@@ -35,13 +35,14 @@ func (g gate) handler(all []Endpoint) http.Handler {
 // index is the list of endpoints.
 func index(all []Endpoint) Endpoint {
 	type entry struct {
-		Method string `json:"method"`
-		Path   string `json:"path"`
-		Says   string `json:"says"`
+		Method string  `json:"method"`
+		Path   string  `json:"path"`
+		Says   string  `json:"says"`
+		Limit  float64 `json:"limit"` // seconds
 	}
 	var list []entry
 	for _, e := range all {
-		list = append(list, entry{e.Method, e.Path, e.Says})
+		list = append(list, entry{e.Method, e.Path, e.Says, e.Limit.Seconds()})
 	}
 	return object(http.MethodGet, "/", "this list", quickTime, func(*http.Request) (any, error) {
 		return map[string][]entry{"endpoints": list}, nil

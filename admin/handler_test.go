@@ -262,24 +262,24 @@ func TestStop(t *testing.T) {
 
 // Who gives up is not waited for, and neither is a daemon.
 func TestGivenUp(t *testing.T) {
-	f := &fake{hang: make(chan struct{}, asked)}
+	f := &fake{hang: make(chan struct{}, quickAsked)}
 	address := tServe(t, f)
 	c := tClient(t, address)
 	ctx, cancel := context.WithCancel(t.Context())
-	got := make(chan error, asked)
-	for range asked {
+	got := make(chan error, quickAsked)
+	for range quickAsked {
 		go func() {
 			_, err := c.Status(ctx)
 			got <- err
 		}()
 	}
-	for range asked {
+	for range quickAsked {
 		<-f.hang
 	}
 	_, err := c.Status(t.Context())
 	require.ErrorIs(t, err, errdefs.ErrUnavailable, "there are many already")
 	cancel()
-	for range asked {
+	for range quickAsked {
 		require.ErrorIs(t, <-got, context.Canceled)
 	}
 	f.hang = nil
@@ -287,6 +287,35 @@ func TestGivenUp(t *testing.T) {
 		_, err := c.Status(t.Context())
 		return err == nil
 	}, time.Minute, time.Millisecond)
+}
+
+// Walks that hang keep nobody from the status.
+func TestSlotsOfTheirOwn(t *testing.T) {
+	begun := make(chan struct{})
+	hung := Lines("/hung", "", time.Hour, func(ctx context.Context, _ func(Space) error) error {
+		begun <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	c := tClient(t, tServe(t, &fake{}, hung))
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan error, longAsked)
+	for range longAsked {
+		go func() { got <- Ask(ctx, c, "/hung", time.Hour, func(Space) error { return nil }) }()
+		<-begun
+	}
+	err := Ask(t.Context(), c, "/hung", time.Hour, func(Space) error { return nil })
+	require.ErrorIs(t, err, errdefs.ErrUnavailable)
+	require.ErrorContains(t, err, "2 of these requests are under way already")
+	for range quickAsked {
+		_, err := c.Status(t.Context())
+		require.NoError(t, err)
+	}
+	require.NoError(t, c.Space(t.Context(), nil, func(Space) error { return nil }))
+	cancel()
+	for range longAsked {
+		require.ErrorIs(t, <-got, context.Canceled)
+	}
 }
 
 // A client that does not read is let go, and what it asked ends.
@@ -300,7 +329,7 @@ func TestSlowReader(t *testing.T) {
 			}
 		}
 	})
-	g := gate{root: tRoot, slots: make(chan struct{}, 1), writeTime: 50 * time.Millisecond}
+	g := gate{root: tRoot, writeTime: 50 * time.Millisecond}
 	conn, err := new(net.Dialer).DialContext(t.Context(), "unix", tServeHandler(t, g.handler([]Endpoint{endless})))
 	require.NoError(t, err)
 	defer conn.Close()

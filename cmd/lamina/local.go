@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/containerd/log"
+
+	"github.com/lamina-snapshotter/lamina/admin"
 )
 
 // localHeaderTime is how long a client may take to ask.
@@ -68,7 +70,9 @@ func openLocal(ctx context.Context, key, address string, h http.Handler) (*local
 		}
 		h = forThisHost(h)
 	}
-	s.http = &http.Server{Handler: h, ReadHeaderTimeout: localHeaderTime, IdleTimeout: time.Minute}
+	s.http = &http.Server{
+		Handler: admin.EndOnPanic(h), ReadHeaderTimeout: localHeaderTime, IdleTimeout: time.Minute, ErrorLog: admin.ErrorLog(ctx),
+	}
 	go func() {
 		defer close(s.served)
 		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lamina-snapshotter/lamina"
 	"github.com/lamina-snapshotter/lamina/admin"
+	"github.com/lamina-snapshotter/lamina/internal/term"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -64,7 +65,7 @@ func newPoolAdd() *cli.Command {
 			if err := addDevice(ctx, s, device); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.Root().Writer, "%s is in the pool: add it to thin.devices before lamina starts again\n", device)
+			_, err = fmt.Fprintf(c.Root().Writer, "%s is in the pool: add it to thin.devices before lamina starts again\n", term.Line(device))
 			return err
 		},
 	}
