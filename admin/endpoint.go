@@ -19,6 +19,8 @@ const (
 	walkTime = 5 * time.Minute
 	// longTime is how long it may take to walk directories, to read a pool's metadata, or to delete and to discard.
 	longTime = time.Hour
+	// begunTime is how long a change of the pool may take that goes on without its client.
+	begunTime = 10 * time.Minute
 	// writeTime is how long a client may take for what it was sent, from one write to the next.
 	writeTime = 10 * time.Second
 )

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -122,7 +123,9 @@ func changes(changer Changer) []Endpoint {
 			if err != nil || bytes == 0 {
 				return nil, fmt.Errorf("bytes: %q is no number of bytes: %w", text, errdefs.ErrInvalidArgument)
 			}
-			return changer.GrowPool(r.Context(), bytes)
+			ctx, cancel := begun(r)
+			defer cancel()
+			return changer.GrowPool(ctx, bytes)
 		}),
 		change(trimPath, "give what the pool does not use back to what it lies on", func(r *http.Request) (any, error) {
 			bytes, err := changer.TrimPool(r.Context())
@@ -133,9 +136,17 @@ func changes(changer Changer) []Endpoint {
 			if err != nil {
 				return nil, err
 			}
-			return done, changer.AddDevice(r.Context(), device)
+			ctx, cancel := begun(r)
+			defer cancel()
+			return done, changer.AddDevice(ctx, device)
 		}),
 	}
+}
+
+// begun returns a context for what is not to be left half done when the client goes.
+func begun(r *http.Request) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.WithoutCancel(r.Context()), begunTime,
+		fmt.Errorf("it has taken more than %s: %w", begunTime, context.DeadlineExceeded))
 }
 
 // argument returns a value of the query that has to be there, once.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -86,6 +87,19 @@ func TestClientChanges(t *testing.T) {
 	_, err = c.GrowPool(t.Context(), 0)
 	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 	require.Len(t, f.told, 4)
+}
+
+// A device that is being added, and a pool that grows, do not end with the one who asked.
+func TestBegunGoesOn(t *testing.T) {
+	f := &fake{}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, e := range changes(f) {
+		r := httptest.NewRequest(e.Method, e.Path+"?bytes=1&device=/dev/x", http.NoBody).WithContext(gone)
+		e.Serve.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	require.Equal(t, []string{"cleanup", "grow 1", "trim", "add /dev/x"}, f.told)
+	require.Equal(t, []bool{true, false, true, false}, f.ended)
 }
 
 // Errors keep their class and text, before the first line and after it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/urfave/cli/v3"
 
@@ -71,13 +72,18 @@ func newPoolAdd() *cli.Command {
 	}
 }
 
-// addDevice has the daemon take a device, if it runs.
+// addTime is how long a device may take to be added to the pool of a daemon that does not run.
+const addTime = 10 * time.Minute
+
+// addDevice has the daemon take a device, if it runs. Once begun it is not left half done.
 func addDevice(ctx context.Context, s settings, device string) error {
 	device, err := filepath.Abs(device)
 	if err != nil {
 		return err
 	}
-	err = lamina.AddDevice(ctx, s.Config, device)
+	begun, cancel := context.WithTimeout(context.WithoutCancel(ctx), addTime)
+	defer cancel()
+	err = lamina.AddDevice(begun, s.Config, device)
 	if !errors.Is(err, metadata.ErrLocked) {
 		return err
 	}
