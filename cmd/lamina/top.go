@@ -125,7 +125,7 @@ func (w *watch) look(ctx context.Context) (sample, error) {
 	}
 	if w.meter != nil {
 		if s.Grown, err = w.meter.grown(); err != nil {
-			s.Unmeasured = err.Error()
+			s.Unmeasured = fmt.Sprint(err)
 		}
 	}
 	w.last = s
