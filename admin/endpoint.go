@@ -19,10 +19,18 @@ const (
 	walkTime = 5 * time.Minute
 	// longTime is how long it may take to walk directories, to read a pool's metadata, or to delete and to discard.
 	longTime = time.Hour
+	// begunTime is how long a change of the pool may take that goes on without its client.
+	begunTime = 10 * time.Minute
 	// writeTime is how long a client may take for what it was sent, from one write to the next.
 	writeTime = 10 * time.Second
-	// asked is how many may ask at once. Each holds memory of the daemon's, and reads from the disk that containers use.
-	asked = 32
+)
+
+// How many may ask for one endpoint at once, by how long it may take. Each holds memory of the daemon's, and reads from the disk that
+// containers use.
+const (
+	quickAsked = 32
+	walkAsked  = 8
+	longAsked  = 2
 )
 
 // An Endpoint is a page that a Handler serves.
@@ -32,6 +40,17 @@ type Endpoint struct {
 	Says   string        // what it does, in a line
 	Limit  time.Duration // how long an answer may take
 	Serve  http.Handler
+}
+
+// atOnce returns how many may ask for it at once.
+func (e Endpoint) atOnce() int {
+	switch {
+	case e.Limit >= longTime:
+		return longAsked
+	case e.Limit > quickTime:
+		return walkAsked
+	}
+	return quickAsked
 }
 
 // object returns an endpoint that answers with a JSON object.
@@ -126,7 +145,6 @@ func (w deadlineWriter) Write(p []byte) (int, error) {
 // A gate lets requests in.
 type gate struct {
 	root      string
-	slots     chan struct{}
 	writeTime time.Duration
 }
 
@@ -144,9 +162,11 @@ func (g gate) admit(r *http.Request) error {
 	return nil
 }
 
-// guard serves an endpoint to who may ask, for as long as it may take.
+// guard serves an endpoint to who may ask, for as long as it may take. It has slots of its own, so that what hangs at one keeps nobody
+// from asking others.
 func (g gate) guard(e Endpoint) http.Handler {
-	return http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
+	slots := make(chan struct{}, e.atOnce())
+	return EndOnPanic(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
 		w := deadlineWriter{out, g.writeTime}
 		defer w.extend() // for what is sent when this has returned
 		if err := g.admit(r); err != nil {
@@ -157,15 +177,15 @@ func (g gate) guard(e Endpoint) http.Handler {
 			return
 		}
 		select {
-		case g.slots <- struct{}{}:
-			defer func() { <-g.slots }()
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
 		default:
-			refuse(w, r, fmt.Errorf("%d requests are under way already: %w", asked, errdefs.ErrUnavailable))
+			refuse(w, r, fmt.Errorf("%d of these requests are under way already: %w", cap(slots), errdefs.ErrUnavailable))
 			return
 		}
 		ctx, cancel := context.WithTimeoutCause(r.Context(), e.Limit,
 			fmt.Errorf("it has taken more than %s: %w", e.Limit, context.DeadlineExceeded))
 		defer cancel()
 		e.Serve.ServeHTTP(w, r.WithContext(ctx))
-	})
+	}))
 }

@@ -26,6 +26,7 @@ type fake struct {
 	err       error         // after all of that
 	hang      chan struct{} // if it is not nil, Status says so and waits for its context
 	told      []string
+	ended     []bool // whether the context had ended, of each
 }
 
 func (f *fake) Status(ctx context.Context) (Status, error) {
@@ -67,20 +68,21 @@ func (f *fake) Space(_ context.Context, progress func(done, total int), each fun
 	return f.err
 }
 
-func (f *fake) tell(what string) error {
+func (f *fake) tell(ctx context.Context, what string) error {
+	f.ended = append(f.ended, ctx.Err() != nil)
 	f.told = append(f.told, what)
 	return f.err
 }
 
-func (f *fake) Cleanup(context.Context) error { return f.tell("cleanup") }
+func (f *fake) Cleanup(ctx context.Context) error { return f.tell(ctx, "cleanup") }
 
-func (f *fake) GrowPool(_ context.Context, bytes uint64) (Pool, error) {
-	return Pool{Name: "p"}, f.tell(fmt.Sprint("grow ", bytes))
+func (f *fake) GrowPool(ctx context.Context, bytes uint64) (Pool, error) {
+	return Pool{Name: "p"}, f.tell(ctx, fmt.Sprint("grow ", bytes))
 }
 
-func (f *fake) TrimPool(context.Context) (uint64, error) { return 7, f.tell("trim") }
+func (f *fake) TrimPool(ctx context.Context) (uint64, error) { return 7, f.tell(ctx, "trim") }
 
-func (f *fake) AddDevice(_ context.Context, device string) error { return f.tell("add " + device) }
+func (f *fake) AddDevice(ctx context.Context, device string) error { return f.tell(ctx, "add "+device) }
 
 // tServe serves f until the test ends, and returns the address.
 func tServe(t *testing.T, f *fake, more ...Endpoint) string {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -12,7 +13,7 @@ import (
 // from a process of root's, or of this process's user.
 func Handler(root string, source Source, changer Changer, more ...Endpoint) http.Handler {
 	all := append(append(questions(source), changes(changer)...), more...)
-	g := gate{root: root, slots: make(chan struct{}, asked), writeTime: writeTime}
+	g := gate{root: root, writeTime: writeTime}
 	return g.handler(append(all, index(all)))
 }
 
@@ -35,13 +36,14 @@ func (g gate) handler(all []Endpoint) http.Handler {
 // index is the list of endpoints.
 func index(all []Endpoint) Endpoint {
 	type entry struct {
-		Method string `json:"method"`
-		Path   string `json:"path"`
-		Says   string `json:"says"`
+		Method string  `json:"method"`
+		Path   string  `json:"path"`
+		Says   string  `json:"says"`
+		Limit  float64 `json:"limit"` // seconds
 	}
 	var list []entry
 	for _, e := range all {
-		list = append(list, entry{e.Method, e.Path, e.Says})
+		list = append(list, entry{e.Method, e.Path, e.Says, e.Limit.Seconds()})
 	}
 	return object(http.MethodGet, "/", "this list", quickTime, func(*http.Request) (any, error) {
 		return map[string][]entry{"endpoints": list}, nil
@@ -121,7 +123,9 @@ func changes(changer Changer) []Endpoint {
 			if err != nil || bytes == 0 {
 				return nil, fmt.Errorf("bytes: %q is no number of bytes: %w", text, errdefs.ErrInvalidArgument)
 			}
-			return changer.GrowPool(r.Context(), bytes)
+			ctx, cancel := begun(r)
+			defer cancel()
+			return changer.GrowPool(ctx, bytes)
 		}),
 		change(trimPath, "give what the pool does not use back to what it lies on", func(r *http.Request) (any, error) {
 			bytes, err := changer.TrimPool(r.Context())
@@ -132,9 +136,17 @@ func changes(changer Changer) []Endpoint {
 			if err != nil {
 				return nil, err
 			}
-			return done, changer.AddDevice(r.Context(), device)
+			ctx, cancel := begun(r)
+			defer cancel()
+			return done, changer.AddDevice(ctx, device)
 		}),
 	}
+}
+
+// begun returns a context for what is not to be left half done when the client goes.
+func begun(r *http.Request) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.WithoutCancel(r.Context()), begunTime,
+		fmt.Errorf("it has taken more than %s: %w", begunTime, context.DeadlineExceeded))
 }
 
 // argument returns a value of the query that has to be there, once.

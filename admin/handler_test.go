@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -86,6 +87,19 @@ func TestClientChanges(t *testing.T) {
 	_, err = c.GrowPool(t.Context(), 0)
 	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 	require.Len(t, f.told, 4)
+}
+
+// A device that is being added, and a pool that grows, do not end with the one who asked.
+func TestBegunGoesOn(t *testing.T) {
+	f := &fake{}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, e := range changes(f) {
+		r := httptest.NewRequest(e.Method, e.Path+"?bytes=1&device=/dev/x", http.NoBody).WithContext(gone)
+		e.Serve.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	require.Equal(t, []string{"cleanup", "grow 1", "trim", "add /dev/x"}, f.told)
+	require.Equal(t, []bool{true, false, true, false}, f.ended)
 }
 
 // Errors keep their class and text, before the first line and after it.
@@ -262,24 +276,24 @@ func TestStop(t *testing.T) {
 
 // Who gives up is not waited for, and neither is a daemon.
 func TestGivenUp(t *testing.T) {
-	f := &fake{hang: make(chan struct{}, asked)}
+	f := &fake{hang: make(chan struct{}, quickAsked)}
 	address := tServe(t, f)
 	c := tClient(t, address)
 	ctx, cancel := context.WithCancel(t.Context())
-	got := make(chan error, asked)
-	for range asked {
+	got := make(chan error, quickAsked)
+	for range quickAsked {
 		go func() {
 			_, err := c.Status(ctx)
 			got <- err
 		}()
 	}
-	for range asked {
+	for range quickAsked {
 		<-f.hang
 	}
 	_, err := c.Status(t.Context())
 	require.ErrorIs(t, err, errdefs.ErrUnavailable, "there are many already")
 	cancel()
-	for range asked {
+	for range quickAsked {
 		require.ErrorIs(t, <-got, context.Canceled)
 	}
 	f.hang = nil
@@ -287,6 +301,35 @@ func TestGivenUp(t *testing.T) {
 		_, err := c.Status(t.Context())
 		return err == nil
 	}, time.Minute, time.Millisecond)
+}
+
+// Walks that hang keep nobody from the status.
+func TestSlotsOfTheirOwn(t *testing.T) {
+	begun := make(chan struct{})
+	hung := Lines("/hung", "", time.Hour, func(ctx context.Context, _ func(Space) error) error {
+		begun <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	c := tClient(t, tServe(t, &fake{}, hung))
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan error, longAsked)
+	for range longAsked {
+		go func() { got <- Ask(ctx, c, "/hung", time.Hour, func(Space) error { return nil }) }()
+		<-begun
+	}
+	err := Ask(t.Context(), c, "/hung", time.Hour, func(Space) error { return nil })
+	require.ErrorIs(t, err, errdefs.ErrUnavailable)
+	require.ErrorContains(t, err, "2 of these requests are under way already")
+	for range quickAsked {
+		_, err := c.Status(t.Context())
+		require.NoError(t, err)
+	}
+	require.NoError(t, c.Space(t.Context(), nil, func(Space) error { return nil }))
+	cancel()
+	for range longAsked {
+		require.ErrorIs(t, <-got, context.Canceled)
+	}
 }
 
 // A client that does not read is let go, and what it asked ends.
@@ -300,7 +343,7 @@ func TestSlowReader(t *testing.T) {
 			}
 		}
 	})
-	g := gate{root: tRoot, slots: make(chan struct{}, 1), writeTime: 50 * time.Millisecond}
+	g := gate{root: tRoot, writeTime: 50 * time.Millisecond}
 	conn, err := new(net.Dialer).DialContext(t.Context(), "unix", tServeHandler(t, g.handler([]Endpoint{endless})))
 	require.NoError(t, err)
 	defer conn.Close()

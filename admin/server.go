@@ -36,6 +36,7 @@ func NewServer(ctx context.Context, h http.Handler) *Server {
 		ReadHeaderTimeout: headerTime,
 		MaxHeaderBytes:    headerSize,
 		IdleTimeout:       idleTime,
+		ErrorLog:          ErrorLog(ctx),
 	}}
 }
 

@@ -57,7 +57,7 @@ func New(o Options) *Metrics {
 	})
 	build.Set(1)
 	m.registry.MustRegister(
-		build, m.operations.total, m.operations.seconds, m.operations.inFlight, newStatusCollector(m.status),
+		build, m.operations.total, m.operations.seconds, m.operations.inFlight, oldestCollector{m.operations}, newStatusCollector(m.status),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m

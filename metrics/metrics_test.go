@@ -3,6 +3,7 @@ package metrics_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -133,6 +134,40 @@ func TestScrapeUnknown(t *testing.T) {
 		require.NotContains(t, text, missing)
 	}
 	require.Contains(t, text, `lamina_pool_mode{mode="rw"} 1`)
+
+	m, _ = newMetrics(t, func(context.Context) (admin.Status, error) {
+		return admin.Status{Backends: []admin.Backend{{Name: "thin", Pool: &admin.Pool{}}}}, nil
+	})
+	text = scrape(t, m)
+	require.NotContains(t, text, "lamina_pool_mode", "a pool that does not run is in no mode")
+	require.Contains(t, text, "lamina_pool_volumes")
+}
+
+// A call that hangs is seen beside others that return.
+func TestOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := metrics.New(metrics.Options{Snapshotters: []string{"lamina"}})
+		begin := func() metrics.Call { return m.Begin("lamina", "Prepare") }
+		oldest := func(seconds int) {
+			t.Helper()
+			require.Contains(t, scrape(t, m), fmt.Sprintf("lamina_operation_oldest_seconds{method=\"Prepare\",snapshotter=\"lamina\"} %d\n", seconds))
+		}
+		first, hangs := begin(), begin()
+		first.End("OK")
+		oldest(0)
+		for range 5 {
+			call := begin()
+			time.Sleep(time.Minute)
+			call.End("OK")
+		}
+		oldest(300)
+		later := begin()
+		time.Sleep(time.Second)
+		hangs.End("Unknown")
+		oldest(1)
+		later.End("OK")
+		oldest(0)
+	})
 }
 
 func TestLint(t *testing.T) {
@@ -258,6 +293,8 @@ func TestScrapeTellsOfErrors(t *testing.T) {
 	broken := errors.New("the store is closed")
 	var failure error
 	m := metrics.New(metrics.Options{Failed: func(err error) { failure = err }})
+	require.Contains(t, scrape(t, m), "lamina_status_success 0\n")
+	require.NoError(t, failure, "nothing is open yet")
 	m.SetSource(&fakeSource{status: func(context.Context) (admin.Status, error) { return admin.Status{}, broken }})
 	require.NotContains(t, scrape(t, m), "lamina_snapshots")
 	require.ErrorIs(t, failure, broken)

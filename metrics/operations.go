@@ -24,6 +24,7 @@ type operations struct {
 	total    *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	inFlight *prometheus.GaugeVec
+	oldest   *prometheus.Desc
 
 	names map[string]bool
 
@@ -39,6 +40,7 @@ type operation struct {
 	total    *prometheus.CounterVec        // of the others
 	seconds  prometheus.Observer
 	inFlight prometheus.Gauge
+	underWay underWay
 }
 
 func newOperations(names []string) *operations {
@@ -54,6 +56,8 @@ func newOperations(names []string) *operations {
 		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "lamina_operations_in_flight", Help: "Calls that are under way.",
 		}, []string{"snapshotter", "method"}),
+		oldest: prometheus.NewDesc("lamina_operation_oldest_seconds",
+			"How long the call that is under way longest takes already; 0 if none is.", []string{"snapshotter", "method"}, nil),
 		names: map[string]bool{Other: true, Diff: true},
 		known: map[operationKey]*operation{},
 	}
@@ -67,6 +71,7 @@ func newOperations(names []string) *operations {
 type Call struct {
 	operation *operation
 	begun     time.Time
+	place     int // in what is under way
 }
 
 // Begin counts a call as under way, until its End. The method is one of the API's: a series is made for each, so it must not be
@@ -80,7 +85,8 @@ func (m *Metrics) Begin(snapshotter, method string) Call {
 	}
 	op := m.operations.of(operationKey{snapshotter, method})
 	op.inFlight.Inc()
-	return Call{operation: op, begun: time.Now()}
+	begun := time.Now()
+	return Call{operation: op, begun: begun, place: op.underWay.add(begun)}
 }
 
 // End counts what came of the call: the name of a gRPC code.
@@ -88,6 +94,7 @@ func (c Call) End(class string) {
 	if c.operation == nil {
 		return
 	}
+	c.operation.underWay.remove(c.place)
 	c.operation.inFlight.Dec()
 	c.operation.seconds.Observe(time.Since(c.begun).Seconds())
 	counter, ok := c.operation.classes[class]
@@ -116,6 +123,9 @@ func (o *operations) of(key operationKey) *operation {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.known[key] = op // of two that are made at once either counts in the same series
+	if first := o.known[key]; first != nil {
+		return first // of two that were made at once
+	}
+	o.known[key] = op
 	return op
 }

@@ -54,7 +54,10 @@ func (r *reader) read() (last *admin.Status, at time.Time, err error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err != nil && !r.failing && r.failed != nil && !errors.Is(err, errNoSource) {
+	if errors.Is(err, errNoSource) { // a start or a stop, which is no failure and no end of one
+		return r.last, r.at, err
+	}
+	if err != nil && !r.failing && r.failed != nil {
 		r.failed(err)
 	}
 	r.failing = err != nil

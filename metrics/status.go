@@ -71,7 +71,7 @@ func newStatusCollector(r *reader) *statusCollector {
 		snapshots: prometheus.NewDesc("lamina_snapshots",
 			"Snapshots, by kind: committed, active or view.", []string{"snapshotter", "backend", "kind"}, nil),
 		poolMode: prometheus.NewDesc("lamina_pool_mode",
-			"Whether the pool is in this mode: 1 or 0. Only rw is good; a pool that does not run is in none.", []string{"mode"}, nil),
+			"Whether the pool is in this mode: 1 or 0. Only rw is good. Missing of a pool that does not run.", []string{"mode"}, nil),
 		writes: prometheus.NewDesc("lamina_store_writes_per_commit",
 			"How many changes a commit of the store had: those that come at once share one.", nil, nil),
 		flush: prometheus.NewDesc("lamina_store_flush_duration_seconds",
@@ -121,15 +121,23 @@ func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 		if b.Pool != nil {
 			c.pool.collect(ch, b.Pool)
-			modes := []string{"rw", "ro", "out_of_data_space", "Fail", "Error"}
-			if b.Pool.Mode != "" && !slices.Contains(modes, b.Pool.Mode) {
-				modes = append(modes, b.Pool.Mode)
-			}
-			for _, mode := range modes {
+			for _, mode := range modes(b.Pool.Mode) {
 				gauge(c.poolMode, boolean(mode == b.Pool.Mode), mode)
 			}
 		}
 	}
+}
+
+// modes are those that a pool can be in, none if it does not run.
+func modes(is string) []string {
+	if is == "" {
+		return nil
+	}
+	all := []string{"rw", "ro", "out_of_data_space", "Fail", "Error"}
+	if !slices.Contains(all, is) {
+		all = append(all, is)
+	}
+	return all
 }
 
 func histogram(d *prometheus.Desc, h admin.Histogram) prometheus.Metric {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,8 +45,9 @@ func newAsking(ctx context.Context, c *cli.Command) (context.Context, *asking, e
 	}, nil
 }
 
-// read runs what only reads, with the daemon or with the files of a root that no process has.
-func read(ctx context.Context, c *cli.Command, do func(context.Context, *asking, admin.Source) error) (err error) {
+// read runs what only reads, with the daemon or with the files of a root that no process has. These are let go before anything is printed:
+// who reads it may take his time, and a daemon could not start meanwhile.
+func read(ctx context.Context, c *cli.Command, do func(context.Context, *asking, admin.Source) error) error {
 	ctx, a, err := newAsking(ctx, c)
 	if err != nil {
 		return err
@@ -54,8 +56,14 @@ func read(ctx context.Context, c *cli.Command, do func(context.Context, *asking,
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeIt()) }()
-	return do(ctx, a, source)
+	var text bytes.Buffer
+	out := a.out
+	a.out = &text
+	err = errors.Join(do(ctx, a, source), closeIt())
+	if _, failed := text.WriteTo(out); failed != nil {
+		return errors.Join(err, failed)
+	}
+	return err
 }
 
 // command runs what only a daemon does.

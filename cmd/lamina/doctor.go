@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"github.com/lamina-snapshotter/lamina"
 	"github.com/lamina-snapshotter/lamina/admin"
 	"github.com/lamina-snapshotter/lamina/doctor"
+	"github.com/lamina-snapshotter/lamina/internal/term"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -160,11 +160,12 @@ func look[T any](ctx context.Context, s settings, own func(context.Context, lami
 	return s.askLocked(err, func(c *admin.Client) error { return askDoctor(ctx, c, path, say) })
 }
 
+// print prints a line. In it may be what a container chose: keys, names of files and of processes.
 func (d *doctorRun) print(what any) error {
 	if d.json {
-		return json.NewEncoder(d.out).Encode(what)
+		return term.JSON(d.out, what)
 	}
-	_, err := fmt.Fprintln(d.out, what)
+	_, err := fmt.Fprintln(d.out, term.Line(fmt.Sprint(what)))
 	return err
 }
 
@@ -179,12 +180,12 @@ func (d *doctorRun) cure(ctx context.Context) error {
 	}
 	r := doctor.Repair{
 		DryRun: d.dryRun, RemoveLost: d.removeLost,
-		Say: func(text string) { _, _ = fmt.Fprintln(talk, "repair:", text) },
+		Say: func(text string) { _, _ = fmt.Fprintln(talk, "repair:", term.Line(text)) },
 		Ask: func(question string) (bool, error) {
 			if d.yes {
 				return true, nil
 			}
-			if _, err := fmt.Fprintf(talk, "%s [y/N] ", question); err != nil {
+			if _, err := fmt.Fprintf(talk, "%s [y/N] ", term.Line(question)); err != nil {
 				return false, err
 			}
 			line, err := answers.ReadString('\n')

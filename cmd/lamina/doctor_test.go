@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,6 +79,29 @@ func TestAskDoctor(t *testing.T) {
 	require.ErrorContains(t, err, "no daemon answers at "+other.Admin.Address)
 	other.Admin.Address = ""
 	require.ErrorContains(t, look(t.Context(), other, locked, examinePath, collect), "admin.address is empty")
+}
+
+// What a container chose, its keys and the names of its processes, moves no cursor and makes no line.
+func TestDoctorPrintsNoEscapes(t *testing.T) {
+	finding := doctor.Finding{
+		Code: doctor.TrashWaiting, Object: "union/7", Key: "k\x1b[2J", Snapshotter: "lamina", What: "in use\nnothing is wrong",
+		Holders: []string{"process 7 (\x1b]0;owned\a\u009b2J)"},
+	}
+	usage := doctor.Usage{ID: 3, Key: "k\x1b[2J\u202e\x7f", Snapshotter: "lamina"}
+	for _, asJSON := range []bool{false, true} {
+		for _, what := range []any{finding, usage} {
+			var out bytes.Buffer
+			require.NoError(t, (&doctorRun{out: &out, json: asJSON}).print(what))
+			line := strings.TrimSuffix(out.String(), "\n")
+			require.Contains(t, line, "k\\")
+			for _, r := range line {
+				require.True(t, strconv.IsPrint(r), "%q", line)
+			}
+			if asJSON {
+				require.True(t, json.Valid(out.Bytes()))
+			}
+		}
+	}
 }
 
 func TestDoctorCommandLine(t *testing.T) {

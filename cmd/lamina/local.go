@@ -12,10 +12,17 @@ import (
 	"time"
 
 	"github.com/containerd/log"
+	"golang.org/x/net/netutil"
+
+	"github.com/lamina-snapshotter/lamina/admin"
 )
 
-// localHeaderTime is how long a client may take to ask.
-const localHeaderTime = 5 * time.Second
+const (
+	// localHeaderTime is how long a client may take to ask.
+	localHeaderTime = 5 * time.Second
+	// localConnections is how many clients a port has at once; others wait. Every process of the host can be one.
+	localConnections = 64
+)
 
 // localNetwork returns on what an address that a key of the configuration names is listened: a unix socket, or a port of this host's
 // loopback. Everything else is an error: nobody is asked who they are.
@@ -66,9 +73,12 @@ func openLocal(ctx context.Context, key, address string, h http.Handler) (*local
 		if l, err = new(net.ListenConfig).Listen(ctx, network, at); err != nil {
 			return nil, fmt.Errorf("%s: %w", key, inUse(err))
 		}
+		l = netutil.LimitListener(l, localConnections)
 		h = forThisHost(h)
 	}
-	s.http = &http.Server{Handler: h, ReadHeaderTimeout: localHeaderTime, IdleTimeout: time.Minute}
+	s.http = &http.Server{
+		Handler: admin.EndOnPanic(h), ReadHeaderTimeout: localHeaderTime, IdleTimeout: time.Minute, ErrorLog: admin.ErrorLog(ctx),
+	}
 	go func() {
 		defer close(s.served)
 		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -98,6 +108,10 @@ func forThisHost(h http.Handler) http.Handler {
 		if !loopbackHost(r.Host) || r.Header.Get("Origin") != "" || site != "" && site != "none" && site != "same-origin" {
 			http.Error(w, "this is for clients on this host, which call it 127.0.0.1, [::1] or localhost", http.StatusForbidden)
 			return
+		}
+		if r.ContentLength != 0 {
+			// A ReadTimeout would end a profile, which takes longer, as well.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(localHeaderTime)) // a connection has deadlines
 		}
 		h.ServeHTTP(w, r)
 	})

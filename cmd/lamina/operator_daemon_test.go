@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/admin"
 )
@@ -150,9 +151,28 @@ func TestOperateDaemon(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 
 	tReads(t, config, false)
+	free := &unlocked{t: t, store: filepath.Join(root, "lamina.db")}
+	require.Equal(t, exitOK, run(t.Context(), []string{"lamina", "tree", "--config", config}, free, io.Discard))
+	require.Positive(t, free.written)
 	code, _, stderr = tRun(t, "cleanup", "--config", config)
 	require.Equal(t, exitNoDaemon, code, stderr)
 	tWithoutAdmin(t, config, address)
+}
+
+// An unlocked is written to while nobody has the root.
+type unlocked struct {
+	t       *testing.T
+	store   string
+	written int
+}
+
+func (u *unlocked) Write(p []byte) (int, error) {
+	f, err := os.Open(u.store)
+	require.NoError(u.t, err)
+	defer f.Close()
+	require.NoError(u.t, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), "a daemon could not start while somebody reads this")
+	u.written += len(p)
+	return len(p), nil
 }
 
 // slicesOfDigits are the directories that are named by ids.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -224,9 +226,39 @@ lamina_operations_total_more{method="x"} 5
 	after := map[counted]float64{{"lamina", "Prepare"}: 25, {`a\"}{`, "Stat"}: 1e6, {"lamina", "Remove"}: 30}
 	require.Equal(t, []callRate{{"lamina", "Remove", 15}, {"lamina", "Prepare", 5}}, rates(before, after, 2*time.Second))
 
-	grew := growths(map[place]uint64{{"l", "a"}: 10, {"l", "b"}: 10, {"l", "gone"}: 5},
-		map[place]uint64{{"l", "a"}: 30, {"l", "b"}: 9, {"l", "new"}: 100}, 10*time.Second)
+	grew := growths(map[place]admin.Space{{"l", "a"}: {Own: 10}, {"l", "b"}: {Own: 10}, {"l", "heir"}: {Own: 1, Shared: 8}, {"l", "gone"}: {Own: 5}},
+		map[place]admin.Space{{"l", "a"}: {Own: 30}, {"l", "b"}: {Own: 9}, {"l", "heir"}: {Own: 9}, {"l", "new"}: {Own: 100}}, 10*time.Second)
 	require.Equal(t, []growthRate{{"l", "new", 100, 10}, {"l", "a", 30, 2}}, grew)
+}
+
+// A measurement that fails is told, and does not end the others.
+func TestSpaceMeterGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeRoot{space: []admin.Space{{Name: "l", Key: "a", Own: 10}}}
+		m := newSpaceMeter(f, time.Now)
+		ctx, cancel := context.WithCancel(t.Context())
+		wait := m.run(ctx)
+		look := func() ([]growthRate, error) {
+			time.Sleep(measurePeriod)
+			synctest.Wait()
+			return m.grown()
+		}
+		synctest.Wait()
+		f.space = []admin.Space{{Name: "l", Key: "a", Own: 60}}
+		grew, err := look()
+		require.NoError(t, err)
+		require.Equal(t, []growthRate{{"l", "a", 60, 10}}, grew)
+		f.err = errors.New("busy")
+		grew, err = look()
+		require.ErrorIs(t, err, f.err)
+		require.Empty(t, grew, "what was is no more")
+		f.err, f.space = nil, []admin.Space{{Name: "l", Key: "a", Own: 160}}
+		grew, err = look()
+		require.NoError(t, err)
+		require.Equal(t, []growthRate{{"l", "a", 160, 10}}, grew)
+		cancel()
+		wait()
+	})
 }
 
 // Rates come from the metrics, if the daemon has them.

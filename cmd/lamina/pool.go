@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/urfave/cli/v3"
 
 	"github.com/lamina-snapshotter/lamina"
 	"github.com/lamina-snapshotter/lamina/admin"
+	"github.com/lamina-snapshotter/lamina/internal/term"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -64,19 +66,24 @@ func newPoolAdd() *cli.Command {
 			if err := addDevice(ctx, s, device); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.Root().Writer, "%s is in the pool: add it to thin.devices before lamina starts again\n", device)
+			_, err = fmt.Fprintf(c.Root().Writer, "%s is in the pool: add it to thin.devices before lamina starts again\n", term.Line(device))
 			return err
 		},
 	}
 }
 
-// addDevice has the daemon take a device, if it runs.
+// addTime is how long a device may take to be added to the pool of a daemon that does not run.
+const addTime = 10 * time.Minute
+
+// addDevice has the daemon take a device, if it runs. Once begun it is not left half done.
 func addDevice(ctx context.Context, s settings, device string) error {
 	device, err := filepath.Abs(device)
 	if err != nil {
 		return err
 	}
-	err = lamina.AddDevice(ctx, s.Config, device)
+	begun, cancel := context.WithTimeout(context.WithoutCancel(ctx), addTime)
+	defer cancel()
+	err = lamina.AddDevice(begun, s.Config, device)
 	if !errors.Is(err, metadata.ErrLocked) {
 		return err
 	}

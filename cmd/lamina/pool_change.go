@@ -66,7 +66,7 @@ func newPoolGrow() *cli.Command {
 		Name:      "grow",
 		Usage:     "make the pool's data larger by at least SIZE, such as 20GiB",
 		ArgsUsage: "SIZE",
-		Description: "The pool grows by itself, before it is full; this does it now. Data that it has grown by stay with the pool.\n\n" +
+		Description: "The pool grows by itself, before it is full; this does it now. Data that it has grown by stay with the pool. Ctrl-C ends the waiting, not the growing.\n\n" +
 			exitCodes,
 		Flags:     askFlags(),
 		Arguments: []cli.Argument{&cli.StringArg{Name: "size", Destination: &text}},
@@ -93,7 +93,7 @@ func newPoolTrim() *cli.Command {
 	return &cli.Command{
 		Name:        "trim",
 		Usage:       "give what the pool does not use back to the disk that it lies on",
-		Description: "It may take minutes, while the pool works on. Ctrl-C ends the waiting.\n\n" + exitCodes,
+		Description: "It may take minutes, while the pool works on. Ctrl-C ends it; what has been given back until then is.\n\n" + exitCodes,
 		Flags:       askFlags(),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			return command(ctx, c, func(ctx context.Context, a *asking, client *admin.Client) error {

@@ -57,7 +57,7 @@ func serve(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close())
 	}
-	operators, err := openAdmin(ctx, s.Admin.Address, adminHandler(host, s, seen))
+	operators, err := openAdmin(ctx, s.Admin.Address, adminHandler(host, s, seen)) //nolint:contextcheck // a change that has begun goes on without its client
 	if err != nil {
 		return errors.Join(unlessStopped(ctx, err), containerd.Close(), host.Close(), sock.release())
 	}

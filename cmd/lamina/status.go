@@ -170,7 +170,7 @@ func (a *asking) pool(t *term.Table, p admin.Pool) {
 	}
 	t.Add("  data", a.fill(p.Data.Used, p.Data.Total, term.Bytes))
 	t.Add("  metadata", a.fill(p.Metadata.Used, p.Metadata.Total, term.Bytes))
-	t.Add("  reserve", term.Bytes(p.Reserve)+" that only deletions may use")
+	t.Add("  reserve", term.Bytes(p.Reserve)+" kept for containers that run")
 	t.Add("  growth", growth(p))
 	if p.Rate != nil {
 		t.Add("  full", a.full(p))

@@ -60,6 +60,8 @@ type sample struct {
 	Status admin.Status `json:"status"`
 	Calls  []callRate   `json:"calls,omitempty"` // since the last look, if the daemon counts them
 	Grown  []growthRate `json:"grown,omitempty"` // the fastest first
+	// Unmeasured is why it is not known what grows.
+	Unmeasured string `json:"unmeasured,omitempty"`
 }
 
 // run looks until somebody ends it, which is no error.
@@ -122,7 +124,9 @@ func (w *watch) look(ctx context.Context) (sample, error) {
 		w.counters = counters
 	}
 	if w.meter != nil {
-		s.Grown = w.meter.grown()
+		if s.Grown, err = w.meter.grown(); err != nil {
+			s.Unmeasured = fmt.Sprint(err)
+		}
 	}
 	w.last = s
 	return s, nil

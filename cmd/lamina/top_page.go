@@ -37,6 +37,9 @@ func (w *watch) line(s sample) error {
 	if len(s.Grown) > 0 {
 		parts = append(parts, fmt.Sprintf("%s grows by %s", shortName(s.Grown[0].Key), rate(s.Grown[0].PerSecond)))
 	}
+	if s.Unmeasured != "" {
+		parts = append(parts, "what grows is not known: "+term.Line(s.Unmeasured))
+	}
 	return w.printf("%s\n", strings.Join(parts, ", "))
 }
 
@@ -45,7 +48,7 @@ func (w *watch) page(s sample, on *screen) string {
 	var page bytes.Buffer
 	a := *w.asking
 	a.out = &page
-	_ = a.printTables(a.headline(s), a.moving(s.Status.Backends), a.calls(s.Calls), a.grown(s.Grown)) // a Buffer takes all
+	_ = a.printTables(a.headline(s), a.moving(s.Status.Backends), a.calls(s.Calls), a.grown(s.Grown, s.Unmeasured)) // a Buffer takes all
 	return on.fit(page.String())
 }
 
@@ -87,8 +90,12 @@ func (a *asking) calls(all []callRate) *term.Table {
 }
 
 // grown are the snapshots that grow.
-func (a *asking) grown(all []growthRate) *term.Table {
+func (a *asking) grown(all []growthRate, unmeasured string) *term.Table {
 	t := &term.Table{Style: a.style, Right: []bool{true, true}}
+	if unmeasured != "" {
+		t.Right = nil
+		t.Add(a.style.Paint(term.Yellow, "what grows is not known: "+term.Line(unmeasured)))
+	}
 	if len(all) > 0 {
 		t.Head = []string{"GROWS BY", "OWN", "NAME", "KEY"}
 	}

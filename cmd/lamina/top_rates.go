@@ -98,8 +98,9 @@ type spaceMeter struct {
 
 	mu   sync.Mutex
 	at   time.Time
-	own  map[place]uint64
+	last map[place]admin.Space
 	grew []growthRate
+	err  error // of the last measurement
 }
 
 func newSpaceMeter(source admin.Source, now func() time.Time) *spaceMeter {
@@ -113,9 +114,7 @@ func (m *spaceMeter) run(ctx context.Context) (wait func()) {
 		defer close(done)
 		for {
 			start := m.now()
-			if m.measure(ctx) != nil {
-				return // the look beside it says why
-			}
+			m.measured(m.measure(ctx))
 			pause := time.NewTimer(max(measurePeriod, measureShare*m.now().Sub(start)))
 			select {
 			case <-ctx.Done():
@@ -128,30 +127,38 @@ func (m *spaceMeter) run(ctx context.Context) (wait func()) {
 	return func() { <-done }
 }
 
-func (m *spaceMeter) measure(ctx context.Context) error {
-	own := make(map[place]uint64)
-	if err := m.source.Space(ctx, nil, func(s admin.Space) error {
-		own[place{s.Name, s.Key}] = s.Own
+func (m *spaceMeter) measure(ctx context.Context) (map[place]admin.Space, error) {
+	all := make(map[place]admin.Space)
+	err := m.source.Space(ctx, nil, func(s admin.Space) error {
+		all[place{s.Name, s.Key}] = s
 		return nil
-	}); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := m.now()
-	if m.own != nil {
-		m.grew = growths(m.own, own, now.Sub(m.at))
-	}
-	m.own, m.at = own, now
-	return nil
+	})
+	return all, err
 }
 
-// growths returns what has grown, the fastest first. What is new has grown from nothing.
-func growths(before, after map[place]uint64, took time.Duration) []growthRate {
+// measured takes a measurement. One that failed tells nothing, and the next is compared with the one before it.
+func (m *spaceMeter) measured(all map[place]admin.Space, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.grew, m.err = nil, err
+	if err != nil {
+		return
+	}
+	now := m.now()
+	if m.last != nil {
+		m.grew = growths(m.last, all, now.Sub(m.at))
+	}
+	m.last, m.at = all, now
+}
+
+// growths returns what has grown, the fastest first. What is new has grown from nothing. What it shares counts too: with the deletion of
+// another snapshot that turns into its own, and it has not grown.
+func growths(before, after map[place]admin.Space, took time.Duration) []growthRate {
 	var all []growthRate
-	for at, own := range after {
-		if own > before[at] && took > 0 {
-			all = append(all, growthRate{at.name, at.key, own, float64(own-before[at]) / took.Seconds()})
+	for at, s := range after {
+		was, is := before[at].Own+before[at].Shared, s.Own+s.Shared
+		if is > was && took > 0 {
+			all = append(all, growthRate{at.name, at.key, s.Own, float64(is-was) / took.Seconds()})
 		}
 	}
 	slices.SortFunc(all, func(a, b growthRate) int {
@@ -160,8 +167,9 @@ func growths(before, after map[place]uint64, took time.Duration) []growthRate {
 	return all
 }
 
-func (m *spaceMeter) grown() []growthRate {
+// grown returns what has grown, or why that is not known.
+func (m *spaceMeter) grown() ([]growthRate, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.grew
+	return m.grew, m.err
 }

@@ -48,6 +48,11 @@ func Clean(text string) string {
 	return b.String()
 }
 
+// Line is Clean, with ends of lines as "; ": for what is to stay one line, whoever chose a part of it.
+func Line(text string) string {
+	return Clean(strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "; "))
+}
+
 // JSON prints what as one line of JSON. What is not printable is escaped there too: JSON itself leaves DEL and C1 controls as they are, which
 // some terminals obey.
 func JSON(w io.Writer, what any) error {
