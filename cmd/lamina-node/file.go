@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,13 +19,6 @@ type file struct {
 	from string // what it is a copy of, or
 	text string // what it holds
 	mode fs.FileMode
-}
-
-func paths(files []file) (names []string) {
-	for _, f := range files {
-		names = append(names, f.to)
-	}
-	return names
 }
 
 func putAll(files []file) error {
@@ -54,7 +48,7 @@ func put(f file) error {
 	}
 	next := f.to + ".new"
 	if err := write(next, content, f.mode); err != nil {
-		return errors.Join(err, os.Remove(next))
+		return errors.Join(err, removeAll([]string{next})) // none may have been made
 	}
 	return os.Rename(next, f.to)
 }
@@ -69,17 +63,36 @@ func write(name string, content []byte, mode fs.FileMode) (err error) {
 	return errors.Join(err, w.Chmod(mode), w.Sync()) // one that lay there may have had another mode
 }
 
-// digest tells the contents of files apart.
-func digest(names []string) (string, error) {
+// digest tells apart what files are to hold.
+func digest(files []file) (string, error) {
 	h := sha256.New()
-	for _, name := range names {
-		content, err := os.ReadFile(name)
-		if err != nil {
+	for _, f := range files {
+		if err := f.hash(h); err != nil {
 			return "", err
 		}
-		_, _ = fmt.Fprintf(h, "%s %d\n%s", name, len(content), content) // a hash takes all
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func (f file) hash(w io.Writer) (err error) {
+	if f.from == "" {
+		_, err = fmt.Fprintf(w, "%s %d\n%s", f.to, len(f.text), f.text)
+		return err
+	}
+	r, err := os.Open(f.from)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	info, err := r.Stat()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s %d\n", f.to, info.Size())
+	if err == nil {
+		_, err = io.Copy(w, r) // the program is too large for the memory of a pod that does this beside its installation
+	}
+	return err
 }
 
 // is says whether a file holds just that.
@@ -96,4 +109,12 @@ func removeAll(names []string) (err error) {
 		}
 	}
 	return err
+}
+
+func exists(name string) (bool, error) {
+	_, err := os.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }

@@ -66,54 +66,93 @@ WantedBy=multi-user.target
 
 // A node is the one that this process runs on.
 type node struct {
+	root          string // its own, "" but in tests
 	image, config string
 	out           io.Writer
-	systemd       *systemd
+	systemd       manager
 }
+
+// A manager of services is systemd.
+type manager interface {
+	property(ctx context.Context, unit, name string) (string, error)
+	enable(ctx context.Context, units ...string) error
+	disable(ctx context.Context, units ...string) error
+	start(ctx context.Context, unit string) error
+	restart(ctx context.Context, unit string) error
+	reload(ctx context.Context) error
+}
+
+func (n *node) at(name string) string { return filepath.Join(n.root, name) }
 
 func (n *node) say(format string, args ...any) { _, _ = fmt.Fprintf(n.out, format+"\n", args...) }
 
-// within does something with a bound, and with systemd.
-func (n *node) within(ctx context.Context, do func(*node, context.Context) error) (err error) {
+// within does something with a bound, and with systemd, which is also there for what is still to be done when ctx is done.
+func (n *node) within(ctx context.Context, do func(*node, context.Context) error) error {
+	longer, end := context.WithTimeout(context.WithoutCancel(ctx), jobTimeout+fallBackTimeout)
+	defer end()
 	ctx, cancel := context.WithTimeout(ctx, jobTimeout)
 	defer cancel()
-	if n.systemd, err = connect(ctx); err != nil {
+	systemd, err := connect(longer)
+	if err != nil {
 		return err
 	}
-	defer n.systemd.close()
+	defer systemd.close()
+	n.systemd = systemd
 	return do(n, ctx)
 }
 
+// served are the files that the daemon runs with.
+func (n *node) served() []file {
+	return []file{
+		{to: n.at(program), from: filepath.Join(n.image, "lamina"), mode: 0o755},
+		{to: n.at(filepath.Join(units, laminaUnit)), from: filepath.Join(n.image, laminaUnit)},
+		{to: n.at(filepath.Join(units, laminaUnit+".d", "node.conf")), text: laminaDropIn},
+		{to: n.at(laminaConfig), from: filepath.Join(n.config, "config.toml")},
+	}
+}
+
+// told are containerdFiles.
+func (n *node) told() []file {
+	printed := n.at(containerdFiles[0])
+	return []file{
+		{to: printed, from: printed},
+		{to: n.at(containerdFiles[1]), from: filepath.Join(n.config, "cri.toml")},
+		{to: n.at(containerdFiles[2]), from: filepath.Join(n.config, "systemd.toml")},
+	}
+}
+
 func (n *node) install(ctx context.Context) error {
-	if err := errors.Join(n.refusePackage(ctx), refuseImports()); err != nil {
+	if err := errors.Join(n.refusePackage(ctx), n.refuseImports()); err != nil {
 		return err
+	}
+	wanted, err := digest(append(n.served(), n.told()[1:]...)) // what is printed follows from it
+	if err != nil {
+		return err
+	}
+	if is(n.at(refusedWith), wanted) { // or each start of this pod would restart containerd twice
+		return n.refused(ctx)
 	}
 	if err := n.installLamina(ctx); err != nil {
 		return err
 	}
-	return n.installContainerd(ctx)
+	return n.installContainerd(ctx, wanted)
 }
 
 // installLamina leaves a daemon that runs with what is installed. Containers go on while it is restarted.
 func (n *node) installLamina(ctx context.Context) error {
-	served := []file{
-		{to: program, from: filepath.Join(n.image, "lamina"), mode: 0o755},
-		{to: filepath.Join(units, laminaUnit), from: filepath.Join(n.image, laminaUnit)},
-		{to: filepath.Join(units, laminaUnit+".d", "node.conf"), text: laminaDropIn},
-		{to: laminaConfig, from: filepath.Join(n.config, "config.toml")},
-	}
-	if err := errors.Join(putAll(served), put(file{to: filepath.Join(units, printUnit), text: printUnitText})); err != nil {
+	served := n.served()
+	if err := errors.Join(putAll(served), put(file{to: n.at(filepath.Join(units, printUnit)), text: printUnitText})); err != nil {
 		return err
 	}
 	if err := n.systemd.enable(ctx, laminaUnit, printUnit); err != nil {
 		return err
 	}
-	return n.restartFor(ctx, laminaUnit, servedWith, paths(served))
+	return n.restartFor(ctx, laminaUnit, n.at(servedWith), served)
 }
 
 // restartFor restarts a unit unless it was, for these contents, and starts it otherwise. Who is killed before that is
 // written down restarts it once more.
-func (n *node) restartFor(ctx context.Context, unit, with string, files []string) error {
+func (n *node) restartFor(ctx context.Context, unit, with string, files []file) error {
 	want, err := digest(files)
 	if err != nil {
 		return err
@@ -131,12 +170,19 @@ func (n *node) restartFor(ctx context.Context, unit, with string, files []string
 
 // remove takes away first what containerd needs the daemon for. What Lamina keeps stays, and its configuration.
 func (n *node) remove(ctx context.Context) error {
-	if err := errors.Join(n.refusePackage(ctx), removeAll(containerdFiles)); err != nil {
+	if err := n.refusePackage(ctx); err != nil {
 		return err
 	}
-	if _, err := os.Stat(containerdWith); err == nil {
+	told, err := n.anyExists(append([]string{containerdWith, accepted}, containerdFiles...))
+	if err != nil {
+		return err
+	}
+	if told {
+		if err := put(file{to: n.at(containerdWith)}); err != nil { // says so still after a kill
+			return err
+		}
 		n.say("restarting %s", containerdUnit)
-		if err := n.systemd.restart(ctx, containerdUnit); err != nil {
+		if err := errors.Join(n.removeAll(containerdFiles), n.systemd.restart(ctx, containerdUnit)); err != nil {
 			return err
 		}
 	}
@@ -144,39 +190,79 @@ func (n *node) remove(ctx context.Context) error {
 		return err
 	}
 	dropIn := filepath.Join(units, laminaUnit+".d")
-	err := removeAll([]string{
+	gone := []string{
 		filepath.Join(dropIn, "node.conf"), dropIn, filepath.Join(units, laminaUnit), filepath.Join(units, printUnit),
 		program, filepath.Dir(program), servedWith, containerdWith, refusedWith,
-		acceptedFile(containerdFiles[1]), acceptedFile(containerdFiles[2]), accepted,
-	})
-	return errors.Join(err, n.systemd.reload(ctx))
+	}
+	for _, name := range kept {
+		gone = append(gone, filepath.Join(accepted, filepath.Base(name)))
+	}
+	return errors.Join(n.removeAll(append(gone, accepted)), n.systemd.reload(ctx))
 }
 
+func (n *node) removeAll(names []string) (err error) {
+	for _, name := range names {
+		err = errors.Join(err, removeAll([]string{n.at(name)}))
+	}
+	return err
+}
+
+func (n *node) anyExists(names []string) (bool, error) {
+	for _, name := range names {
+		if is, err := exists(n.at(name)); err != nil || is {
+			return is, err
+		}
+	}
+	return false, nil
+}
+
+// check says whether what this pod installs is installed, and runs: services that do may still have what was before.
 func (n *node) check(ctx context.Context) error {
-	for _, unit := range []string{laminaUnit, containerdUnit} {
-		state, err := n.systemd.property(ctx, unit, "ActiveState")
+	for _, c := range []struct {
+		unit, with string
+		files      []file
+	}{
+		{laminaUnit, servedWith, n.served()},
+		{containerdUnit, containerdWith, n.told()},
+	} {
+		state, err := n.systemd.property(ctx, c.unit, "ActiveState")
 		if err != nil {
 			return err
 		}
 		if state != "active" {
-			return fmt.Errorf("%s is %s", unit, state)
+			return fmt.Errorf("%s is %s", c.unit, state)
+		}
+		want, err := digest(c.files)
+		if err != nil {
+			return err
+		}
+		if !is(n.at(c.with), want) {
+			return fmt.Errorf("%s does not run with the files of this pod yet", c.unit)
 		}
 	}
 	return nil
 }
 
-// refusePackage keeps two installations from sharing a unit.
+// refusePackage keeps two installations from sharing a unit. A package that is removed and not purged leaves a mask, which looks
+// as that of an administrator does.
 func (n *node) refusePackage(ctx context.Context) error {
+	state, err := n.systemd.property(ctx, laminaUnit, "LoadState")
+	if err != nil {
+		return err
+	}
+	if state == "masked" {
+		return fmt.Errorf(`%s is masked: by a package that was removed, then "apt purge lamina", or by an administrator, then "systemctl unmask lamina"`, laminaUnit)
+	}
 	where, err := n.systemd.property(ctx, laminaUnit, "FragmentPath")
 	if err == nil && where != "" && where != filepath.Join(units, laminaUnit) {
-		return fmt.Errorf("%s is from %s: remove the package that this node has Lamina from, or leave the node out", laminaUnit, where)
+		return fmt.Errorf(`%s is from %s: "apt purge lamina", or leave the node out`, laminaUnit, where)
 	}
 	return err
 }
 
 // refuseImports refuses a containerd that would not read what is installed. Its own file is the administrator's.
-func refuseImports() error {
-	text, err := os.ReadFile(containerdMain)
+func (n *node) refuseImports() error {
+	text, err := os.ReadFile(n.at(containerdMain))
 	if err != nil {
 		return err
 	}
@@ -184,17 +270,19 @@ func refuseImports() error {
 	if err := toml.Unmarshal(text, &c); err != nil {
 		return fmt.Errorf("%s: %w", containerdMain, err)
 	}
-	if !slices.ContainsFunc(c.Imports, imports) {
-		return fmt.Errorf("%s does not import %s/*.toml: it needs the line imports = [%q], above all tables",
-			containerdMain, containerdConf, containerdConf+"/*.toml")
+	for _, name := range containerdFiles {
+		if !slices.ContainsFunc(c.Imports, func(pattern string) bool { return imports(pattern, name) }) {
+			return fmt.Errorf("%s does not import %s: it needs the line imports = [%q], above all tables",
+				containerdMain, name, containerdConf+"/*.toml")
+		}
 	}
 	return nil
 }
 
-func imports(pattern string) bool {
+func imports(pattern, name string) bool {
 	if !filepath.IsAbs(pattern) {
 		pattern = filepath.Join(filepath.Dir(containerdMain), pattern)
 	}
-	matches, err := filepath.Match(pattern, containerdFiles[1])
+	matches, err := filepath.Match(pattern, name)
 	return err == nil && matches
 }

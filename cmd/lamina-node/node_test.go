@@ -18,7 +18,7 @@ func TestImports(t *testing.T) {
 		"/etc/containerd/*.toml":                 false,
 		"conf.d/[":                               false,
 	} {
-		require.Equal(t, want, imports(pattern), pattern)
+		require.Equal(t, want, imports(pattern, containerdFiles[1]), pattern)
 	}
 }
 
@@ -29,6 +29,9 @@ func TestPut(t *testing.T) {
 	require.NoError(t, put(file{to: name, text: "old", mode: 0o755}))
 	require.Error(t, put(file{to: name, from: filepath.Join(dir, "missing")}))
 	require.True(t, is(name, "old"))
+	err := put(file{to: "/sys/lamina-node"}) // where nobody makes a file, so there is none to remove
+	require.Error(t, err)
+	require.NotErrorIs(t, err, os.ErrNotExist)
 
 	require.NoError(t, os.WriteFile(name+".new", []byte("ha"), 0o600)) // as a kill leaves it
 	old, err := os.Open(name)                                          // as one that runs the program has it
@@ -51,13 +54,13 @@ func TestDigest(t *testing.T) {
 	sum := func(first, second string) string {
 		require.NoError(t, os.WriteFile(a, []byte(first), 0o600))
 		require.NoError(t, os.WriteFile(b, []byte(second), 0o600))
-		d, err := digest([]string{a, b})
+		d, err := digest([]file{{to: "a", from: a}, {to: "b", from: b}, {to: "c", text: "c"}})
 		require.NoError(t, err)
 		return d
 	}
 	require.Equal(t, sum("x", "yz"), sum("x", "yz"))
 	require.NotEqual(t, sum("x", "yz"), sum("xy", "z"))
-	_, err := digest([]string{filepath.Join(dir, "missing")})
+	_, err := digest([]file{{from: filepath.Join(dir, "missing")}})
 	require.Error(t, err)
 }
 

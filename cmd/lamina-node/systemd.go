@@ -12,6 +12,7 @@ type systemd struct {
 	conn *dbus.Conn
 }
 
+// connect connects until the context is done, whatever else is asked with another.
 func connect(ctx context.Context) (*systemd, error) {
 	conn, err := dbus.NewSystemdConnectionContext(ctx)
 	if err != nil {
@@ -65,6 +66,16 @@ func (s *systemd) restart(ctx context.Context, unit string) error {
 	return s.job(ctx, "restart", unit, s.conn.RestartUnitContext)
 }
 
+// A jobError is a job that systemd has ended otherwise than it was to.
+type jobError struct {
+	verb, unit string
+	result     string // of org.freedesktop.systemd1.Manager.JobRemoved
+}
+
+func (e *jobError) Error() string {
+	return fmt.Sprintf("systemctl %s %s: %s; \"journalctl -u %s\" on the node says why", e.verb, e.unit, e.result, e.unit)
+}
+
 // job waits until systemd has done something with a unit: one that notifies is ready then.
 func (s *systemd) job(ctx context.Context, verb, unit string,
 	begin func(ctx context.Context, name, mode string, ch chan<- string) (int, error),
@@ -76,7 +87,7 @@ func (s *systemd) job(ctx context.Context, verb, unit string,
 	select {
 	case r := <-result:
 		if r != "done" {
-			return fmt.Errorf("systemctl %s %s: %s; \"journalctl -u %s\" on the node says why", verb, unit, r, unit)
+			return &jobError{verb, unit, r}
 		}
 		return nil
 	case <-ctx.Done():

@@ -198,7 +198,7 @@ func (n *node) tryAsPod(verb, image, config string) (output string, done bool) {
 		return strings.Join(printed, "\n"), false
 	}
 	if verb == "install" {
-		check, err := exec.CommandContext(ctx, "nsenter", append(argv[:9:9], "check")...).CombinedOutput()
+		check, err := exec.CommandContext(ctx, "nsenter", append(argv[:9:9], append([]string{"check"}, argv[10:]...)...)...).CombinedOutput()
 		require.NoError(n.t, err, "%s", check)
 	}
 	require.NoError(n.t, cmd.Process.Signal(syscall.SIGTERM)) // and so it is sent to what nsenter has started

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,6 +28,9 @@ const (
 	// rootVariable makes a missing root a failure.
 	rootVariable = "LAMINA_TEST_ROOT"
 )
+
+// sayMargin is what tests that are over their time have to say so.
+const sayMargin = 15 * time.Second
 
 // thinTests and otherTests are patterns for -test.skip.
 const (
@@ -59,18 +63,39 @@ func run(m *testing.M) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	code, err := runAround(dir)
+	ctx, cancel := untilTimeout()
+	defer cancel()
+	code, err := runAround(ctx, dir)
 	return code, errors.Join(err, removeCgroups(), os.RemoveAll(dir))
 }
 
+// untilTimeout is done when the tests' time is over: that of those in namespaces and of those in a guest, one after the other.
+func untilTimeout() (context.Context, context.CancelFunc) {
+	timeout := flag.Lookup("test.timeout").Value.(flag.Getter).Get().(time.Duration)
+	if timeout == 0 {
+		return context.WithCancel(context.Background())
+	}
+	return context.WithTimeout(context.Background(), timeout)
+}
+
+// remaining is the time for tests that begin now, less some for them to say what ran.
+func remaining(ctx context.Context) (left time.Duration, args []string) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return 0, nil
+	}
+	left = max(time.Until(end)-sayMargin, time.Second)
+	return left, []string{"-test.timeout=" + left.String()} // the last of two holds
+}
+
 // runAround runs the tests in namespaces, and those that need it in a guest.
-func runAround(dir string) (int, error) {
+func runAround(ctx context.Context, dir string) (int, error) {
 	inGuest, err := guest.Needed()
 	if err := errors.Join(err, buildLamina(dir)); err != nil {
 		return 0, err
 	}
 	if !inGuest {
-		return runInside(dir)
+		return runInside(ctx, dir)
 	}
 	selected, err := exec.Command("/proc/self/exe", "-test.list="+topLevel(flag.Lookup("test.run").Value.String())).Output()
 	if err != nil {
@@ -78,7 +103,7 @@ func runAround(dir string) (int, error) {
 	}
 	names, code := string(selected), 0
 	if regexp.MustCompile("(?m)" + otherTests).MatchString(names) {
-		code, err = runInside(dir, "-test.skip="+thinTests)
+		code, err = runInside(ctx, dir, "-test.skip="+thinTests)
 	}
 	if err != nil || !regexp.MustCompile("(?m)"+thinTests).MatchString(names) {
 		return code, err
@@ -87,11 +112,9 @@ func runAround(dir string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	o := guest.Options{Writable: []string{dir, repository}} // for the guest to see them; it writes nothing
-	if o.Timeout, err = time.ParseDuration(flag.Lookup("test.timeout").Value.String()); err != nil {
-		return 0, err
-	}
-	inner, err := guest.Tests(context.Background(), o, append(os.Args[1:], "-test.skip="+otherTests))
+	left, args := remaining(ctx)
+	o := guest.Options{Writable: []string{dir, repository}, Timeout: left} // for the guest to see them; it writes nothing
+	inner, err := guest.Tests(ctx, o, slices.Concat(os.Args[1:], []string{"-test.skip=" + otherTests}, args))
 	return max(code, inner), err
 }
 
@@ -118,10 +141,11 @@ func buildLamina(dir string) error {
 }
 
 // runInside runs this program again as process 1 of namespaces for processes and mounts, and returns its exit code.
-func runInside(dir string, more ...string) (int, error) {
+func runInside(ctx context.Context, dir string, more ...string) (int, error) {
 	runtime.LockOSThread() // the kernel kills the child when the thread ends that made it
 	defer runtime.UnlockOSThread()
-	cmd := exec.Command("/proc/self/exe", append(os.Args[1:], more...)...)
+	_, args := remaining(ctx)
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", slices.Concat(os.Args[1:], more, args)...)
 	cmd.Env = append(os.Environ(), insideVariable+"="+dir)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
