@@ -92,7 +92,7 @@ func TestPartsShort(t *testing.T) {
 	for _, name := range []string{throughSocket, withoutSocket, storeAlone, emptyCall, flushAlone, renameAlone, mkdirsAlone} {
 		require.Positive(t, got.Prepare.Timed[name].Median, name)
 	}
-	require.Len(t, got.Daemon.Moments, 6)
+	require.Len(t, got.Daemon.Moments, 7)
 	require.NotEmpty(t, got.Daemon.Samples)
 	for _, f := range got.Daemon.Moments {
 		require.NotContains(t, []uint64{f.Heap, f.Objects}, uint64(0), f.Moment)
