@@ -31,9 +31,7 @@ type testNode struct {
 
 func newTestNode(t *testing.T) *testNode {
 	t.Helper()
-	root, err := os.MkdirTemp("", "node") // t.TempDir is too long for a socket
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(root)) })
+	root := t.TempDir()
 	n := &testNode{t: t, begin: func(string) error { return nil }, answer: served}
 	n.node = &node{root: root, image: filepath.Join(root, "image"), config: filepath.Join(root, "config"), out: &bytes.Buffer{}, systemd: n}
 	for _, name := range []string{"image/lamina", "image/lamina.service", "config/config.toml", "config/cri.toml", "config/systemd.toml"} {
@@ -184,7 +182,7 @@ func TestStoppedFallingBack(t *testing.T) {
 	n.servedUnless("second")
 	ctx, stop := context.WithCancel(t.Context())
 	tries := 0
-	n.begin = func(unit string) error {
+	n.begin = func(string) error {
 		if tries++; tries == 2 {
 			stop()
 		}
