@@ -9,15 +9,15 @@ import (
 	"testing"
 )
 
-// The table in the README has the features that the program tries, and no others, each for the drivers that it tries it for.
-func TestReadmeFeatures(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
+// The table in docs/operating.md has the features that the program tries, and no others, each for the drivers that it tries it for.
+func TestManualFeatures(t *testing.T) {
+	manual, err := os.ReadFile("docs/operating.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var drivers, names []string
 	said := map[[2]string]bool{}
-	for line := range strings.Lines(string(readme)) {
+	for line := range strings.Lines(string(manual)) {
 		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
 		for i := range cells {
 			cells[i] = strings.TrimSpace(cells[i])
@@ -40,16 +40,16 @@ func TestReadmeFeatures(t *testing.T) {
 			tried = append(tried, p.Name)
 		}
 		if !slices.Contains(drivers, p.Driver) {
-			t.Errorf("README.md has no column %q", p.Driver)
+			t.Errorf("docs/operating.md has no column %q", p.Driver)
 		}
 		has[[2]string{p.Driver, p.Name}] = true
 	}
 	if !slices.Equal(names, tried) {
-		t.Errorf("README.md has the rows\n%q, the program\n%q", names, tried)
+		t.Errorf("docs/operating.md has the rows\n%q, the program\n%q", names, tried)
 	}
 	for key, yes := range said {
 		if yes != has[key] {
-			t.Errorf("README.md says of %v %t, the program %t", key, yes, has[key])
+			t.Errorf("docs/operating.md says of %v %t, the program %t", key, yes, has[key])
 		}
 	}
 }
