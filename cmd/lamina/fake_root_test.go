@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -14,6 +15,7 @@ type fakeRoot struct {
 	status    admin.Status
 	snapshots []admin.Snapshot
 	space     []admin.Space
+	mu        sync.Mutex                  // of space and err, where a test changes them meanwhile
 	inspected map[string]admin.Inspection // by keys
 	err       error
 	told      []string
@@ -42,15 +44,24 @@ func (f *fakeRoot) Inspect(_ context.Context, name, key string) (admin.Inspectio
 }
 
 func (f *fakeRoot) Space(_ context.Context, progress func(done, total int), each func(admin.Space) error) error {
-	for i, s := range f.space {
+	f.mu.Lock()
+	space, err := f.space, f.err
+	f.mu.Unlock()
+	for i, s := range space {
 		if err := each(s); err != nil {
 			return err
 		}
 		if progress != nil {
-			progress(i+1, len(f.space))
+			progress(i+1, len(space))
 		}
 	}
-	return f.err
+	return err
+}
+
+func (f *fakeRoot) setSpace(err error, space ...admin.Space) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.space, f.err = space, err
 }
 
 func (f *fakeRoot) tell(what string) error {

@@ -244,15 +244,16 @@ func TestSpaceMeterGoesOn(t *testing.T) {
 			return m.grown()
 		}
 		synctest.Wait()
-		f.space = []admin.Space{{Name: "l", Key: "a", Own: 60}}
+		f.setSpace(nil, admin.Space{Name: "l", Key: "a", Own: 60})
 		grew, err := look()
 		require.NoError(t, err)
 		require.Equal(t, []growthRate{{"l", "a", 60, 10}}, grew)
-		f.err = errors.New("busy")
+		busy := errors.New("busy")
+		f.setSpace(busy)
 		grew, err = look()
-		require.ErrorIs(t, err, f.err)
+		require.ErrorIs(t, err, busy)
 		require.Empty(t, grew, "what was is no more")
-		f.err, f.space = nil, []admin.Space{{Name: "l", Key: "a", Own: 160}}
+		f.setSpace(nil, admin.Space{Name: "l", Key: "a", Own: 160})
 		grew, err = look()
 		require.NoError(t, err)
 		require.Equal(t, []growthRate{{"l", "a", 160, 10}}, grew)
