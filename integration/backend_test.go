@@ -52,7 +52,7 @@ func TestAufsBackend(t *testing.T) {
 
 // TestThinBackend does the same with the thin backend.
 func TestThinBackend(t *testing.T) {
-	forEachThin(t, "", func(t *testing.T, b backend) {
+	forEachThin(t, func(t *testing.T, b backend) {
 		t.Helper()
 		backendtest.Run(t, func(t *testing.T, root string) snapshotter.Backend {
 			t.Helper()

@@ -35,7 +35,7 @@ func TestBusy(t *testing.T) {
 
 // TestThinBusy does the same with volumes, and removes one whose device is open.
 func TestThinBusy(t *testing.T) {
-	forEachThin(t, "", func(t *testing.T, on backend) {
+	forEachThin(t, func(t *testing.T, on backend) {
 		t.Helper()
 		b := startBusy(t, on)
 		b.t.Run("in another namespace", func(t *testing.T) { b.with(t).inNamespace("upper") })

@@ -102,13 +102,14 @@ func TestConformanceThroughSocket(t *testing.T) {
 // for it in the guest.
 const deepest = 3 * time.Minute
 
-// TestThinConformance runs the suite on the thin backend in both ways.
+// TestThinConformance runs the suite on the thin backend in both ways, each on a file system of its own, with LAMINA_TORTURE=1 on both.
 func TestThinConformance(t *testing.T) {
 	for _, way := range []struct {
 		name string
+		on   backend
 		open func(*testing.T, backend) testsuite.SnapshotterFunc
-	}{{"in-process-", inProcess}, {"socket-", throughSocket}} {
-		forEachThin(t, way.name, func(t *testing.T, b backend) {
+	}{{"in-process-", thinXFS, inProcess}, {"socket-", thinExt4, throughSocket}} {
+		forThin(t, way.name, ordinarily(way.on), func(t *testing.T, b backend) {
 			t.Helper()
 			var longest atomic.Int64
 			testsuite.SnapshotterSuite(t, b.suiteName(), timed(way.open(t, b), &longest))

@@ -41,7 +41,7 @@ func TestDiffRandom(t *testing.T) {
 // TestThinDiffRandom does the same with volumes. A guest takes a minute to unpack a Debian: this image is the small one and a part of
 // a Debian.
 func TestThinDiffRandom(t *testing.T) {
-	forEachThin(t, "", func(t *testing.T, b backend) {
+	forEachThin(t, func(t *testing.T, b backend) {
 		t.Helper()
 		c := startComparison(t, b)
 		c.finerThanWalking()

@@ -41,7 +41,7 @@ func TestDiffSpeed(t *testing.T) {
 // TestThinDiffSpeed does the same with volumes.
 func TestThinDiffSpeed(t *testing.T) {
 	requireBenchmarking(t)
-	forEachThin(t, "", func(t *testing.T, b backend) {
+	forEachThin(t, func(t *testing.T, b backend) {
 		t.Helper()
 		startComparison(t, b).race(many, 20)
 	})

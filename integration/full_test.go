@@ -143,7 +143,7 @@ func within10s[T any](t *testing.T, what string, f func() T) T {
 // writes gets an error at once, nothing new is made, removing works, and makes room
 // for everybody without a restart.
 func TestThinFull(t *testing.T) {
-	forEachThin(t, "", func(t *testing.T, b backend) {
+	forEachThin(t, func(t *testing.T, b backend) {
 		t.Helper()
 		d := startDaemonWith(t, filepath.Join(mustTempDir(t), "lamina"), b, smallPool(b, "data_size = \"512MiB\"\nmax_size = \"1GiB\"\n"))
 		h := d.client("lamina")

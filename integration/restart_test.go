@@ -16,7 +16,7 @@ import (
 // TestThinRestart stops and starts the daemon: the volume of a container that
 // runs stays, and the container does not notice; idle ones go and come back.
 func TestThinRestart(t *testing.T) {
-	forEachThin(t, "", func(t *testing.T, b backend) {
+	forEachThin(t, func(t *testing.T, b backend) {
 		t.Helper()
 		d := startDaemon(t, mustTempDir(t), b)
 		h := d.client(lamina.DefaultName)
@@ -64,7 +64,7 @@ func activeIn(root string) (names []string) {
 // TestThinReboot takes away all devices, as a machine does that is switched off
 // with the daemon running: all that was there is found again.
 func TestThinReboot(t *testing.T) {
-	forEachThin(t, "", func(t *testing.T, b backend) {
+	forEachThin(t, func(t *testing.T, b backend) {
 		t.Helper()
 		d := startDaemon(t, mustTempDir(t), b)
 		h := d.client(lamina.DefaultName)

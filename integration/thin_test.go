@@ -32,10 +32,23 @@ var (
 )
 
 // forEachThin runs a test on volumes of each file system.
-func forEachThin(t *testing.T, name string, test func(*testing.T, backend)) {
+func forEachThin(t *testing.T, test func(*testing.T, backend)) {
+	t.Helper()
+	forThin(t, "", []backend{thinExt4, thinXFS}, test)
+}
+
+// ordinarily returns one file system, and with LAMINA_TORTURE=1 all.
+func ordinarily(b backend) []backend {
+	if torture() {
+		return []backend{thinExt4, thinXFS}
+	}
+	return []backend{b}
+}
+
+func forThin(t *testing.T, name string, on []backend, test func(*testing.T, backend)) {
 	t.Helper()
 	guest.Require(t)
-	for _, b := range []backend{thinExt4, thinXFS} {
+	for _, b := range on {
 		t.Run(name+b.thin.FS, func(t *testing.T) { test(t, b) })
 	}
 }

@@ -22,7 +22,7 @@ import (
 // TestThinHundredPrepares prepares on one layer, which a view keeps active, a
 // hundred times at once.
 func TestThinHundredPrepares(t *testing.T) {
-	forEachThin(t, "", func(t *testing.T, b backend) {
+	forEachThin(t, func(t *testing.T, b backend) {
 		t.Helper()
 		h, _ := openHost(t, b, filepath.Join(mustTempDir(t), "root"))
 		h.layer("base", "", []byte("below all"))
@@ -58,7 +58,7 @@ func TestThinHundredPrepares(t *testing.T) {
 // TestThinStartsNoProcess takes a snapshot through its life: no process is started
 // on the way, once there is a template.
 func TestThinStartsNoProcess(t *testing.T) {
-	forEachThin(t, "", func(t *testing.T, b backend) {
+	forEachThin(t, func(t *testing.T, b backend) {
 		t.Helper()
 		h, _ := openHost(t, b, filepath.Join(mustTempDir(t), "root"))
 		before := mustReaped(t)
@@ -87,7 +87,7 @@ func mustReaped(t *testing.T) unix.Rusage {
 // TestThinLargerVolumes raises the size of volumes: what is prepared on older
 // layers then has a larger file system.
 func TestThinLargerVolumes(t *testing.T) {
-	forEachThin(t, "", func(t *testing.T, b backend) {
+	forEachThin(t, func(t *testing.T, b backend) {
 		t.Helper()
 		root := filepath.Join(mustTempDir(t), "root")
 		const gib = 1 << 30
@@ -121,7 +121,7 @@ func requireSize(t *testing.T, mounts []mount.Mount, size int) {
 
 // TestThinGivesSpaceBack removes layers: the sparse file with the data shrinks.
 func TestThinGivesSpaceBack(t *testing.T) {
-	forEachThin(t, "", func(t *testing.T, b backend) {
+	forEachThin(t, func(t *testing.T, b backend) {
 		t.Helper()
 		root := filepath.Join(mustTempDir(t), "root")
 		h, _ := openHost(t, b, root)
@@ -136,7 +136,10 @@ func TestThinGivesSpaceBack(t *testing.T) {
 		require.NoError(t, err)
 		require.InEpsilon(t, len(content), usage.Size, 0.2)
 
-		h.remove("above", "large")
+		// In turn: where the kernel discards two volumes at once that share blocks, each may take the other for a user of them, and
+		// the pool keeps them for itself (process_prepared_discard_passdown_pt1 in drivers/md/dm-thin.c); a trim gives them back.
+		h.remove("above")
+		h.remove("large")
 		require.Less(t, allocated(t, root), before+8<<20)
 	})
 }
