@@ -26,7 +26,7 @@ func (p *testPool) pending(t *testing.T, readOnly bool) *os.File {
 
 // A device that goes away at its last close may do so before, between and after the requests of a call that uses it.
 func TestLastCloseMeanwhile(t *testing.T) {
-	const rounds = 200
+	const rounds = 100
 	p := newPool(t)
 	ctx := t.Context()
 	require.NoError(t, p.Create(ctx, 1))

@@ -38,8 +38,8 @@ func TestStorm(t *testing.T) {
 // TestThinStorm does the same with volumes, fewer times: a guest is slow.
 func TestThinStorm(t *testing.T) {
 	guest.Require(t)
-	t.Run("ext4", func(t *testing.T) { storm(t, thinExt4, 16) })
-	t.Run("xfs", func(t *testing.T) { storm(t, thinXFS, 8) })
+	t.Run("ext4", func(t *testing.T) { storm(t, thinExt4, 10) })
+	t.Run("xfs", func(t *testing.T) { storm(t, thinXFS, 6) })
 }
 
 func storm(t *testing.T, b backend, kills int) {

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var killsFlag = flag.Int("kills", 200, "kills of the kill -9 test")
+var killsFlag = flag.Int("kills", 120, "kills of the kill -9 test")
 
 const (
 	killWriters = 6
