@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 )
 
 // mappedPages returns how many KiB of a file the process has mapped and in its resident set.
@@ -48,4 +49,30 @@ func TestGiveBack(t *testing.T) {
 	require.Equal(t, 1000, read())
 	require.NoError(t, s.Close())
 	require.Error(t, s.GiveBack())
+}
+
+// A Walk of a large store keeps a part of it in memory.
+func TestWalkGivesBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lamina.db")
+	s := mustOpen(t, path)
+	const snapshotCount = 6000
+	labels := map[string]string{"containerd.io/text": strings.Repeat("x", 1000)}
+	var writers errgroup.Group
+	writers.SetLimit(256) // they share commits
+	for i := range snapshotCount {
+		writers.Go(func() error {
+			return s.Create(t.Context(), Snapshot{ID: s.ReserveID(), Name: "n", Key: fmt.Sprint(i), Kind: snapshots.KindActive, Labels: labels})
+		})
+	}
+	require.NoError(t, writers.Wait())
+	require.NoError(t, s.GiveBack())
+	shown, most := 0, 0
+	require.NoError(t, s.Walk(t.Context(), "n", func(Snapshot) error {
+		if shown++; shown%100 == 0 {
+			most = max(most, mappedPages(t, path))
+		}
+		return nil
+	}))
+	require.Equal(t, snapshotCount, shown)
+	require.Less(t, most, snapshotCount*2/3, "KiB mapped, of which the labels alone fill %d", snapshotCount)
 }

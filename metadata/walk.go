@@ -14,8 +14,12 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// walkChunk is how many records are read at a time.
-const walkChunk = 256
+const (
+	// walkChunk is how many records are read at a time.
+	walkChunk = 256
+	// giveBackChunks is after how many of these the pages that they were read from are given back.
+	giveBackChunks = 8
+)
 
 // Walk calls fn with every snapshot of a name that matches one of the filters, in containerd's filter syntax; with all
 // if there are none. The order is that of the keys, or of the ids where an index answers.
@@ -23,7 +27,8 @@ const walkChunk = 256
 // Which snapshots it passes is of one consistent state. What it shows of each is read shortly before its turn; one that is gone by
 // then, or does not match any more, is left out. So what is there all the while is shown once, as it was at some moment of it.
 // No transaction is open while fn is called, which may take its time and call the store, and a writer never waits for a
-// slow caller. It keeps 8 bytes for each snapshot, and some records. It returns fn's error.
+// slow caller. It keeps 8 bytes for each snapshot, and some records, and gives the
+// file's pages back as it goes. It returns fn's error.
 func (s *Store) Walk(ctx context.Context, name string, fn func(Snapshot) error, fs ...string) error {
 	filter, err := filters.ParseAll(fs...)
 	if err != nil {
@@ -45,7 +50,13 @@ func (s *Store) Walk(ctx context.Context, name string, fn func(Snapshot) error, 
 // show calls fn with the snapshots of these ids that are there when their turn comes nearly.
 func (s *Store) show(ctx context.Context, ids []ID, fn func(Snapshot) error) error {
 	var records recordCopies
+	chunks := 0
 	for chunk := range slices.Chunk(ids, walkChunk) {
+		if chunks++; chunks%giveBackChunks == 0 {
+			if err := s.GiveBack(); err != nil {
+				return err
+			}
+		}
 		if err := s.view(func(btx *bolt.Tx) error { return records.copy(ctx, btx, chunk) }); err != nil {
 			return err
 		}
