@@ -19,7 +19,9 @@ import (
 )
 
 // manualPages are read by operators, who do what they say in this order.
-var manualPages = []string{"docs/operating.md", "README.md"}
+var manualPages = []string{
+	"docs/operating.md", "docs/configuration.md", "docs/union.md", "docs/thin.md", "docs/containers.md", "docs/rootless.md", "README.md",
+}
 
 // passageTime is what the commands between two sentences may take.
 const passageTime = time.Minute
