@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -13,10 +12,6 @@ const (
 
 	// manyCalls is after how many calls it is given back too: each reads some pages of the store.
 	manyCalls = 4096
-
-	// collectAt is by how many percent the heap may grow until garbage is collected, half of Go's default. The heap is a megabyte, so that
-	// costs some microseconds a call.
-	collectAt = 50
 )
 
 // A memory gives back to the system what the heap has too much of, for which the collector alone would take minutes, and the pages of the
@@ -27,13 +22,6 @@ type memory struct {
 	pending atomic.Bool
 	pages   func() error // gives back those of the store, if it is set
 	free    func()       // in place of debug.FreeOSMemory, in tests
-}
-
-// collectSoon has garbage collected earlier than Go would, unless the environment says when (GOGC).
-func collectSoon() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(collectAt)
-	}
 }
 
 // called counts a call.
