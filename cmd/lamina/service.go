@@ -253,7 +253,7 @@ func (s *service) List(r *snapshotsapi.ListSnapshotsRequest, stream snapshotsapi
 	counted := &countedList{Snapshots_ListServer: stream}
 	err = server.List(r, counted)
 	if counted.listed >= manyListed {
-		s.memory.giveBack()
+		s.memory.answered()
 	}
 	return errgrpc.ToGRPC(err)
 }
