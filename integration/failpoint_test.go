@@ -31,7 +31,7 @@ func TestFailpoints(t *testing.T) {
 	m.stop()
 	m.fullDisk(t)
 	m.report(t, began)
-	m.requireAll(t, "grow.", "migrate.", "add.", "repair.", "thin.", "loop.", "disk.", "template.", "settle.show", "settle.release", "union.project-", "update.announced")
+	m.requireAll(t, "grow.", "migrate.", "add.", "trim.", "repair.", "thin.", "loop.", "disk.", "template.", "settle.show", "settle.release", "union.project-", "update.announced")
 }
 
 // TestThinFailpoints does the same with volumes.
