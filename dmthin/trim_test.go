@@ -120,7 +120,7 @@ func TestTrimOfPoolThatDoesNotDiscard(t *testing.T) {
 
 // On devices all that is free is discarded. There is nothing to grow by before one is added.
 func TestTrimOfDevices(t *testing.T) {
-	d := newDisks(t, 256*mebibyte, 256*mebibyte)
+	d := newDisks(t, 256*mebibyte, 256*mebibyte, 300*mebibyte)
 	b := mustClaim(t, d.config(t.TempDir(), 0, 1))
 	s, err := b.Status(t.Context())
 	require.NoError(t, err)
@@ -144,6 +144,12 @@ func TestTrimOfDevices(t *testing.T) {
 	require.NoError(t, err)
 	require.InDelta(t, s.Data.Total, given, 2*mebibyte)
 	require.Less(t, d.takenUp(t), full-400*directAlign/2)
+
+	require.NoError(t, b.AddDevice(t.Context(), d.loops[2].path))
+	added, err := b.Status(t.Context())
+	require.NoError(t, err)
+	require.Greater(t, added.Data.Total, s.Data.Total+250*mebibyte)
+	require.EqualValues(t, 1, added.Grown)
 }
 
 // takenUp is how much of the host's disk the disks have.
