@@ -34,7 +34,7 @@ func (f *facts) Space(ctx context.Context, progress func(done, total int), each 
 	failed := errors.Join(
 		incomplete(BackendThin, f.measureVolumes(ctx, s, steps)), incomplete(BackendUnion, f.measureDirectories(ctx, s, steps)))
 	if ctx.Err() != nil {
-		return errors.Join(context.Cause(ctx), failed)
+		return context.Cause(ctx)
 	}
 	s.sumUp()
 	for _, t := range s.taken {
