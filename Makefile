@@ -65,7 +65,7 @@ test-guests:
 	LAMINA_TEST_ROOT=1 go test -race -count=1 -timeout 28m -run '^TestThin' ./integration
 	LAMINA_TEST_ROOT=1 go test -p 1 -race -count=1 -timeout 28m $(foreach p,$(in_guests),./$(p)/...)
 	$(say) "pods by containerd's CRI plugin, and the files for Kubernetes"
-	LAMINA_TEST_ROOT=1 go test -C integration/kubernetes -count=1 -timeout 6m ./...
+	LAMINA_TEST_ROOT=1 go test -C integration/kubernetes -count=1 -timeout 8m ./...
 
 torture: root
 	$(say) 'installing and building what the tests need'
