@@ -58,7 +58,7 @@ in_guests := dmthin packaging integration/guest integration/peers integration/se
 test-here:
 	LAMINA_TEST_ROOT=1 go test -p 1 -race -count=1 -timeout 28m -skip '^TestThin' \
 		$$(go list ./... | grep -v $(foreach p,$(in_guests),-e '/lamina/$(p)$$' -e '/lamina/$(p)/'))
-	go test -count=1 -tags failpoint ./internal/failpoint
+	go test -count=1 -tags failpoint ./internal/failpoint ./cmd/lamina-node
 
 # Of package integration alone: a test of this name in another would run in neither.
 test-guests:
@@ -82,7 +82,7 @@ lint:
 	for m in containerd kubernetes; do (cd integration/$$m && ../../bin/tools/golangci-lint run --config ../../.golangci.yml ./...) || exit 1; done
 	$(say) 'go vet'
 	go vet ./...
-	go vet -tags failpoint ./internal/failpoint
+	go vet -tags failpoint ./internal/failpoint ./cmd/lamina-node
 	go vet -C integration/containerd ./...
 	go vet -C integration/kubernetes ./...
 	$(say) 'go mod tidy'
