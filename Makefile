@@ -20,7 +20,7 @@ help:
 	@echo 'make demo    install what is missing, then run a Debian container on Lamina'
 	@echo 'make test    install what is missing, then run all tests (needs root; some twenty minutes)'
 	@echo 'make torture the crash tests with all their kills and power cuts (needs root; an hour or more)'
-	@echo 'make lint    golangci-lint, go vet and the state of go.mod, over all modules'
+	@echo 'make lint    golangci-lint, shellcheck, go vet and the state of go.mod, over all modules'
 	@echo 'make bench   Lamina measured beside containerd, with the targets; BENCH="-o json" for its flags (a quarter of an hour)'
 	@echo 'make bench-more  the benchmarks of the packages, and commits of containers (up to an hour)'
 	@echo 'make captures  put what lamina prints of a real root into the README'
@@ -80,6 +80,8 @@ lint:
 	bin/tools/golangci-lint run ./...
 	bin/tools/golangci-lint fmt --diff
 	for m in containerd kubernetes; do (cd integration/$$m && ../../bin/tools/golangci-lint run --config ../../.golangci.yml ./...) || exit 1; done
+	$(say) 'shellcheck'
+	bin/tools/shellcheck $$(grep -rlI '^#!/bin/\(ba\)\?sh' --exclude-dir=.git --exclude-dir=bin --exclude-dir=.cache .)
 	$(say) 'go vet'
 	go vet ./...
 	go vet -tags failpoint ./internal/failpoint ./cmd/lamina-node
