@@ -20,7 +20,7 @@ help:
 	@echo 'make demo    install what is missing, then run a Debian container on Lamina'
 	@echo 'make test    install what is missing, then run all tests (needs root; some twenty minutes)'
 	@echo 'make torture the crash tests with all their kills and power cuts (needs root; an hour or more)'
-	@echo 'make lint    golangci-lint, go vet and the state of go.mod, over all modules'
+	@echo 'make lint    golangci-lint, shellcheck, go vet and the state of go.mod, over all modules'
 	@echo 'make bench   Lamina measured beside containerd, with the targets; BENCH="-o json" for its flags (a quarter of an hour)'
 	@echo 'make bench-more  the benchmarks of the packages, and commits of containers (up to an hour)'
 	@echo 'make captures  put what lamina prints of a real root into the README'
@@ -58,14 +58,14 @@ in_guests := dmthin packaging integration/guest integration/peers integration/se
 test-here:
 	LAMINA_TEST_ROOT=1 go test -p 1 -race -count=1 -timeout 28m -skip '^TestThin' \
 		$$(go list ./... | grep -v $(foreach p,$(in_guests),-e '/lamina/$(p)$$' -e '/lamina/$(p)/'))
-	go test -count=1 -tags failpoint ./internal/failpoint
+	go test -count=1 -tags failpoint ./internal/failpoint ./cmd/lamina-node
 
 # Of package integration alone: a test of this name in another would run in neither.
 test-guests:
 	LAMINA_TEST_ROOT=1 go test -race -count=1 -timeout 28m -run '^TestThin' ./integration
 	LAMINA_TEST_ROOT=1 go test -p 1 -race -count=1 -timeout 28m $(foreach p,$(in_guests),./$(p)/...)
 	$(say) "pods by containerd's CRI plugin, and the files for Kubernetes"
-	LAMINA_TEST_ROOT=1 go test -C integration/kubernetes -count=1 -timeout 6m ./...
+	LAMINA_TEST_ROOT=1 go test -C integration/kubernetes -count=1 -timeout 8m ./...
 
 torture: root
 	$(say) 'installing and building what the tests need'
@@ -80,9 +80,11 @@ lint:
 	bin/tools/golangci-lint run ./...
 	bin/tools/golangci-lint fmt --diff
 	for m in containerd kubernetes; do (cd integration/$$m && ../../bin/tools/golangci-lint run --config ../../.golangci.yml ./...) || exit 1; done
+	$(say) 'shellcheck'
+	bin/tools/shellcheck $$(grep -rlI '^#!/bin/\(ba\)\?sh' --exclude-dir=.git --exclude-dir=bin --exclude-dir=.cache .)
 	$(say) 'go vet'
 	go vet ./...
-	go vet -tags failpoint ./internal/failpoint
+	go vet -tags failpoint ./internal/failpoint ./cmd/lamina-node
 	go vet -C integration/containerd ./...
 	go vet -C integration/kubernetes ./...
 	$(say) 'go mod tidy'

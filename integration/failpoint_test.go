@@ -32,7 +32,7 @@ func TestFailpoints(t *testing.T) {
 	m.stop()
 	m.fullDisk(t)
 	m.report(t, began)
-	m.requireAll(t, "grow.", "migrate.", "add.", "trim.", "repair.", "thin.", "loop.", "disk.", "template.", "settle.show", "settle.release", "union.project-", "update.announced")
+	m.requireAll(t, "node.", "grow.", "migrate.", "add.", "trim.", "repair.", "thin.", "loop.", "disk.", "template.", "settle.show", "settle.release", "union.project-", "update.announced")
 }
 
 // TestThinFailpoints does the same with volumes.
@@ -57,7 +57,7 @@ func TestThinFailpoints(t *testing.T) {
 	}
 	x.stop()
 	x.report(t, began)
-	x.requireAll(t, append(madeOnce, "union.", unbidden, "migrate.")...)
+	x.requireAll(t, append(madeOnce, "union.", unbidden, "migrate.", "node.")...)
 }
 
 // madeOnce is of the making and mending of a store, which is the same with each backend.

@@ -90,6 +90,16 @@ func mustRead(t *testing.T, path string) []byte {
 	return b
 }
 
+func mustWrite(t *testing.T, path string, content []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestNode installs, upgrades, removes and purges the package on a node with systemd and containerd: see testdata/node.
 func TestNode(t *testing.T) {
 	mustNeed(t, "dpkg", "systemctl", "deb-systemd-helper", "pgrep", "capsh", "../bin/tools/nfpm", "../bin/tools/containerd", "linux.uml")
@@ -103,7 +113,14 @@ func TestNode(t *testing.T) {
 	tree, older, newer := filepath.Join(dir, "tree"), filepath.Join(dir, "older.deb"), filepath.Join(dir, "newer.deb")
 	mustRun(t, nil, "dpkg-deb", "--raw-extract", built(t), tree)
 	pack := func(deb string) { mustRun(t, nil, "dpkg-deb", "-Znone", "--build", tree, deb) } // to decompress takes seconds in a guest
+	config, service := filepath.Join(tree, "etc/lamina/config.toml"), filepath.Join(tree, "usr/lib/systemd/system", unit)
+	sample, text := mustRead(t, config), mustRead(t, service)
+	mustWrite(t, config, append(sample, "# A line of the older sample.\n"...))
+	mustWrite(t, service, bytes.Replace(text, []byte("RestartSec=2\n"), []byte("RestartSec=3\n"), 1))
 	pack(older)
+	mustWrite(t, config, sample)
+	mustWrite(t, filepath.Join(tree, "usr/share/lamina-test/config.toml"), sample) // to be compared with
+	mustWrite(t, service, text)
 	mustRun(t, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version=0.2", "-o", filepath.Join(tree, "usr/bin/lamina"), "./cmd/lamina")
 	mustRun(t, nil, "sed", "-i", "s/^Version: .*/Version: 0.2/", filepath.Join(tree, "DEBIAN/control"))
 	pack(newer)

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 // A file is one of the node.
@@ -50,7 +52,10 @@ func put(f file) error {
 	if err := write(next, content, f.mode); err != nil {
 		return errors.Join(err, removeAll([]string{next})) // none may have been made
 	}
-	return os.Rename(next, f.to)
+	failpoint.Hit("node.written")
+	err := os.Rename(next, f.to)
+	failpoint.Hit("node.replaced")
+	return err
 }
 
 func write(name string, content []byte, mode fs.FileMode) (err error) {
@@ -107,6 +112,7 @@ func removeAll(names []string) (err error) {
 		if e := os.Remove(name); !errors.Is(e, fs.ErrNotExist) && !errors.Is(e, unix.ENOTEMPTY) {
 			err = errors.Join(err, e)
 		}
+		failpoint.Hit("node.removed")
 	}
 	return err
 }

@@ -26,30 +26,37 @@ type testNode struct {
 	masked bool
 	begin  func(unit string) error // what a restart does
 	answer func() (*introspection.PluginsResponse, error)
+	server *grpc.Server
 	introspection.UnimplementedIntrospectionServer
 }
 
 func newTestNode(t *testing.T) *testNode {
 	t.Helper()
-	root := t.TempDir()
-	n := &testNode{t: t, begin: func(string) error { return nil }, answer: served}
-	n.node = &node{root: root, image: filepath.Join(root, "image"), config: filepath.Join(root, "config"), out: &bytes.Buffer{}, systemd: n}
+	n := testNodeIn(t, t.TempDir())
 	for _, name := range []string{"image/lamina", "image/lamina.service", "config/config.toml", "config/cri.toml", "config/systemd.toml"} {
 		n.write(name, "first")
 	}
 	n.write(containerdMain, `imports = ["/etc/containerd/conf.d/*.toml"]`)
+	return n
+}
+
+// testNodeIn is one that has been before.
+func testNodeIn(t *testing.T, root string) *testNode {
+	t.Helper()
+	n := &testNode{t: t, begin: func(string) error { return nil }, answer: served, server: grpc.NewServer()}
+	n.node = &node{root: root, image: filepath.Join(root, "image"), config: filepath.Join(root, "config"), out: &bytes.Buffer{}, systemd: n}
+	_ = os.Remove(n.at(containerdSocket)) // of one that was killed
 	require.NoError(t, os.MkdirAll(filepath.Dir(n.at(containerdSocket)), 0o755))
 	listener, err := net.Listen("unix", n.at(containerdSocket))
 	require.NoError(t, err)
-	server := grpc.NewServer()
-	introspection.RegisterIntrospectionServer(server, n)
+	introspection.RegisterIntrospectionServer(n.server, n)
 	done := make(chan struct{})
 	go func() {
-		_ = server.Serve(listener)
+		_ = n.server.Serve(listener)
 		close(done)
 	}()
 	t.Cleanup(func() {
-		server.Stop()
+		n.server.Stop()
 		<-done
 	})
 	return n

@@ -1,7 +1,6 @@
 package kubernetes
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
@@ -17,65 +16,104 @@ import (
 	"github.com/lamina-snapshotter/lamina/integration/guest"
 )
 
-// installTimeout bounds what the pod of the DaemonSet does.
-const installTimeout = 2 * time.Minute
+// systemdTimeout bounds what systemd is asked for.
+const systemdTimeout = 2 * time.Minute
 
-// TestThinInstall installs Lamina on a node with a systemd of its own, by the program of the DaemonSet, with what its pod
-// has: the files, the socket of systemd, and no capability. It runs pods there, changes the configuration, and removes it all.
+// cgroupDriver is what the administrator of a node has in its config.toml, so that containerd agrees with the kubelet.
+const cgroupDriver = "[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n" +
+	"[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.runc.options]\nSystemdCgroup = true\n"
+
+// TestThinInstall has the DaemonSet install Lamina on a node with a systemd of its own: the pod of its manifests runs by the node's
+// containerd, which it restarts under itself. Pods run there on both backends; the configuration and the image change, with files
+// that containerd refuses and kills in between, and at last it is all removed.
 //
 // It is in the guest for the cgroups: systemd takes all there are.
 func TestThinInstall(t *testing.T) {
 	guest.Require(t)
 	n := newNode(t)
 	n.cgroupParent = "lamina-test.slice"
-	n.install("/etc/containerd/config.toml", []byte(n.containerdConfig()))
+	programs := os.Getenv(programsVariable)
+	n.registry.pushNode("first", programs)
+	n.registry.pushNode("second", filepath.Join(programs, nextPrograms))
+	n.install("/etc/containerd/config.toml", []byte(n.containerdConfig()+cgroupDriver))
 	n.startSystemd()
-	image, config := filepath.Join(n.dir, "image"), filepath.Join(n.dir, "config")
-	n.install(filepath.Join(image, "lamina"), mustRead(t, filepath.Join(os.Getenv(programsVariable), "lamina")))
-	n.install(filepath.Join(image, "lamina.service"), mustRead(t, repository("packaging", "lamina.service")))
-	for _, name := range []string{"config.toml", "cri.toml", "systemd.toml"} {
-		n.install(filepath.Join(config, name), mustRead(t, repository("deploy", "kubernetes", "mixed", name)))
-	}
 	n.systemctl("start", "containerd.service")
-
-	require.Contains(t, n.asPod("install", image, config), "restarting containerd.service")
 	n.connect()
+
+	installed := n.rollOut(rollout{overlay: "mixed", tag: "first"})
+	installed.requireConfined()
+	require.Contains(t, installed.done(), "restarting containerd.service")
 	n.pull("") // as a kubelet does that does not say for which handler; the layers for the other are unpacked when it needs them
 	containers := map[string]*container{}
 	for _, m := range []medium{union, thin} {
 		containers[m.handler] = n.checkBeside(m)
 	}
-	pid := n.systemctl("show", "--property=MainPID", "lamina.service", "containerd.service")
-	require.NotContains(t, n.asPod("install", image, config), "restarting", "as nothing has changed")
-	require.Equal(t, pid, n.systemctl("show", "--property=MainPID", "lamina.service", "containerd.service"))
-
-	changed := strings.ReplaceAll(string(mustRead(t, filepath.Join(config, "config.toml"))), "10GiB", "11GiB")
-	n.install(filepath.Join(config, "config.toml"), []byte(changed))
-	out := n.asPod("install", image, config)
-	require.Contains(t, out, "restarting lamina.service")
-	require.NotContains(t, out, "restarting containerd.service")
-	for handler, c := range containers {
-		require.Equal(t, "on", c.exec("echo on"), handler)
-		require.Equal(t, "more", c.runAgain("echo more"), handler)
-	}
-
-	// A file with which containerd has no CRI plugin is taken back, and not tried again.
-	cri := string(mustRead(t, filepath.Join(config, "cri.toml")))
-	n.install(filepath.Join(config, "cri.toml"), []byte(strings.Replace(cri, `snapshotter = "lamina"`, `snapshotter = "nobody"`, 1)))
-	require.Contains(t, n.asFailingPod("install", image, config), "CRI plugin did not start")
-	n.awaitRuntime()
-	require.NotContains(t, n.asFailingPod("install", image, config), "restarting")
-	n.install(filepath.Join(config, "cri.toml"), []byte(cri))
-	require.Contains(t, n.asPod("install", image, config), "restarting containerd.service")
+	n.checkRestart()
+	n.checkRollOut(containers)
+	n.checkRefusal()
 	require.Equal(t, "still", containers[thin.handler].runAgain("echo still"))
+	n.checkRemoved()
+}
 
-	n.removePods()
-	n.asPod("remove", image, config)
-	for _, name := range []string{"/opt/lamina/bin", "/etc/systemd/system/lamina.service", "/etc/containerd/conf.d/lamina.toml", "/run/lamina/lamina.sock"} {
-		require.NoFileExists(t, name)
+// checkRestart has the pod started again: nothing has changed, so it restarts nothing.
+func (n *node) checkRestart() {
+	n.t.Helper()
+	pids := func() string {
+		return n.systemctl("show", "--property=MainPID", "lamina.service", "containerd.service")
 	}
-	require.FileExists(t, "/var/lib/lamina/lamina.db")
-	require.Equal(t, "active", n.systemctl("is-active", "containerd.service"))
+	before := pids()
+	require.Zero(n.t, n.daemonPod.stop())
+	n.daemonPod.restart()
+	require.NotContains(n.t, n.daemonPod.done(), "restarting")
+	require.Equal(n.t, before, pids())
+}
+
+// checkRollOut rolls a new image out, with a new configuration, while containers run.
+func (n *node) checkRollOut(containers map[string]*container) {
+	n.t.Helper()
+	require.Contains(n.t, n.inSystemd("/opt/lamina/bin/lamina", "version"), "lamina first ")
+	changed := strings.ReplaceAll(string(mustRead(n.t, repository("deploy", "kubernetes", "mixed", "config.toml"))), "10GiB", "11GiB")
+	changing := n.rollOut(rollout{"mixed", "second", map[string]string{"config.toml": changed}})
+	changing.killAt("restarting lamina.service")
+	out := changing.done()
+	require.NotContains(n.t, out, "restarting containerd.service")
+	require.Contains(n.t, n.inSystemd("/opt/lamina/bin/lamina", "version"), "lamina second ")
+	require.Equal(n.t, changed, string(mustRead(n.t, "/etc/lamina/config.toml")))
+	for handler, c := range containers {
+		require.Equal(n.t, "on", c.exec("echo on"), handler)
+		require.Equal(n.t, "more", c.runAgain("echo more"), handler)
+	}
+}
+
+// checkRefusal rolls out a file with which containerd has no CRI plugin. It is taken back, and not tried again.
+func (n *node) checkRefusal() {
+	n.t.Helper()
+	cri := string(mustRead(n.t, repository("deploy", "kubernetes", "mixed", "cri.toml")))
+	bad := strings.Replace(cri, `snapshotter = "lamina"`, `snapshotter = "nobody"`, 1)
+	refused := n.rollOut(rollout{"mixed", "second", map[string]string{"cri.toml": bad}})
+	require.Contains(n.t, refused.failed(), "CRI plugin did not start")
+	n.awaitRuntime()
+	refused.restart()
+	require.NotContains(n.t, refused.failed(), "restarting")
+	accepted := n.rollOut(rollout{overlay: "mixed", tag: "second"})
+	accepted.killAt("restarting containerd.service")
+	accepted.done()
+}
+
+// checkRemoved drains the node and has a pod remove it all.
+func (n *node) checkRemoved() {
+	n.t.Helper()
+	n.daemonPod.delete()
+	n.removeAllPods()
+	removing := n.rollOut(rollout{overlay: "remove", tag: "second"})
+	removing.done()
+	for _, name := range []string{"/opt/lamina/bin", "/etc/systemd/system/lamina.service", "/etc/containerd/conf.d/lamina.toml", "/run/lamina/lamina.sock"} {
+		require.NoFileExists(n.t, name)
+	}
+	require.FileExists(n.t, "/var/lib/lamina/lamina.db")
+	require.Equal(n.t, "active", n.systemctl("is-active", "containerd.service"))
+	removing.delete()
+	n.removePods()
 }
 
 // checkBeside runs a pod on a node with both: it has what its RuntimeClass says, of an image that both use.
@@ -102,7 +140,8 @@ func (n *node) checkBeside(m medium) *container {
 	return c
 }
 
-// startSystemd starts a systemd that is process 1 of a namespace, and does nothing of its own.
+// startSystemd starts a systemd that is process 1 of a namespace, and does nothing of its own. Mounts are shared, as it has them
+// where it does not find itself in a container.
 func (n *node) startSystemd() {
 	n.t.Helper()
 	const units = "/etc/systemd/system"
@@ -123,7 +162,7 @@ func (n *node) startSystemd() {
 	for _, unit := range []string{"containerd", "lamina", "lamina-containerd"} {
 		n.install(filepath.Join(units, unit+".service.d", "log.conf"), fmt.Appendf(nil, "[Service]\nStandardError=append:/run/%s.log\n", unit))
 	}
-	systemd := exec.Command("/bin/sh", "-c", "mount -t proc none /proc && exec /lib/systemd/systemd --system --unit=idle.target --show-status=0")
+	systemd := exec.Command("/bin/sh", "-c", "mount -t proc none /proc && mount --make-rshared / && exec /lib/systemd/systemd --system --unit=idle.target --show-status=0")
 	systemd.Env = []string{"container=lamina", "PATH=" + os.Getenv("PATH")}
 	systemd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
 	log, err := os.Create(filepath.Join(n.dir, "systemd.log"))
@@ -150,59 +189,15 @@ func (n *node) startSystemd() {
 
 func (n *node) systemctl(args ...string) string {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(n.t.Context(), installTimeout)
+	return n.inSystemd(append([]string{"systemctl"}, args...)...)
+}
+
+// inSystemd runs a program where systemd does, and returns what it prints.
+func (n *node) inSystemd(argv ...string) string {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(n.t.Context(), systemdTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "nsenter", append([]string{"-t", n.systemd, "-p", "-m", "systemctl"}, args...)...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "nsenter", append([]string{"-t", n.systemd, "-p", "-m"}, argv...)...).CombinedOutput()
 	require.NoError(n.t, err, "%s", out)
 	return strings.TrimSpace(string(out))
-}
-
-// asPod runs what the pod runs until it has done its work, and then stops it. It returns what that printed.
-func (n *node) asPod(verb, image, config string) string {
-	n.t.Helper()
-	start := time.Now()
-	printed, done := n.tryAsPod(verb, image, config)
-	n.t.Logf("lamina-node %s took %.1f s", verb, time.Since(start).Seconds())
-	require.True(n.t, done, "lamina-node %s: %s", verb, printed)
-	return printed
-}
-
-// asFailingPod is asPod of one that does not get it done.
-func (n *node) asFailingPod(verb, image, config string) string {
-	n.t.Helper()
-	printed, done := n.tryAsPod(verb, image, config)
-	require.False(n.t, done, "lamina-node %s: %s", verb, printed)
-	return printed
-}
-
-func (n *node) tryAsPod(verb, image, config string) (output string, done bool) {
-	n.t.Helper()
-	ctx, cancel := context.WithTimeout(n.t.Context(), installTimeout)
-	defer cancel()
-	argv := []string{
-		"-t", n.systemd, "-p", "setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--pdeathsig=TERM",
-		filepath.Join(os.Getenv(programsVariable), "lamina-node"), verb, "--image", image, "--config", config,
-	}
-	cmd := exec.CommandContext(ctx, "nsenter", argv...)
-	out, err := cmd.StdoutPipe()
-	require.NoError(n.t, err)
-	cmd.Stderr = cmd.Stdout
-	require.NoError(n.t, cmd.Start())
-	var printed []string
-	lines := bufio.NewScanner(out)
-	for lines.Scan() && lines.Text() != "done" {
-		printed = append(printed, lines.Text())
-	}
-	if lines.Text() != "done" {
-		require.Error(n.t, cmd.Wait())
-		return strings.Join(printed, "\n"), false
-	}
-	if verb == "install" {
-		check, err := exec.CommandContext(ctx, "nsenter", append(argv[:9:9], append([]string{"check"}, argv[10:]...)...)...).CombinedOutput()
-		require.NoError(n.t, err, "%s", check)
-	}
-	require.NoError(n.t, cmd.Process.Signal(syscall.SIGTERM)) // and so it is sent to what nsenter has started
-	require.False(n.t, lines.Scan(), "it ends, and says no more")
-	_ = cmd.Wait()
-	return strings.Join(printed, "\n"), true
 }

@@ -127,15 +127,16 @@ func topLevel(pattern string) string {
 	return pattern
 }
 
-// buildLamina builds the programs from the sources of these tests, as the image of deploy/kubernetes has them.
+// nextPrograms is where, below the programs, those of the next version are.
+const nextPrograms = "next"
+
+// buildLamina builds the programs from the sources of these tests.
 func buildLamina(dir string) error {
 	if os.Getenv(programsVariable) != "" {
 		return nil
 	}
-	cmd := exec.Command("go", "build", "-C", "../..", "-buildvcs=false", "-trimpath", "-o", dir+"/", "./cmd/lamina", "./cmd/lamina-node")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+	if err := errors.Join(buildPrograms(dir, "first"), buildPrograms(filepath.Join(dir, nextPrograms), "second")); err != nil {
+		return err
 	}
 	return os.Setenv(programsVariable, dir)
 }

@@ -24,10 +24,16 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 )
 
-// manifests are those of an overlay, as kubectl apply -k sends them.
-func manifests(t *testing.T, overlay string) (objects []runtime.Object) {
+// manifests are those of an overlay of deploy/kubernetes.
+func manifests(t *testing.T, overlay string) []runtime.Object {
 	t.Helper()
-	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), repository("deploy", "kubernetes", overlay))
+	return manifestsIn(t, repository("deploy", "kubernetes", overlay))
+}
+
+// manifestsIn are those that kubectl apply -k sends for a directory.
+func manifestsIn(t *testing.T, dir string) (objects []runtime.Object) {
+	t.Helper()
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	require.NoError(t, err)
 	text, err := built.AsYaml()
 	require.NoError(t, err)

@@ -42,6 +42,8 @@ type node struct {
 
 	cgroupParent string // of pods
 	systemd      string // the process, if the node has one
+	daemonPod    *daemonPod
+	rollouts     int
 }
 
 // background outlives a test, for what its cleanup does.
@@ -194,8 +196,9 @@ func (n *node) pull(handler string) {
 	require.NoError(n.t, err)
 }
 
-// removePods ends all pods, and the connections.
-func (n *node) removePods() {
+// removeAllPods ends all pods.
+func (n *node) removeAllPods() {
+	n.t.Helper()
 	pods, err := n.runtime.ListPodSandbox(background, nil)
 	if err != nil {
 		n.t.Error(err)
@@ -208,5 +211,11 @@ func (n *node) removePods() {
 			n.t.Error(err)
 		}
 	}
+}
+
+// removePods ends all pods, and the connections.
+func (n *node) removePods() {
+	n.t.Helper()
+	n.removeAllPods()
 	_, _, _ = n.runtime.Close(background), n.images.Close(background), n.client.Close()
 }

@@ -107,6 +107,12 @@ func (c *container) output() string {
 		}
 		return nil
 	}))
+	return c.printed()
+}
+
+// printed returns what the container has printed so far.
+func (c *container) printed() string {
+	c.t.Helper()
 	content, err := os.ReadFile(c.log)
 	require.NoError(c.t, err)
 	var lines []string

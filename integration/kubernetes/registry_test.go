@@ -15,15 +15,14 @@ import (
 
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/handlers"
-	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 )
 
-// A registry is the one of the distribution project, in memory and in this process.
+// A registry is the one of the distribution project, in this process.
 type registry struct {
 	t       *testing.T
 	address string
@@ -32,7 +31,7 @@ type registry struct {
 func startRegistry(t *testing.T) registry {
 	t.Helper()
 	logrus.SetOutput(io.Discard) // it writes a line for each request
-	c := &configuration.Configuration{Storage: configuration.Storage{"inmemory": {}}}
+	c := &configuration.Configuration{Storage: configuration.Storage{"filesystem": {"rootdirectory": t.TempDir()}}}
 	server := httptest.NewServer(handlers.NewApp(t.Context(), c))
 	t.Cleanup(server.Close)
 	return registry{t, strings.TrimPrefix(server.URL, "http://")}
@@ -67,51 +66,24 @@ func (r registry) pushArchive(repository, archive string) {
 	}
 	manifest := blobs[index.Manifests[0].Digest]
 	delete(blobs, index.Manifests[0].Digest)
-	r.push(repository, manifest, blobs)
+	r.push(repository, "test", manifest, blobs)
 }
 
 // pushPause pushes an image of one layer whose container does nothing: what a sandbox runs.
 func (r registry) pushPause(repository, busybox string) {
 	r.t.Helper()
-	program, err := os.ReadFile(busybox)
-	if err != nil {
-		r.t.Fatalf("%v: run integration/setup", err)
-	}
-	var layer bytes.Buffer
-	tw := tar.NewWriter(&layer)
-	require.NoError(r.t, tw.WriteHeader(&tar.Header{Name: "busybox", Mode: 0o755, Size: int64(len(program))}))
-	_, err = tw.Write(program)
-	require.NoError(r.t, errors.Join(err, tw.Close()))
-
-	blobs := map[digest.Digest][]byte{}
-	add := func(mediaType string, content []byte) ocispec.Descriptor {
-		d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(content), Size: int64(len(content))}
-		blobs[d.Digest] = content
-		return d
-	}
-	layerDesc := add(ocispec.MediaTypeImageLayer, layer.Bytes())
-	config, err := json.Marshal(ocispec.Image{
-		Platform: ocispec.Platform{Architecture: "amd64", OS: "linux"},
-		Config:   ocispec.ImageConfig{Entrypoint: []string{"/busybox", "sleep", "1000000"}},
-		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layerDesc.Digest}},
-	})
-	require.NoError(r.t, err)
-	manifest, err := json.Marshal(ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		Config: add(ocispec.MediaTypeImageConfig, config), Layers: []ocispec.Descriptor{layerDesc},
-	})
-	require.NoError(r.t, err)
-	r.push(repository, manifest, blobs)
+	layer := r.layer(map[string]string{"/busybox": busybox})
+	r.pushLayers(repository, "test", []string{"/busybox", "sleep", "1000000"}, [][]byte{layer})
 }
 
-func (r registry) push(repository string, manifest []byte, blobs map[digest.Digest][]byte) {
+func (r registry) push(repository, tag string, manifest []byte, blobs map[digest.Digest][]byte) {
 	r.t.Helper()
 	base := "http://" + r.address + "/v2/" + repository
 	for d, content := range blobs {
 		upload := r.send(http.MethodPost, base+"/blobs/uploads/", "", nil)
 		r.send(http.MethodPut, fmt.Sprintf("%s&digest=%s", upload.Get("Location"), d), "application/octet-stream", content)
 	}
-	r.send(http.MethodPut, base+"/manifests/test", ocispec.MediaTypeImageManifest, manifest)
+	r.send(http.MethodPut, base+"/manifests/"+tag, ocispec.MediaTypeImageManifest, manifest)
 }
 
 func (r registry) send(method, url, contentType string, body []byte) http.Header {
