@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lamina-snapshotter/lamina/internal/idmap"
 )
 
 // TestNoLinkIsFollowed hands each step of the walks a symbolic link, as a container puts it in the place of what a walk has just seen:
@@ -19,6 +21,7 @@ func TestNoLinkIsFollowed(t *testing.T) {
 	tWrite(t, filepath.Join(outside, "directory", "in"), "in")
 	tWrite(t, filepath.Join(outside, "file"), strings.Repeat("secret", 1<<14))
 	tWrite(t, filepath.Join(outside, "empty"), "")
+	tWriteAs(t, filepath.Join(outside, "another's"), 5, 5)
 	err := errors.Join(
 		unix.Mknod(filepath.Join(outside, "device"), unix.S_IFCHR, 0),
 		unix.Setxattr(filepath.Join(outside, "directory"), opaqueAttr, []byte(opaqueValue), 0),
@@ -26,7 +29,7 @@ func TestNoLinkIsFollowed(t *testing.T) {
 	)
 	for link, target := range map[string]string{
 		"directory": "directory", "file": "file", "device": "device", "dangling": "none", "gone": "file", "gone-too": "directory", ".wh.file": "empty",
-		"1/fs/directory": "directory",
+		"1/fs/directory": "directory", "another's": "another's",
 	} {
 		link = filepath.Join(layer, link)
 		err = errors.Join(err, os.MkdirAll(filepath.Dir(link), 0o755), os.Symlink(filepath.Join(outside, target), link))
@@ -94,7 +97,44 @@ func notFollowed(t *testing.T) map[string]func(fd int) bool {
 			k, err := (&stack{root: fd, attrs: trustedPrefix}).look(Content{ID: 1}, "directory")
 			return k != otherFile || err != nil
 		},
+		"translation": func(fd int) bool {
+			x := &translation{walk: newWalk(fd, nil), manner: manner{from: formOverlay, attrs: trustedPrefix}, levels: []level{{}}, list: make([]byte, maxAttrList)}
+			in, err := x.entry(fd, "directory", unix.DT_UNKNOWN)
+			return in || err != nil
+		},
+		"changeWalk": func(fd int) (followed bool) {
+			alone := &union{shown: shown{chain: []uint64{1}}}
+			c := &changeWalk{walk: newWalk(fd, nil), ctx: t.Context(), union: alone, owners: &owners{}, fn: func(ch Change) error {
+				followed = followed || ch.Stat.Mode&unix.S_IFMT == unix.S_IFREG
+				return nil
+			}}
+			return c.run(".") != nil || followed
+		},
+		"union.file": func(fd int) (followed bool) {
+			err := (&union{dir: tOpened(t, fd)}).file("", "file", 0, func(st *unix.Stat_t, _ int) error {
+				followed = st.Mode&unix.S_IFMT != unix.S_IFLNK
+				return nil
+			})
+			return err != nil || followed
+		},
+		"owners": func(fd int) bool {
+			roots := []idmap.Range{{Size: 1}}
+			o := &owners{ids: &idmap.Map{Users: roots, Groups: roots}, raw: tOpened(t, fd)}
+			return o.check("another's", &unix.Stat_t{}) != nil
+		},
 	}
+}
+
+// tOpened returns the directory of a descriptor.
+func tOpened(t *testing.T, fd int) *os.File {
+	t.Helper()
+	fd, err := unix.Dup(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := os.NewFile(uintptr(fd), "")
+	t.Cleanup(func() { _ = dir.Close() })
+	return dir
 }
 
 // opens reports whether a directory was opened, and closes it.
