@@ -21,7 +21,8 @@ func FuzzParseMounts(f *testing.F) {
 		{"overlay", "", "workdir=/r/3/work\nupperdir=/r/3/fs\nuidmap=0:1:1\ngidmap=0:1:1"},
 		{"overlay", "", "workdir=/etc\nlowerdir=/r/2/fs:/r/1/fs"},
 		{"bind", "/r/3/fs", "rbind"},
-		{"bind", "/r/03/fs", ""}, {"bind", "/r/2/../3/fs", ""},
+		{"bind", "/r/03/fs", ""},
+		{"bind", "/r/2/../3/fs", ""},
 		{"aufs", "", "br:/r/3/fs=rw:/r/2/fs=rr+wh"},
 	} {
 		f.Add(seed.typ, seed.source, seed.options)
