@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// The table in docs/operating.md has the features that the program tries, and no others, each for the drivers that it tries it for.
+// The table in docs/configuration.md has the features that the program tries, and no others, each for the drivers that it tries it for.
 func TestManualFeatures(t *testing.T) {
-	manual, err := os.ReadFile("docs/operating.md")
+	manual, err := os.ReadFile("docs/configuration.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,16 +40,16 @@ func TestManualFeatures(t *testing.T) {
 			tried = append(tried, p.Name)
 		}
 		if !slices.Contains(drivers, p.Driver) {
-			t.Errorf("docs/operating.md has no column %q", p.Driver)
+			t.Errorf("docs/configuration.md has no column %q", p.Driver)
 		}
 		has[[2]string{p.Driver, p.Name}] = true
 	}
 	if !slices.Equal(names, tried) {
-		t.Errorf("docs/operating.md has the rows\n%q, the program\n%q", names, tried)
+		t.Errorf("docs/configuration.md has the rows\n%q, the program\n%q", names, tried)
 	}
 	for key, yes := range said {
 		if yes != has[key] {
-			t.Errorf("docs/operating.md says of %v %t, the program %t", key, yes, has[key])
+			t.Errorf("docs/configuration.md says of %v %t, the program %t", key, yes, has[key])
 		}
 	}
 }

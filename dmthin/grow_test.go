@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
@@ -112,6 +113,29 @@ func TestPoolGrowsAndFills(t *testing.T) {
 	b.mustMake(t, 4, b.template, nil)
 	_, err = touch(t, b.device(t, second), mebibyte, size)
 	require.NoError(t, err)
+}
+
+// The rate is that of what the kernel counts: a volume is written for what the clock has as five minutes.
+func TestPoolRate(t *testing.T) {
+	b := openSmall(t, Config{DataSize: 1 << 30, BlockSize: mebibyte, Zeroing: off})
+	b.watch.stop(t.Context())
+	c := b.mustMake(t, 2, b.template, nil)
+	before, err := b.Status(t.Context())
+	require.NoError(t, err)
+	require.Nil(t, before.Rate, "it has run for seconds")
+	p := &b.history.pace
+	for i := range p.samples {
+		p.samples[i].at = p.samples[i].at.Add(-5 * time.Minute)
+	}
+	_, err = touch(t, b.device(t, c), mebibyte, 100)
+	require.NoError(t, err)
+	after, err := b.Status(t.Context())
+	require.NoError(t, err)
+	require.NotNil(t, after.Rate)
+	require.GreaterOrEqual(t, after.Data.Used, before.Data.Used+90*mebibyte)
+	written := float64(after.Data.Used - p.samples[0].used)
+	require.InEpsilon(t, written/300, *after.Rate, 0.05)
+	require.InEpsilon(t, float64(*after.Room)/written*300, after.TimeToFull.Seconds(), 0.05)
 }
 
 // fullPlace is a place whose metadata cannot become larger.

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -19,7 +20,10 @@ import (
 )
 
 // manualPages are read by operators, who do what they say in this order.
-var manualPages = []string{"docs/operating.md", "README.md"}
+var manualPages = []string{
+	"docs/operating.md", "docs/configuration.md", "docs/union.md", "docs/thin.md", "docs/containers.md", "docs/rootless.md",
+	"docs/admin.md", "docs/metrics.md", "docs/kubernetes.md", "README.md",
+}
 
 // passageTime is what the commands between two sentences may take.
 const passageTime = time.Minute
@@ -41,6 +45,7 @@ func TestThinManual(t *testing.T) {
 type manual struct {
 	*node
 	text  *strings.Replacer // from the paths and names of the pages to those here
+	host  *strings.Replacer // from those here to those of the pages
 	calls chan call         // of systemctl
 }
 
@@ -67,23 +72,29 @@ func openManual(t *testing.T, b backend, toml string) *manual {
 	require.NoError(t, d.configure(strings.Replace(toml, "PPROF", pprof, 1)+n.contentStore()))
 	archive, err := os.ReadFile(mustHave(t, ".cache/images/small.tar"))
 	require.NoError(t, err)
-	m := &manual{node: n, calls: make(chan call), text: strings.NewReplacer(
+	names := []string{
 		"/etc/lamina/config.toml", d.config(),
-		"/run/lamina/", d.dir+"/",
+		"/run/lamina/", d.dir + "/",
 		"/var/lib/lamina", d.root(),
 		"/var/lib/containerd", filepath.Join(dir, "root"),
 		"/var/lib", filepath.Join(dir, "lib"),
 		"/var/backups", filepath.Join(dir, "backups"),
 		"/etc/containerd", filepath.Join(dir, "etc/containerd"),
 		"docker.io/library/debian:bookworm", startRegistry(t, archive),
+		"contrib/", filepath.Join(repository(t), "contrib") + "/",
+	}
+	here := slices.Clone(names)
+	slices.Reverse(here) // each pair the other way round
+	m := &manual{node: n, calls: make(chan call), host: strings.NewReplacer(append(here, namespaceOf(session), "default")...), text: strings.NewReplacer(append(names,
 		"?seconds=20", "?seconds=1", // the test has not so long
 		"-n 60 -d 1s", "-n 2 -d 1s",
 		"grow 50GiB", "grow 64MiB",
 		"max-size=21474836480", "max-size=1073741824",
-	)}
+	)...)}
 	n.write(filepath.Join(dir, "etc/containerd/config.toml"), n.config(containerd2.configVersion, filepath.Join(dir, "etc/containerd/conf.d/*.toml")))
 	m.program("lamina", fmt.Sprintf("case $1 in completion|version) exec %[1]s \"$@\";; esac\nexec %[1]s \"$@\" --config %[2]s",
 		mustBuild(t, buildLamina), d.config()))
+	m.program("promtool", "exec "+filepath.Join(repository(t), "bin/tools/promtool")+" \"$@\"")
 	m.program("systemctl", "verb=$1; shift; for unit; do curl -sSf -X POST --unix-socket "+m.manager()+" http://systemd/$verb/$unit; done")
 	n.daemon = d
 	d.process = d.serve(t)
@@ -136,7 +147,7 @@ func (m *manual) manage() {
 }
 
 // run runs the commands of a passage, as a shell does that ends with the first
-// one that fails.
+// one that fails, and compares what they print with what the page shows.
 func (m *manual) run(p passage) {
 	m.t.Helper()
 	begun := time.Now()
@@ -147,20 +158,20 @@ func (m *manual) run(p passage) {
 	cmd.Env = append(append(os.Environ(), m.env()...), "CONTAINERD_SNAPSHOTTER=", "CONTAINERD_ADDRESS="+m.socket(),
 		"CONTAINERD_NAMESPACE="+namespaceOf(session), "PATH="+filepath.Join(m.dir, "bin")+":"+m.programs+":"+os.Getenv("PATH"))
 	cmd.WaitDelay = time.Second
-	var out []byte
+	var out, trace bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &trace
 	ended := make(chan error, 1)
-	go func() {
-		var err error
-		out, err = cmd.CombinedOutput()
-		ended <- err
-	}()
+	go func() { ended <- cmd.Run() }()
 	for {
 		select {
 		case c := <-m.calls:
 			m.control(c)
 		case err := <-ended:
-			m.t.Logf("%s:%d: %s\n%s", p.page, p.line, time.Since(begun).Round(time.Millisecond), out)
+			m.t.Logf("%s:%d: %s\n%s\n%s", p.page, p.line, time.Since(begun).Round(time.Millisecond), &trace, &out)
 			require.NoError(m.t, err, "%s:%d", p.page, p.line)
+			if printed := m.host.Replace(out.String()); p.shown != "" {
+				require.True(m.t, shows(p.shown, printed), "%s:%d: it prints\n%s", p.page, p.line, printed)
+			}
 			return
 		}
 	}

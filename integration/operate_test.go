@@ -1,12 +1,19 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lamina-snapshotter/lamina"
 	"github.com/lamina-snapshotter/lamina/admin"
 )
 
@@ -65,4 +72,39 @@ func operateStopped(t *testing.T, d *daemon) {
 	out, err := command(background, nil, mustBuild(t, buildLamina), "tree", "--config", d.config())
 	require.NoError(t, err)
 	require.Contains(t, out, "└─base")
+}
+
+// TestTop has lamina top draw what a daemon tells, in a terminal.
+func TestTop(t *testing.T) {
+	requireRoot(t)
+	d := startDaemonWith(t, mustTempDir(t), union, union.toml())
+	sn, closeIt, err := d.connect(lamina.DefaultName)
+	require.NoError(t, err)
+	calls := time.NewTicker(5 * time.Millisecond)
+	defer calls.Stop()
+	ended := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer close(ended)
+		for i := 0; ctx.Err() == nil; i++ {
+			_, _ = sn.Prepare(ctx, strconv.Itoa(i), "")
+			<-calls.C
+		}
+	}()
+	top := exec.CommandContext(t.Context(), "script", "-qec", mustBuild(t, buildLamina)+" top -n 2 -d 300ms --config "+d.config(), "/dev/null")
+	top.Env = append(os.Environ(), "TERM=linux")
+	_, err = top.StdinPipe() // the end of its input would end it
+	require.NoError(t, err)
+	out, err := top.Output()
+	cancel()
+	<-ended
+	require.NoError(t, err)
+	require.NoError(t, closeIt())
+	drawn := regexp.MustCompile(`\x1b\[[0-9;?]*[A-Za-z]`).ReplaceAllString(string(out), "")
+	for _, want := range []string{
+		`q ends`, `[1-9]\d* active, 0 views`, `disk +[█░]+ +\d+ %`, `CALLS/S +METHOD +SNAPSHOTTER`, `[1-9]\d*\.\d +Prepare +` + lamina.DefaultName,
+	} {
+		require.Regexp(t, want, drawn)
+	}
+	d.stop()
 }

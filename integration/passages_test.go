@@ -18,17 +18,22 @@ type passage struct {
 	// on are the backends that it is run on, and unless there is one why says why not.
 	on  []string
 	why string
+	// shown is what the page shows that they print, if it does.
+	shown string
 }
 
 // passagesOf returns the commands of a page in their order. They stand in fences of
 // the language sh. A comment before a fence says where its commands are run,
 // <!-- run: union, thin -->, or why they are not, <!-- not run: REASON -->;
-// without one they are run on union.
+// without one they are run on union. What they print may follow, in a fence of the
+// language text or json; one of these that stands elsewhere has a comment of what
+// else it is.
 func passagesOf(t *testing.T, page string) (all []passage) {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(repository(t), page))
 	require.NoError(t, err)
 	lines := strings.Split(string(content), "\n")
+	shell := 0 // the end of the last commands
 	for i := 0; i < len(lines); i++ {
 		language, fence := strings.CutPrefix(lines[i], "```")
 		if !fence {
@@ -38,11 +43,21 @@ func passagesOf(t *testing.T, page string) (all []passage) {
 		}
 		end := i + 1 + slices.Index(lines[i+1:], "```")
 		require.Greater(t, end, i, "%s:%d: the fence has no end", page, i+1)
-		require.Contains(t, []string{"sh", "toml", "ini", "text"}, language, "%s:%d", page, i+1)
-		if language == "sh" {
+		switch language {
+		case "sh":
 			all = append(all, newPassage(t, page, i, lines, end))
+		case "text", "json":
+			if strings.HasPrefix(lines[i-1], "<!-- ") {
+				break
+			}
+			require.True(t, i > 2 && shell == i-2, "%s:%d: neither below commands that print it, nor with a comment", page, i+1)
+			all[len(all)-1].shown = strings.Join(lines[i+1:end], "\n")
+		default:
+			require.Contains(t, []string{"toml", "ini", "yaml"}, language, "%s:%d", page, i+1)
 		}
-		i = end
+		if i = end; language == "sh" {
+			shell = end
+		}
 	}
 	return all
 }

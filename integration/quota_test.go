@@ -29,7 +29,7 @@ type disk struct {
 	full  error  // of a write beyond a limit
 }
 
-// quotaDisks are file systems with project quotas, set up as docs/operating.md says.
+// quotaDisks are file systems with project quotas, set up as docs/union.md says.
 var quotaDisks = []disk{
 	{fs: "ext4", mkfs: []string{"-q", "-O", "quota,project"}, mount: "prjquota", full: unix.EDQUOT},
 	{fs: "xfs", mkfs: []string{"-q"}, mount: "pquota", full: unix.ENOSPC},

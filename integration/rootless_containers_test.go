@@ -17,7 +17,7 @@ import (
 	"github.com/lamina-snapshotter/lamina/integration/image"
 )
 
-// TestRootlessContainers follows docs/operating.md as an unprivileged user: its
+// TestRootlessContainers follows docs/rootless.md as an unprivileged user: its
 // configuration, the command of its unit, a containerd of the user's with the
 // output of lamina config containerd, and containers.
 func TestRootlessContainers(t *testing.T) {
@@ -27,7 +27,7 @@ func TestRootlessContainers(t *testing.T) {
 	}
 	// rootlesskit copies /run, of which containerd takes a part, into a tmpfs.
 	mustTmpfs(t, "/run")
-	guide := operatingGuide(t, "Rootless")
+	guide := rootlessGuide(t)
 	home := mustTempDir(t)
 	expand := strings.NewReplacer("/home/alice", home, "/run/user/1000", filepath.Join(home, "run"), "%E", filepath.Join(home, "config"))
 	config := filepath.Join(home, "config/lamina/config.toml")
@@ -149,21 +149,16 @@ func mustTmpfs(t *testing.T, at string) {
 	})
 }
 
-// A guide is a section of docs/operating.md.
+// A guide is the page docs/rootless.md.
 type guide string
 
-func operatingGuide(t *testing.T, title string) guide {
+func rootlessGuide(t *testing.T) guide {
 	t.Helper()
-	page, err := os.ReadFile(filepath.Join(repository(t), "docs/operating.md"))
+	page, err := os.ReadFile(filepath.Join(repository(t), "docs/rootless.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, found := strings.Cut(string(page), "\n## "+title+"\n")
-	if !found {
-		t.Fatalf("docs/operating.md has no section %q", title)
-	}
-	text, _, _ := strings.Cut(rest, "\n## ")
-	return guide(text)
+	return guide(page)
 }
 
 // block returns the first block of code in a language.
@@ -172,7 +167,7 @@ func (g guide) block(t *testing.T, language string) string {
 	_, rest, found := strings.Cut(string(g), "\n```"+language+"\n")
 	text, _, ended := strings.Cut(rest, "\n```")
 	if !found || !ended {
-		t.Fatalf("docs/operating.md shows no %s", language)
+		t.Fatalf("docs/rootless.md shows no %s", language)
 	}
 	return text + "\n"
 }
@@ -182,7 +177,7 @@ func (g guide) execStart(t *testing.T, expand *strings.Replacer) []string {
 	t.Helper()
 	found := regexp.MustCompile(`(?m)^ExecStart=\S+ nsenter -- \S+/lamina (.*)$`).FindStringSubmatch(g.block(t, "ini"))
 	if found == nil {
-		t.Fatal("the unit of docs/operating.md does not enter containerd's namespace to start lamina")
+		t.Fatal("the unit of docs/rootless.md does not enter containerd's namespace to start lamina")
 	}
 	return strings.Fields(expand.Replace(found[1]))
 }

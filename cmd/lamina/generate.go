@@ -27,7 +27,7 @@ func newGenerate() *cli.Command {
 		Description: "DIR gets man1, man5 and config.toml. With SOURCE_DATE_EPOCH in the environment the pages have that date, and are the same each time.\n\n" +
 			exitCodes,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "settings", Usage: "the `PAGE` with the table of settings", Value: "docs/operating.md"},
+			&cli.StringFlag{Name: "settings", Usage: "the `PAGE` with the table of settings", Value: "docs/configuration.md"},
 		},
 		Arguments: []cli.Argument{&cli.StringArg{Name: "dir", Destination: &dir}},
 		Action: func(_ context.Context, c *cli.Command) error {

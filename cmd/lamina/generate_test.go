@@ -14,7 +14,7 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-const settingsPage = "../../docs/operating.md"
+const settingsPage = "../../docs/configuration.md"
 
 // tGenerate returns the directory that generate has written to.
 func tGenerate(t *testing.T) string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -199,6 +200,7 @@ func TestExamples(t *testing.T) {
 		_, _, err := decoder.Decode(mustRead(t, name), nil, nil)
 		require.NoError(t, err, name)
 	}
+	page := mustRead(t, repository("docs", "kubernetes.md"))
 	var files [][]byte
 	for _, pattern := range []string{"*/*.yaml", "*/*.toml"} {
 		names, err := filepath.Glob(repository("deploy", "kubernetes", pattern))
@@ -207,10 +209,33 @@ func TestExamples(t *testing.T) {
 			files = append(files, mustRead(t, name))
 		}
 	}
-	blocks := regexp.MustCompile("(?s)```(?:yaml|toml)\n(.*?)```").FindAllSubmatch(mustRead(t, repository("docs", "kubernetes.md")), -1)
+	blocks := regexp.MustCompile("(?s)```(?:yaml|toml)\n(.*?)```").FindAllSubmatch(page, -1)
 	require.NotEmpty(t, blocks)
 	for _, b := range blocks {
 		in := func(file []byte) bool { return bytes.Contains(file, b[1]) }
 		require.True(t, slices.ContainsFunc(files, in), "no file in deploy/kubernetes has:\n%s", b[1])
 	}
+}
+
+// TestCommands looks for what the commands of the page name: overlays, files, labels, and the DaemonSet.
+func TestCommands(t *testing.T) {
+	var applied []runtime.Object
+	commands := bytes.Join(regexp.MustCompile("(?s)```sh\n.*?```").FindAll(mustRead(t, repository("docs", "kubernetes.md")), -1), nil)
+	for _, found := range regexp.MustCompile(`-k deploy/kubernetes/(\S+)`).FindAllSubmatch(commands, -1) {
+		applied = append(applied, manifests(t, string(found[1]))...)
+	}
+	for _, found := range regexp.MustCompile(`-f (\S+)`).FindAllSubmatch(commands, -1) {
+		require.FileExists(t, repository(string(found[1])))
+	}
+	var labels []string
+	for _, set := range mustFind[*appsv1.DaemonSet](t, applied) {
+		require.Contains(t, string(commands), "-n "+set.Namespace+" ")
+		labels = slices.AppendSeq(labels, maps.Keys(set.Spec.Template.Spec.NodeSelector))
+	}
+	named := regexp.MustCompile(`lamina-snapshotter\.github\.io/\w+`).FindAllString(string(commands), -1)
+	require.Len(t, named, 4)
+	for _, label := range named {
+		require.Contains(t, labels, label)
+	}
+	require.Contains(t, string(commands), "daemonset/"+mustFind[*appsv1.DaemonSet](t, applied)[0].Name)
 }

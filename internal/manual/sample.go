@@ -6,7 +6,7 @@ import (
 )
 
 const sampleHead = `# The configuration of lamina: see lamina-config.toml(5). Each key stands here with its default, as a comment.
-# "lamina config" prints what is in effect. Words in quotation marks are sections of /usr/share/doc/lamina/operating.md.
+# "lamina config" prints what is in effect. Words in quotation marks are sections of the pages in /usr/share/doc/lamina.
 # A change needs "systemctl restart lamina", which containers do not notice.
 `
 

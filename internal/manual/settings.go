@@ -155,7 +155,7 @@ func SettingsPage(e Edition, table []Setting) Page {
 	r.section("SEE ALSO")
 	r.line("%s, %s, %s", reference("lamina", 1), reference("lamina-serve", 1), reference("lamina-config", 1))
 	r.line(".PP")
-	r.line("%s", escape("Words in quotation marks are sections of /usr/share/doc/lamina/operating.md."))
+	r.line("%s", escape("Words in quotation marks are sections of the pages in /usr/share/doc/lamina."))
 	return Page{Name: configPage, Section: 5, Text: r.String()}
 }
 
