@@ -52,20 +52,6 @@ func TestSize(t *testing.T) {
 	}
 }
 
-func FuzzSize(f *testing.F) {
-	f.Add("100GiB")
-	f.Add("auto")
-	f.Fuzz(func(t *testing.T, text string) {
-		var s, again Size
-		if s.UnmarshalText([]byte(text)) != nil {
-			return
-		}
-		if err := again.UnmarshalText([]byte(s.String())); err != nil || again != s {
-			t.Errorf("%q is %d, %q is %d (%v)", text, s, s, again, err)
-		}
-	})
-}
-
 func TestTemplateName(t *testing.T) {
 	b := &Backend{config: DefaultConfig()}
 	label := func(size string) map[string]string { return map[string]string{snapshots.LabelSnapshotMaxSize: size} }

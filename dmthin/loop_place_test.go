@@ -2,6 +2,7 @@ package dmthin
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,6 +56,27 @@ func TestLoopPlaceCutShort(t *testing.T) {
 		info, err = os.Stat(p.metadataFile())
 		require.NoError(t, err)
 		require.EqualValues(t, metadataSize(1<<30, testBlock, plannedVolumes), info.Size())
+	}
+}
+
+// The files of a pool are root's alone, whatever the umask is.
+func TestLoopPlaceModes(t *testing.T) {
+	for _, mask := range []int{0, 0o77} {
+		dir := filepath.Join(t.TempDir(), "pool")
+		old := unix.Umask(mask)
+		mustMake(t, newLoopPlace(t, dir))
+		unix.Umask(old)
+		require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			require.NoError(t, err)
+			info, err := d.Info()
+			require.NoError(t, err)
+			want := fs.FileMode(0o600)
+			if d.IsDir() {
+				want = fs.ModeDir | 0o700
+			}
+			require.Equal(t, want, info.Mode(), path)
+			return nil
+		}))
 	}
 }
 

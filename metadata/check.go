@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -14,14 +15,19 @@ import (
 // Problem is an inconsistency inside the store.
 type Problem struct {
 	ID   ID     // the snapshot concerned, 0 if none
+	Name string // snapshotter name and key that its record has, if it can be read
+	Key  string
 	Text string // what is wrong
 }
 
 func (p Problem) String() string {
-	if p.ID == 0 {
+	switch {
+	case p.ID == 0:
 		return p.Text
+	case p.Key == "":
+		return fmt.Sprintf("id %d: %s", p.ID, p.Text)
 	}
-	return fmt.Sprintf("id %d: %s", p.ID, p.Text)
+	return fmt.Sprintf("id %d, %.200q of %.200q: %s", p.ID, p.Key, p.Name, p.Text)
 }
 
 // Check yields everything that is inconsistent inside the store, in what the buckets say of each other. In a store that
@@ -64,7 +70,8 @@ type stop struct{}
 func (stop) Error() string { return "stopped" }
 
 func (c *checker) report(id ID, format string, args ...any) error {
-	if !c.yield(Problem{ID: id, Text: fmt.Sprintf(format, args...)}) {
+	sn, _ := record(c.btx, id) // as much as can be read of it
+	if !c.yield(Problem{ID: id, Name: sn.Name, Key: sn.Key, Text: fmt.Sprintf(format, args...)}) {
 		return stop{}
 	}
 	return c.ctx.Err()
@@ -152,6 +159,12 @@ func (c *checker) checkRecord(sn Snapshot) error {
 		}
 	} else if at, err := lookup(c.btx, sn.Name, sn.Parent); err != nil || at != sn.ParentID {
 		return c.report(id, "the parent %q has not the id %d", sn.Parent, sn.ParentID)
+	}
+	if err := errors.Join(validate(sn.Name, sn.Key, sn.Labels), checkProject(sn.Placement)); err != nil { // one that cannot be sent keeps all others from being listed
+		return c.report(id, "%v", err)
+	}
+	if sn.Placement.Medium == NoMedium && sn.Kind != snapshots.KindView {
+		return c.report(id, "it has no content, and is no view")
 	}
 	for _, key := range labelKeys(sn) {
 		if c.btx.Bucket(bucketLabels).Get(key) == nil {

@@ -62,7 +62,7 @@ func TestProjectOfTwo(t *testing.T) {
 		require.NoError(t, err)
 		problems = append(problems, p.String())
 	}
-	require.Equal(t, []string{"id 2: its project id 1000 is that of id 1 too"}, problems)
+	require.Equal(t, []string{"id 2, \"b\" of \"union\": its project id 1000 is that of id 1 too"}, problems)
 	err := s.Create(t.Context(), Snapshot{
 		ID: s.ReserveID(), Name: "union", Key: "view", Kind: snapshots.KindView, Placement: Placement{Project: 7},
 	})

@@ -2,7 +2,6 @@ package metadata
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -83,7 +82,7 @@ func (s *Store) Viewed(id ID) (viewed bool, err error) {
 		c := btx.Bucket(bucketChildren).Cursor()
 		for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix) && !viewed; k, _ = c.Next() {
 			child := k[len(prefix):]
-			link, err := decodeLink(ID(binary.BigEndian.Uint64(child)), btx.Bucket(bucketRecords).Get(child))
+			link, err := decodeEntry(child, btx.Bucket(bucketRecords).Get(child))
 			if err != nil {
 				return fmt.Errorf("id %x: %w", child, err)
 			}
@@ -98,11 +97,14 @@ func (s *Store) Viewed(id ID) (viewed bool, err error) {
 func (s *Store) Contents(medium Medium) (links []Link, err error) {
 	err = s.view(func(btx *bolt.Tx) error {
 		return btx.Bucket(bucketRecords).ForEach(func(k, v []byte) error {
-			link, err := decodeLink(ID(binary.BigEndian.Uint64(k)), v)
-			if err == nil && link.Placement.Medium == medium {
+			link, err := decodeEntry(k, v)
+			if err != nil {
+				return fmt.Errorf("id %x: %w", k, err)
+			}
+			if link.Placement.Medium == medium {
 				links = append(links, link)
 			}
-			return err
+			return nil
 		})
 	})
 	return links, err

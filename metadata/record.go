@@ -213,6 +213,15 @@ func decodeLink(id ID, b []byte) (Link, error) {
 	return l, err
 }
 
+// decodeEntry is decodeLink for what lies at a key. A store that is open read-only has keys as they may be.
+func decodeEntry(key, value []byte) (Link, error) {
+	id, ok := parseKey8(key)
+	if !ok {
+		return Link{}, fmt.Errorf("%w: its key is no id", errRecord)
+	}
+	return decodeLink(id, value)
+}
+
 func setLinkField(num protowire.Number, v uint64, kind *snapshots.Kind, parent *ID, p *Placement) error {
 	switch num {
 	case fieldKind:

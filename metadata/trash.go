@@ -2,7 +2,6 @@ package metadata
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
@@ -30,7 +29,7 @@ func (s *Store) Trash(ctx context.Context) (links []Link, err error) {
 
 func readTrash(btx *bolt.Tx) (links []Link, err error) {
 	err = btx.Bucket(bucketTrash).ForEach(func(k, v []byte) error {
-		link, err := decodeLink(ID(binary.BigEndian.Uint64(k)), v)
+		link, err := decodeEntry(k, v)
 		if err != nil {
 			return fmt.Errorf("trash entry %x: %w", k, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 
 	"github.com/containerd/log"
+	"github.com/google/uuid"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
@@ -155,6 +156,10 @@ func verifyMeta(btx *bolt.Tx) error {
 	}
 	if !bytes.Equal(meta.Get(keySum), metaSum(meta)) {
 		return fmt.Errorf("%w: the checksum of its uuid and its count of starts is wrong", ErrDamaged)
+	}
+	// Names of devices are made of it.
+	if uuid.Validate(string(meta.Get(keyUUID))) != nil || len(meta.Get(keyStarts)) != 8 {
+		return fmt.Errorf("%w: its uuid or its count of starts is none", ErrDamaged)
 	}
 	for _, name := range [][]byte{bucketKeys, bucketRecords, bucketChildren, bucketLabels, bucketDevices, bucketTrash} {
 		if btx.Bucket(name) == nil {

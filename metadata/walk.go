@@ -3,7 +3,6 @@ package metadata
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -115,7 +114,10 @@ type foundIDs struct {
 }
 
 func (f *foundIDs) add(id []byte) {
-	n := ID(binary.BigEndian.Uint64(id))
+	n, ok := parseKey8(id)
+	if !ok {
+		return // Check reports it
+	}
 	if f.seen != nil {
 		if _, ok := f.seen[n]; ok {
 			return

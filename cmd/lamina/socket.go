@@ -121,6 +121,9 @@ func removeStale(ctx context.Context, path string) error {
 	if info.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("%s is no socket and is left alone: %w", path, fs.ErrExist)
 	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() { // in a directory that many write to
+		return fmt.Errorf("%s is a socket of user %d and is left alone: remove it, or choose another path: %w", path, st.Uid, fs.ErrExist)
+	}
 	dialer := net.Dialer{Timeout: time.Second}
 	conn, err := dialer.DialContext(ctx, "unix", path)
 	if err == nil {

@@ -2,11 +2,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -43,6 +45,17 @@ func tMode(t *testing.T, path string, want fs.FileMode) {
 }
 
 func TestListenModes(t *testing.T) {
+	for _, mask := range []int{0, 0o22, 0o77} {
+		t.Run(fmt.Sprintf("%03o", mask), func(t *testing.T) {
+			old := syscall.Umask(mask) // of the process: no test runs beside this one
+			t.Cleanup(func() { syscall.Umask(old) })
+			tListenModes(t)
+		})
+	}
+}
+
+func tListenModes(t *testing.T) {
+	t.Helper()
 	path := tSocketPath(t)
 	s := mustListen(t, path)
 	tMode(t, filepath.Dir(path), fs.ModeDir|0o700)
@@ -79,6 +92,13 @@ func TestListenReplacesStale(t *testing.T) {
 	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	tStale(t, path)
+	mustListen(t, path)
+}
+
+// tStale leaves a socket that nobody listens on.
+func tStale(t *testing.T, path string) {
+	t.Helper()
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +107,6 @@ func TestListenReplacesStale(t *testing.T) {
 	if err := dead.Close(); err != nil {
 		t.Fatal(err)
 	}
-	mustListen(t, path)
 }
 
 func TestListenRefuses(t *testing.T) {
@@ -135,9 +154,36 @@ func TestListenRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, false},
-		{"a link", func(t *testing.T, path string) {
+		{"a link to nothing", func(t *testing.T, path string) {
 			t.Helper()
 			if err := os.Symlink("elsewhere", path); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+		{"a link to a stale socket", func(t *testing.T, path string) {
+			t.Helper()
+			tStale(t, path+"-of-others")
+			if err := os.Symlink(path+"-of-others", path); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+		{"a pipe", func(t *testing.T, path string) {
+			t.Helper()
+			if err := syscall.Mkfifo(path, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+		{"a stale socket of another user", func(t *testing.T, path string) {
+			t.Helper()
+			needRoot(t)
+			tStale(t, path)
+			if err := os.Lchown(path, 1000, 1000); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+		{"a link for the lock", func(t *testing.T, path string) {
+			t.Helper()
+			if err := os.Symlink(path+"-of-others", path+".lock"); err != nil {
 				t.Fatal(err)
 			}
 		}, false},
@@ -159,6 +205,9 @@ func TestListenRefuses(t *testing.T) {
 			after, _ := os.Lstat(path)
 			if (before == nil) != (after == nil) || before != nil && !os.SameFile(before, after) {
 				t.Error("the path was touched")
+			}
+			if _, err := os.Lstat(path + "-of-others"); (err == nil) != (tc.name == "a link to a stale socket") {
+				t.Errorf("what the link leads to: %v", err)
 			}
 		})
 	}

@@ -151,14 +151,16 @@ func (d Directory) layers(options string, surely bool) (uses []string) {
 // containerd's place for mounts with a map (doPrepareIDMappedOverlay in core/mount/mount_linux.go).
 func unplaced(layer string) (rel string, ok bool) {
 	if !filepath.IsAbs(layer) {
-		return filepath.Clean(layer), layer != ""
+		rel = filepath.Clean(layer)
+		return rel, layer != "" && filepath.IsLocal(rel) // another's may lead out of its directory
 	}
 	_, rel, ok = strings.Cut(layer, "/ovl-idmapped") // and a number
 	if !ok {
 		return "", false
 	}
 	_, rel, ok = strings.Cut(rel, "/")
-	return filepath.Clean(rel), ok
+	rel = filepath.Clean(rel)
+	return rel, ok && filepath.IsLocal(rel)
 }
 
 func (d Directory) rel(path string) (string, bool) {

@@ -2,6 +2,7 @@ package holders
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -53,6 +54,28 @@ func FuzzParseMounts(f *testing.F) {
 		list, err := parseMounts(strings.NewReader(text), all)
 		if err == nil && len(list) > strings.Count(text, "\n")+1 {
 			t.Errorf("%d mounts of %q", len(list), text)
+		}
+	})
+}
+
+// FuzzUses holds what any mount uses of a directory to what is in that.
+func FuzzUses(f *testing.F) {
+	for _, options := range []string{
+		"rw,lowerdir=2/fs:1/fs,upperdir=/l/3/fs,workdir=/l/3/work", "lowerdir=../x:./..", "lowerdir+=/l/../etc", "lowerdir=/tmp/ovl-idmapped1/../../etc", `lowerdir=/l/\\054`,
+		"upperdir=/l//x/../..",
+	} {
+		f.Add("overlay", options, "/l/3/fs", "/l/3/fs")
+	}
+	d := Directory{paths: []string{"/l", "/var/l"}, major: 8, root: "/l", namespace: 5}
+	f.Fuzz(func(t *testing.T, typ, options, root, point string) {
+		m := Mount{FSType: typ, Options: options, Root: root, MountPoint: point, Major: 8, Namespace: 5}
+		if branches, err := branchesOf(t.Context(), t.TempDir(), options); err == nil {
+			m.Branches = branches
+		}
+		for _, rel := range append(d.Uses(&m), d.UsesSurely(&m)...) {
+			if !filepath.IsLocal(rel) {
+				t.Errorf("%+v uses %q", m, rel)
+			}
 		}
 	})
 }

@@ -2,9 +2,11 @@ package dm
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -112,6 +114,25 @@ func TestNodes(t *testing.T) {
 	}
 	if err := c.RemoveNode("d"); err == nil {
 		t.Error("a directory was removed")
+	}
+}
+
+// A node is its owner's alone, whatever the umask is.
+func TestNodeModes(t *testing.T) {
+	n := tNodes(t, "")
+	tMknod(t, filepath.Join(t.TempDir(), "x"), unix.S_IFBLK, DevNum{254, 1})
+	for _, mask := range []int{0, 0o77} {
+		name := fmt.Sprintf("umask-%o", mask)
+		old := unix.Umask(mask)
+		err := n.make(name, DevNum{254, 77})
+		unix.Umask(old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info := mustLstat(t, n.path(name))
+		if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Mode != unix.S_IFBLK|0o600 || int(st.Uid) != os.Geteuid() {
+			t.Errorf("%s: %v", name, info.Mode())
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package treediff
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -151,6 +152,35 @@ func TestLongPath(t *testing.T) {
 	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
 	_, err = Compare(t.Context(), upper, lower, nil)
 	require.NoError(t, err, "what is gone goes with the first directory")
+}
+
+// A symbolic link is what it is, whatever it leads to, also where a directory was when its name was read.
+func TestNoLinkIsFollowed(t *testing.T) {
+	outside, dir := t.TempDir(), t.TempDir()
+	require.NoError(t, os.WriteFile(outside+"/secret", []byte("secret"), 0o600))
+	require.NoError(t, errors.Join(os.Symlink(outside, dir+"/directory"), os.Symlink(outside+"/secret", dir+"/file")))
+	d, err := os.Open(dir)
+	require.NoError(t, err)
+	defer d.Close()
+	fd := int(d.Fd())
+	for _, name := range []string{"directory", "file"} {
+		if opened, err := openAt(fd, name, 0); err == nil {
+			t.Errorf("%s is opened", name)
+			require.NoError(t, unix.Close(opened))
+		}
+		st, err := statAt(fd, name)
+		require.NoError(t, err)
+		require.EqualValues(t, unix.S_IFLNK, st.Mode&unix.S_IFMT)
+	}
+	_, all := told(t, fd, nil)
+	require.Equal(t, []string{"directory", "file"}, all)
+	if os.Geteuid() == 0 {
+		caps := []byte{1, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} // version 2, CAP_CHOWN
+		require.NoError(t, unix.Setxattr(outside+"/secret", "security.capability", caps, 0))
+		has, err := capability(fd, "file")
+		require.NoError(t, err)
+		require.Empty(t, has)
+	}
 }
 
 // Without types in directories the entries themselves are looked at.
