@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"time"
 
 	"github.com/urfave/cli/v3"
 
@@ -53,9 +52,6 @@ func trashOf(s admin.Status) (n int) {
 	return n
 }
 
-// progressPeriod is how often something that takes long is asked how far it is.
-const progressPeriod = time.Second
-
 // cleanup waits for the daemon, and shows how far it is.
 func (a *asking) cleanup(ctx context.Context, client *admin.Client, total int) error {
 	return a.during("deleting", func(p *term.Progress) {
@@ -63,22 +59,4 @@ func (a *asking) cleanup(ctx context.Context, client *admin.Client, total int) e
 			p.Show(max(0, total-trashOf(now)), total)
 		}
 	}, func() error { return client.Cleanup(ctx) })
-}
-
-// during shows how far something is while it is done.
-func (a *asking) during(what string, show func(*term.Progress), do func() error) error {
-	progress := term.NewProgress(a.err, what)
-	defer progress.End()
-	done := make(chan error, 1)
-	go func() { done <- do() }()
-	tick := time.NewTicker(progressPeriod)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-tick.C:
-			show(progress)
-		}
-	}
 }

@@ -29,7 +29,8 @@ const doctorCodes = `Exit codes of doctor:
    0  nothing is wrong
    1  there are findings beside notes
    2  something could not be looked at, or not be cured, and stderr says what; or the command line is wrong
-   3  the configuration is wrong`
+   3  the configuration is wrong
+ 130  interrupted`
 
 var (
 	// errFindings is returned when there are findings.
@@ -82,7 +83,8 @@ type doctorRun struct {
 
 	repair, removeLost, yes, dryRun, usage bool
 
-	count int // of findings that are faults
+	progress *term.Progress
+	count    int // of findings that are faults
 }
 
 func newDoctorRun(c *cli.Command) (*doctorRun, error) {
@@ -91,6 +93,7 @@ func newDoctorRun(c *cli.Command) (*doctorRun, error) {
 		repair: c.Bool("repair"), removeLost: c.Bool("remove-lost"), yes: c.Bool("yes"), dryRun: c.Bool("dry-run"),
 		usage: c.Bool("usage"),
 	}
+	d.progress = newProgress(d.err, d.json, d.doing())
 	if err := oneOf("output", c.String("output"), "text", "json"); err != nil {
 		return nil, fmt.Errorf("%w: %w", errUsage, err)
 	}
@@ -103,13 +106,28 @@ func newDoctorRun(c *cli.Command) (*doctorRun, error) {
 	return d, nil
 }
 
+// doing is what it says while it takes its time.
+func (d *doctorRun) doing() string {
+	switch {
+	case d.usage:
+		return "measuring volumes"
+	case d.repair:
+		return "repairing"
+	}
+	return "examining"
+}
+
 func (d *doctorRun) run(ctx context.Context) error {
+	return during(d.progress, (*term.Progress).Elapsed, func() error { return d.work(ctx) })
+}
+
+func (d *doctorRun) work(ctx context.Context) error {
 	if d.usage {
 		return d.printUsage(ctx)
 	}
 	var failed error
 	if d.repair {
-		if failed = d.cure(ctx); errors.Is(failed, errRefused) {
+		if failed = d.cure(ctx); errors.Is(failed, errRefused) || ctx.Err() != nil {
 			return failed
 		}
 	}
@@ -125,8 +143,7 @@ func (d *doctorRun) run(ctx context.Context) error {
 	if d.json {
 		return nil
 	}
-	_, err := fmt.Fprintln(d.out, "nothing is wrong")
-	return err
+	return d.say(d.out, "nothing is wrong\n")
 }
 
 // examine prints the findings.
@@ -165,8 +182,15 @@ func (d *doctorRun) print(what any) error {
 	if d.json {
 		return term.JSON(d.out, what)
 	}
-	_, err := fmt.Fprintln(d.out, term.Line(fmt.Sprint(what)))
-	return err
+	return d.say(d.out, term.Line(fmt.Sprint(what))+"\n")
+}
+
+// say prints where the progress may stand.
+func (d *doctorRun) say(out io.Writer, text string) error {
+	return d.progress.Aside(func() error {
+		_, err := io.WriteString(out, text)
+		return err
+	})
 }
 
 // cure repairs. What it does is said before it is done: with the findings, or on stderr if they are JSON.
@@ -180,20 +204,8 @@ func (d *doctorRun) cure(ctx context.Context) error {
 	}
 	r := doctor.Repair{
 		DryRun: d.dryRun, RemoveLost: d.removeLost,
-		Say: func(text string) { _, _ = fmt.Fprintln(talk, "repair:", term.Line(text)) },
-		Ask: func(question string) (bool, error) {
-			if d.yes {
-				return true, nil
-			}
-			if _, err := fmt.Fprintf(talk, "%s [y/N] ", term.Line(question)); err != nil {
-				return false, err
-			}
-			line, err := answers.ReadString('\n')
-			if errors.Is(err, io.EOF) {
-				err = nil
-			}
-			return strings.EqualFold(strings.TrimSpace(line), "y"), err
-		},
+		Say: func(text string) { _ = d.say(talk, "repair: "+term.Line(text)+"\n") },
+		Ask: func(question string) (bool, error) { return d.ask(ctx, talk, answers, question) },
 	}
 	err := lamina.Repair(ctx, d.settings.Config, r)
 	if errors.Is(err, metadata.ErrLocked) {
@@ -203,6 +215,48 @@ func (d *doctorRun) cure(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errNotLooked, err)
 	}
 	return nil
+}
+
+// ask asks, unless the answer is known.
+func (d *doctorRun) ask(ctx context.Context, out io.Writer, in *bufio.Reader, question string) (bool, error) {
+	if d.yes || ctx.Err() != nil {
+		return d.yes, ctx.Err()
+	}
+	answer := ""
+	err := d.progress.Aside(func() (err error) {
+		if _, err = fmt.Fprintf(out, "%s [y/N] ", term.Line(question)); err != nil {
+			return err
+		}
+		answer, err = typed(ctx, in)
+		if ctx.Err() != nil {
+			_, _ = io.WriteString(out, "\n")
+		}
+		return err
+	})
+	return strings.EqualFold(answer, "y"), err
+}
+
+// typed returns the next line that somebody types, or the error of ctx if that ends first: a read cannot be interrupted, and is left to
+// the end of the process.
+func typed(ctx context.Context, in *bufio.Reader) (string, error) {
+	type line struct {
+		text string
+		err  error
+	}
+	lines := make(chan line, 1)
+	go func() {
+		text, err := in.ReadString('\n')
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		lines <- line{strings.TrimSpace(text), err}
+	}()
+	select {
+	case l := <-lines:
+		return l.text, l.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }
 
 // isTerminal reports whether somebody is at the other end of a reader or writer.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/lamina-snapshotter/lamina"
 	"github.com/lamina-snapshotter/lamina/admin"
 	"github.com/lamina-snapshotter/lamina/doctor"
+	"github.com/lamina-snapshotter/lamina/internal/term"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -91,7 +93,7 @@ func TestDoctorPrintsNoEscapes(t *testing.T) {
 	for _, asJSON := range []bool{false, true} {
 		for _, what := range []any{finding, usage} {
 			var out bytes.Buffer
-			require.NoError(t, (&doctorRun{out: &out, json: asJSON}).print(what))
+			require.NoError(t, (&doctorRun{out: &out, json: asJSON, progress: term.NewProgress(io.Discard, "")}).print(what))
 			line := strings.TrimSuffix(out.String(), "\n")
 			require.Contains(t, line, "k\\")
 			for _, r := range line {

@@ -35,6 +35,9 @@ func newPoolStatus() *cli.Command {
 	}
 }
 
+// errNoPool is returned when nothing is wrong with the thin backend, but there is none.
+var errNoPool = errors.New("there is no pool: no snapshotter uses the thin backend")
+
 // poolOf returns the pool of a status.
 func poolOf(s admin.Status) (admin.Pool, error) {
 	for _, b := range s.Backends {
@@ -45,7 +48,7 @@ func poolOf(s admin.Status) (admin.Pool, error) {
 			return admin.Pool{}, fmt.Errorf("the thin backend cannot be used: %s", b.Problem)
 		}
 	}
-	return admin.Pool{}, errors.New("there is no pool: no snapshotter uses the thin backend")
+	return admin.Pool{}, errNoPool
 }
 
 func (a *asking) printPool(p admin.Pool) error {

@@ -64,7 +64,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	code := exitCode(err)
-	if code == exitFailure && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+	if (code == exitFailure || errors.Is(err, errNotLooked)) && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err, code = errInterrupted, exitInterrupted
 	}
 	// There may be keys in it, or what somebody typed.
