@@ -3,14 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lamina-snapshotter/lamina/admin"
-	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
 // A growingRoot has a pool of 1 GiB more with each device.
@@ -32,11 +29,7 @@ func (g *growingRoot) Status(context.Context) (admin.Status, error) {
 
 // The adding of a device tells how large that has made the pool of the daemon that did it.
 func TestPoolAddSays(t *testing.T) {
-	root, address := filepath.Join(t.TempDir(), "root"), tSocketPath(t)
-	require.NoError(t, os.Mkdir(root, 0o700))
-	store, err := metadata.Open(filepath.Join(root, "lamina.db"), metadata.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	root, address := tLockedRoot(t), tSocketPath(t)
 	f := &growingRoot{data: 1 << 30}
 	a, err := openAdmin(t.Context(), address, admin.Handler(root, f, f))
 	require.NoError(t, err)

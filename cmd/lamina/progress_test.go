@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +10,6 @@ import (
 
 	"github.com/lamina-snapshotter/lamina/admin"
 	"github.com/lamina-snapshotter/lamina/doctor"
-	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
 // A slowRoot takes until the one who asks has gone.
@@ -37,11 +34,7 @@ func (*slowRoot) Usage(ctx context.Context, _ func(doctor.Usage)) error {
 // What takes longer than a second says so on the terminal, and nothing is left of that after Ctrl-C.
 func TestProgressOnTerminal(t *testing.T) {
 	t.Setenv("TERM", "xterm")
-	root, address := filepath.Join(t.TempDir(), "root"), tSocketPath(t)
-	require.NoError(t, os.Mkdir(root, 0o700))
-	store, err := metadata.Open(filepath.Join(root, "lamina.db"), metadata.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	root, address := tLockedRoot(t), tSocketPath(t)
 	f := &slowRoot{hungRoot: hungRoot{asked: make(chan struct{}, 8)}, added: make(chan struct{})}
 	a, err := openAdmin(t.Context(), address, admin.Handler(root, f, f, doctorEndpoints(f)...))
 	require.NoError(t, err)

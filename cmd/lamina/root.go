@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v3"
 
@@ -67,8 +68,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if (code == exitFailure || errors.Is(err, errNotLooked)) && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err, code = errInterrupted, exitInterrupted
 	}
-	// There may be keys in it, or what somebody typed.
-	_, _ = fmt.Fprintf(stderr, "lamina: %s\n", term.Clean(fmt.Sprint(err)))
+	// There may be keys in it, or what somebody typed: nothing in it begins a line.
+	text := strings.ReplaceAll(strings.TrimRight(fmt.Sprint(err), "\n"), "\n", "\n  ")
+	_, _ = fmt.Fprintf(stderr, "lamina: %s\n", term.Clean(text))
 	return code
 }
 

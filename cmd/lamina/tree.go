@@ -139,7 +139,7 @@ func (a *asking) branch(t *term.Table, line string, n *node) {
 	}
 	name, kind := shortName(n.Key), a.kind(n.Kind)
 	if n.aside {
-		name, kind = a.style.Paint(term.Dim, name), a.style.Paint(term.Dim, n.Kind)
+		name, kind = a.style.Paint(term.Dim, name), a.style.Paint(term.Dim, term.Line(n.Kind))
 	}
 	t.Add(a.style.Paint(term.Dim, line)+name, kind, sizeText(n.Snapshot), term.Bytes(n.shared), term.Age(a.now(), n.Created), namespace, imageOf(n.Snapshot))
 }
