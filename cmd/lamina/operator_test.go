@@ -67,6 +67,8 @@ func TestOperatorCommandLines(t *testing.T) {
 		{"tree nothing", exitNotFound, "", `"nothing"`},
 		{"tree web -o json", exitOK, `"depth":2`, ""},
 		{"tree --svg -", exitOK, "</svg>", ""},
+		{"tree --svg - -o json", exitUsage, "", "one of the two"},
+		{"tree --svg /dev/stdout -o json", exitUsage, "", "one of the two"},
 		{"inspect web", exitOK, "k8s.io/5/web", ""},
 		{"inspect 9ad6 plain", exitOK, "thick", ""},
 		{"inspect 4fc2 -o json", exitOK, `"key":"` + tBase + `"`, ""},
