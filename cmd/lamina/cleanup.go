@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/urfave/cli/v3"
 
@@ -33,7 +34,7 @@ func newCleanup() *cli.Command {
 				if a.json {
 					return a.printJSON(done)
 				}
-				return a.printf("%d were to be deleted, %d are left\n", done.Before, done.After)
+				return a.printf("%s\n", done.text(after))
 			})
 		},
 	}
@@ -43,6 +44,22 @@ func newCleanup() *cli.Command {
 type cleaned struct {
 	Before int `json:"before"`
 	After  int `json:"after"`
+}
+
+// text says it for people. What is left is mostly so because somebody uses it.
+func (c cleaned) text(after admin.Status) string {
+	if c.Before == 0 && c.After == 0 {
+		return "nothing was to be deleted"
+	}
+	waiting := 0
+	for _, b := range after.Backends {
+		waiting += b.Waiting
+	}
+	text := fmt.Sprintf("%d were to be deleted, %d are left", c.Before, c.After)
+	if waiting > 0 {
+		text += fmt.Sprintf(", %d of them still in use", waiting)
+	}
+	return text
 }
 
 func trashOf(s admin.Status) (n int) {

@@ -40,7 +40,7 @@ var (
 	errNotLooked = errors.New("could not look at everything")
 
 	// errRefused is returned for a repair that has not begun.
-	errRefused = fmt.Errorf("%w: the repair was refused", errNotLooked)
+	errRefused = errors.New("the repair was refused")
 )
 
 func newDoctor() *cli.Command {
@@ -161,9 +161,16 @@ func (d *doctorRun) examine(ctx context.Context) error {
 // printUsage prints what each volume has of the pool.
 func (d *doctorRun) printUsage(ctx context.Context) error {
 	var failed error
-	say := func(u doctor.Usage) { failed = errors.Join(failed, d.print(u)) }
+	volumes := 0
+	say := func(u doctor.Usage) {
+		volumes++
+		failed = errors.Join(failed, d.print(u))
+	}
 	if err := errors.Join(look(ctx, d.settings, lamina.Usage, usagePath, say), failed); err != nil {
 		return fmt.Errorf("%w: %w", errNotLooked, err)
+	}
+	if volumes == 0 && !d.json {
+		return d.say(d.out, "there are no volumes\n")
 	}
 	return nil
 }

@@ -86,7 +86,7 @@ func TestOperatorCommandLines(t *testing.T) {
 		{"pool grow much", exitUsage, "", `"much"`},
 		{"pool grow auto", exitUsage, "", `"auto"`},
 		{"pool trim", exitOK, "3 MiB given back", ""},
-		{"cleanup", exitOK, "3 were to be deleted, 3 are left", ""},
+		{"cleanup", exitOK, "3 were to be deleted, 3 are left, 1 of them still in use\n", ""},
 		{"cleanup -o json", exitOK, `{"before":3,"after":3}`, ""},
 		{"top -n 1", exitOK, "union trash 3", ""},
 		{"top -n 2 -d 100ms -o json", exitOK, `"version":"v1.2.3"`, ""},
