@@ -211,7 +211,11 @@ func (d *doctorRun) cure(ctx context.Context) error {
 	}
 	r := doctor.Repair{
 		DryRun: d.dryRun, RemoveLost: d.removeLost,
-		Say: func(text string) { _ = d.say(talk, "repair: "+term.Line(text)+"\n") },
+		Say: func(text string) {
+			if ctx.Err() == nil { // then nothing is done any more
+				_ = d.say(talk, "repair: "+term.Line(text)+"\n")
+			}
+		},
 		Ask: func(question string) (bool, error) { return d.ask(ctx, talk, answers, question) },
 	}
 	err := lamina.Repair(ctx, d.settings.Config, r)
@@ -240,7 +244,7 @@ func (d *doctorRun) ask(ctx context.Context, out io.Writer, in *bufio.Reader, qu
 		}
 		return err
 	})
-	return strings.EqualFold(answer, "y"), err
+	return strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes"), err
 }
 
 // typed returns the next line that somebody types, or the error of ctx if that ends first: a read cannot be interrupted, and is left to
