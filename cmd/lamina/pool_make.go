@@ -108,7 +108,7 @@ func newPoolAdd() *cli.Command {
 		Description: "The pool is that of thin.devices; if the daemon runs, it uses the device from now on, otherwise from its next start. The device must " +
 			"be blank; all of it is taken, for the pool's life. Add it to thin.devices before the daemon starts again.\n\n" +
 			"Ctrl-C leaves nothing half done: a daemon goes on, and only the waiting ends; without one the device is in the pool before this ends. " +
-			"After a kill or a power cut run it again: \"in the pool already\" then says that it was done.\n\n" +
+			"After a kill or a power cut run it again: if it says \"in the pool already\", or that a device is missing, it was done.\n\n" +
 			aboutMade + "\n\n" + exitCodes,
 		Flags:     askFlags(),
 		Arguments: []cli.Argument{&cli.StringArg{Name: "device", Destination: &device}},
