@@ -258,7 +258,7 @@ func (b *Backend) makeSpare(ctx context.Context) (spare, error) {
 	}
 	if err == nil {
 		failpoint.Hit("spare.complete")
-		err = os.Rename(dir, filepath.Join(b.root, made.name))
+		err = renameNew(dir, filepath.Join(b.root, made.name))
 	}
 	if err != nil {
 		return made, errors.Join(err, b.removeSpare(ctx, filepath.Join(sparesName, number)))
@@ -326,7 +326,7 @@ func (b *Backend) turnInto(ctx context.Context, id uint64, s spare, root rootDir
 	if err := mark(dir); err != nil {
 		return err
 	}
-	if err := os.Rename(filepath.Join(dir, newName), filepath.Join(dir, fsName)); err != nil {
+	if err := renameNew(filepath.Join(dir, newName), filepath.Join(dir, fsName)); err != nil {
 		return err
 	}
 	failpoint.Hit("union.spare-taken")
@@ -342,7 +342,7 @@ func (b *Backend) turnInto(ctx context.Context, id uint64, s spare, root rootDir
 	return err
 }
 
-// renameNew renames a directory to what must not be there yet.
+// renameNew renames a directory to what must not be there yet. os.Rename looks first.
 func renameNew(from, to string) error {
 	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}

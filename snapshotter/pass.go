@@ -35,7 +35,9 @@ func (r *reaper) pass(ctx context.Context, deletions *sync.WaitGroup) error {
 	}
 	r.backlog.Store(int64(len(idle)))
 	p := &pass{reaper: r, busy: busy}
-	p.reap(ctx, idle, deletions)
+	if len(idle) > 0 {
+		p.reap(ctx, idle, deletions)
+	}
 	r.watcher.watch(ctx, p.busy, p.forgotten > 0)
 	return p.failed
 }
@@ -71,7 +73,7 @@ type deleted struct {
 // reapLinger. So one that takes long keeps neither the others nor their entries. After a crash in between the deletions are done
 // again, which is no error.
 func (p *pass) reap(ctx context.Context, links []metadata.Link, deletions *sync.WaitGroup) {
-	results := make(chan deleted, reapChunk) // deletions go on while the store writes
+	results := make(chan deleted, min(reapChunk, len(links))) // deletions go on while the store writes
 	go p.deleteEach(ctx, links, deletions, results)
 	linger := time.NewTimer(reapLinger)
 	defer linger.Stop()

@@ -9,40 +9,57 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// given is how often a memory gave back.
+type given struct{ heap, pages atomic.Int32 }
+
+func (g *given) memory() *memory {
+	return &memory{free: func() { g.heap.Add(1) }, pages: func() error { g.pages.Add(1); return nil }}
+}
+
+func (g *given) check(t *testing.T, heap, pages int32) {
+	t.Helper()
+	synctest.Wait()
+	require.Equal(t, heap, g.heap.Load())
+	require.Equal(t, pages, g.pages.Load())
+}
+
 // Memory is given back once for all that ask within a while, and again for who asks later.
 func TestMemoryIsGivenBackOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var times atomic.Int32
-		m := memory{free: func() { times.Add(1) }}
+		var g given
+		m := g.memory()
 		for range 3 {
-			m.giveBack()
+			m.answered()
 		}
-		require.Zero(t, times.Load(), "not while the answer is sent")
+		g.check(t, 0, 0) // not while the answer is sent
 		time.Sleep(giveBackAfter)
-		synctest.Wait()
-		require.EqualValues(t, 1, times.Load())
-		m.giveBack()
+		g.check(t, 1, 1)
+		m.answered()
 		time.Sleep(giveBackAfter)
-		synctest.Wait()
-		require.EqualValues(t, 2, times.Load())
+		g.check(t, 2, 2)
+		time.Sleep(time.Hour)
+		g.check(t, 2, 2)
 	})
 }
 
-// It is given back after many calls too, and the store's pages with it.
-func TestMemoryIsGivenBackAfterManyCalls(t *testing.T) {
+// The pages of the store are given back after each call, and the heap after many.
+func TestMemoryIsGivenBackAfterCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var heap, pages atomic.Int32
-		m := memory{free: func() { heap.Add(1) }, pages: func() error { pages.Add(1); return nil }}
-		for range manyCalls - 1 {
+		var g given
+		m := g.memory()
+		m.called()
+		time.Sleep(giveBackAfter - time.Millisecond)
+		m.called()
+		g.check(t, 0, 0)
+		time.Sleep(time.Millisecond)
+		g.check(t, 0, 1)
+		for range manyCalls - 3 {
 			m.called()
 		}
 		time.Sleep(giveBackAfter)
-		synctest.Wait()
-		require.Zero(t, heap.Load())
+		g.check(t, 0, 2)
 		m.called()
 		time.Sleep(giveBackAfter)
-		synctest.Wait()
-		require.EqualValues(t, 1, heap.Load())
-		require.EqualValues(t, 1, pages.Load())
+		g.check(t, 1, 3)
 	})
 }

@@ -13,6 +13,7 @@ import (
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/dialer"
@@ -114,10 +115,25 @@ const syncOff = "[union]\nsync = \"off\"\n"
 // openLamina starts the daemon as it is without a configuration, but with layers that are not synced.
 func openLamina(ctx context.Context, s settings, name, backend, dir string) (*peer, error) {
 	d, err := newDaemon(s.lamina, dir, laminaName, backend, syncOff)
+	if err == nil && s.views > 0 {
+		err = d.giveViews(ctx, s.views)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return openBehind(ctx, &peer{name: name}, laminaName, d.socket(), d.command(ctx))
+}
+
+// giveViews gives a new daemon, which does not run, a layer and n views of it.
+func (d *daemon) giveViews(ctx context.Context, n int) error {
+	err := d.start(ctx)
+	if err == nil {
+		err = d.call(func(sn snapshots.Snapshotter) error { return makeBase(ctx, sn) })
+	}
+	if err = errors.Join(err, d.stop()); err != nil {
+		return err
+	}
+	return recordViews(ctx, d.root(), base, 0, n)
 }
 
 // openBehind starts a program that serves a snapshotter on a socket, and waits until it listens.

@@ -43,6 +43,8 @@ type content struct {
 func (c content) committed() int { return c.chains * layersOf }
 func (c content) snapshots() int { return c.committed() + c.active + c.views }
 
+func viewKey(i int) string { return fmt.Sprintf("default/%d/view-%d", i, i) }
+
 // fillStore makes all of it, in turn on each of the images.
 func fillStore(ctx context.Context, sn snapshots.Snapshotter, c content) error {
 	err := by(loadClients, c.chains, func(chain int) error {

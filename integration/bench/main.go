@@ -67,6 +67,10 @@ type settings struct {
 	fs      string // of what is made to measure on, fsHere, or "" for what suits
 	timeout time.Duration
 	disk    disk // what is measured on
+	// views are how many each peer has from the beginning, of one layer.
+	views int
+	// unproxied leaves containerd's behind its service out.
+	unproxied bool
 	// requests is a test program of dmthin/internal/dm, or "".
 	requests string
 

@@ -44,7 +44,7 @@ func newMeasurement(s settings) *measurement {
 
 // run takes the peers through all.
 func (m *measurement) run(ctx context.Context) error {
-	return m.withLayers(ctx, func(round int) error {
+	return m.withLayers(ctx, makeLayers, func(round int) error {
 		for _, l := range lives(m.scale) {
 			if err := m.turns(ctx, round, l.name(), func(ctx context.Context, p *peer) error { return m.live(ctx, round, p, l) }); err != nil {
 				return err
@@ -57,17 +57,17 @@ func (m *measurement) run(ctx context.Context) error {
 	})
 }
 
-// withLayers starts the peers, and does a round to warm up, of which nothing is kept, and then those that count. In a round all
+// withLayers starts the peers, gives them layers, and does a round to warm up, of which nothing is kept, and then those that count. In a round all
 // peers have their turn with a life before the next one comes, in an order that changes.
-func (m *measurement) withLayers(ctx context.Context, do func(round int) error) (err error) {
-	if m.peers, err = openPeers(ctx, m.settings, m.dir, nil); err != nil {
+func (m *measurement) withLayers(ctx context.Context, layers func(context.Context, *peer, size) error, do func(round int) error) (err error) {
+	if m.peers, err = openPeers(ctx, m.settings, m.dir); err != nil {
 		return err
 	}
 	_, _ = fmt.Fprintln(m.progress, "operations: all are open")
 	defer func() { err = errors.Join(err, closePeers(m.peers)) }()
 	for _, p := range m.peers {
 		began := time.Now()
-		if err := makeLayers(ctx, p, m.scale); err != nil {
+		if err := layers(ctx, p, m.scale); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		m.long("layers", p, began)

@@ -39,9 +39,8 @@ var kinds = map[string]kind{devMapper: {slow: true, needsUdev: true}}
 // The names under which results of Lamina's stand. laminaUnion is beside the thin one, on the same disk.
 const laminaUnion = laminaName + ", union"
 
-// openPeers starts Lamina and what it is measured beside, each with a directory of its own in dir. fill may be nil; it is
-// called for containerd's with the directory of its database, before it is opened.
-func openPeers(ctx context.Context, s settings, dir string, fill func(root string) error) (peers []*peer, err error) {
+// openPeers starts Lamina and what it is measured beside, each with a directory of its own in dir.
+func openPeers(ctx context.Context, s settings, dir string) (peers []*peer, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closePeers(peers))
@@ -50,8 +49,8 @@ func openPeers(ctx context.Context, s settings, dir string, fill func(root strin
 	other := peerOf[s.backend]
 	filled := func(open func(context.Context, string, string) (*peer, error)) func(string) (*peer, error) {
 		return func(dir string) (*peer, error) {
-			if fill != nil {
-				if err := fill(filepath.Join(dir, "root")); err != nil {
+			if s.views > 0 {
+				if err := databaseViews(ctx, filepath.Join(dir, "root"), s.views); err != nil {
 					return nil, err
 				}
 			}
@@ -61,7 +60,9 @@ func openPeers(ctx context.Context, s settings, dir string, fill func(root strin
 	all := []func(dir string) (*peer, error){
 		func(dir string) (*peer, error) { return openLamina(ctx, s, laminaName, s.backend, dir) },
 		filled(openInProcess),
-		filled(openProxied),
+	}
+	if !s.unproxied {
+		all = append(all, filled(openProxied))
 	}
 	if s.backend == thin {
 		all = append(all, func(dir string) (*peer, error) { return openLamina(ctx, s, laminaUnion, union, dir) })

@@ -17,12 +17,18 @@ func measureQuotas(ctx context.Context, s settings, dir string) (_ section, err 
 	if !s.disk.ProjectQuotas {
 		return quotas{Disk: s.disk}, nil
 	}
-	s.backend = union
+	s.backend, s.unproxied = union, true // who walks takes as long behind a socket
 	s.scale.files = s.scale.quotaFiles
 	m := newMeasurement(s)
 	m.dir = dir
-	err = m.withLayers(ctx, func(round int) error {
-		for _, l := range []life{child(), usages(m.scale)} {
+	layers := func(ctx context.Context, p *peer, s size) error {
+		if err := makeBase(ctx, p); err != nil {
+			return err
+		}
+		return makeFiles(ctx, p, many, base, s.files)
+	}
+	err = m.withLayers(ctx, layers, func(round int) error {
+		for _, l := range []life{child(), usageOfMany(m.scale)} {
 			l.single = true
 			if err := m.turns(ctx, round, l.name(), func(ctx context.Context, p *peer) error { return m.live(ctx, round, p, l) }); err != nil {
 				return err

@@ -11,11 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/lamina-snapshotter/lamina"
-	"github.com/lamina-snapshotter/lamina/metadata"
 )
-
-// fillers is how many records are written at once: they share commits of the store.
-const fillers = 256
 
 // quiet returns ctx with a logger that says nothing.
 func quiet(ctx context.Context) context.Context {
@@ -92,25 +88,8 @@ func openFilled(ctx context.Context, s settings, peer, dir string, n int) (sn sn
 	if err := end(); err != nil {
 		return nil, nil, err
 	}
-	if err := recordViews(ctx, filepath.Join(linked(s, dir).Root, "lamina.db"), n); err != nil {
+	if err := recordViews(ctx, linked(s, dir).Root, chainKey(1), 0, n); err != nil {
 		return nil, nil, err
 	}
 	return openAlone(ctx, s, peer, dir)
-}
-
-func recordViews(ctx context.Context, path string, n int) error {
-	store, err := metadata.Open(path, metadata.Options{})
-	if err != nil {
-		return err
-	}
-	parent, err := store.Get(laminaName, chainKey(1))
-	if err == nil {
-		err = by(fillers, n, func(i int) error {
-			return store.Create(ctx, metadata.Snapshot{
-				ID: store.ReserveID(), Name: laminaName, Key: layerKey(i, 0), Kind: snapshots.KindView,
-				Parent: parent.Key, ParentID: parent.ID, Labels: imageLabels(i, 0),
-			})
-		})
-	}
-	return errors.Join(err, store.Close())
 }
