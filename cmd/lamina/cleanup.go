@@ -71,7 +71,7 @@ func trashOf(s admin.Status) (n int) {
 
 // cleanup waits for the daemon, and shows how far it is.
 func (a *asking) cleanup(ctx context.Context, client *admin.Client, total int) error {
-	return a.during("deleting", func(p *term.Progress) {
+	return a.during(ctx, "deleting", func(p *term.Progress) {
 		if now, err := client.Status(ctx); err == nil { // the other call has the error that counts
 			p.Show(max(0, total-trashOf(now)), total)
 		}

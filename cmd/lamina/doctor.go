@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/containerd/log"
 	"github.com/urfave/cli/v3"
 	"golang.org/x/sys/unix"
 
@@ -118,6 +119,9 @@ func (d *doctorRun) doing() string {
 }
 
 func (d *doctorRun) run(ctx context.Context) error {
+	if !d.json {
+		log.G(ctx).Logger.SetOutput(d.progress)
+	}
 	return during(d.progress, (*term.Progress).Elapsed, func() error { return d.work(ctx) })
 }
 

@@ -80,7 +80,7 @@ func newPoolGrow() *cli.Command {
 			}
 			return command(ctx, c, func(ctx context.Context, a *asking, client *admin.Client) error {
 				var p admin.Pool
-				if err := a.during("growing", (*term.Progress).Elapsed, func() (err error) {
+				if err := a.during(ctx, "growing", (*term.Progress).Elapsed, func() (err error) {
 					p, err = client.GrowPool(ctx, uint64(size))
 					return err
 				}); err != nil {
@@ -101,7 +101,7 @@ func newPoolTrim() *cli.Command {
 		Action: func(ctx context.Context, c *cli.Command) error {
 			return command(ctx, c, func(ctx context.Context, a *asking, client *admin.Client) error {
 				var bytes uint64
-				if err := a.during("trimming", (*term.Progress).Elapsed, func() (err error) {
+				if err := a.during(ctx, "trimming", (*term.Progress).Elapsed, func() (err error) {
 					bytes, err = client.TrimPool(ctx)
 					return err
 				}); err != nil {

@@ -44,7 +44,7 @@ func newPoolCreate() *cli.Command {
 				return err
 			}
 			m := made{Before: a.settings.poolSize(ctx)}
-			if err := a.during("making the pool", (*term.Progress).Elapsed, func() error {
+			if err := a.during(ctx, "making the pool", (*term.Progress).Elapsed, func() error {
 				return createPool(ctx, a.settings.Config, c.Bool("force"), &m)
 			}); err != nil {
 				return err
@@ -132,7 +132,7 @@ func (a *asking) addDevice(ctx context.Context, device string) error {
 		return err
 	}
 	m := made{Device: path, Before: a.settings.poolSize(ctx)}
-	if err := a.during("adding the device", (*term.Progress).Elapsed, func() error { return addDevice(ctx, a.settings, path) }); err != nil {
+	if err := a.during(ctx, "adding the device", (*term.Progress).Elapsed, func() error { return addDevice(ctx, a.settings, path) }); err != nil {
 		return err
 	}
 	after := a.settings

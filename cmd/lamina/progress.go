@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
 	"io"
 	"time"
+
+	"github.com/containerd/log"
 
 	"github.com/lamina-snapshotter/lamina/internal/term"
 )
@@ -35,7 +38,11 @@ func during(progress *term.Progress, show func(*term.Progress), do func() error)
 	}
 }
 
-// during shows how far something is while it is done.
-func (a *asking) during(what string, show func(*term.Progress), do func() error) error {
-	return during(newProgress(a.err, a.json, what), show, do)
+// during shows how far something is while it is done. What is logged meanwhile stands in lines of its own.
+func (a *asking) during(ctx context.Context, what string, show func(*term.Progress), do func() error) error {
+	progress := newProgress(a.err, a.json, what)
+	if !a.json {
+		log.G(ctx).Logger.SetOutput(progress)
+	}
+	return during(progress, show, do)
 }

@@ -75,6 +75,15 @@ func (p *Progress) Aside(fn func() error) error {
 	return fn()
 }
 
+// Write prints what a log says, aside.
+func (p *Progress) Write(line []byte) (n int, err error) {
+	err = p.Aside(func() error {
+		n, err = p.w.Write(line)
+		return err
+	})
+	return n, err
+}
+
 func (p *Progress) erase() {
 	if !p.last.IsZero() {
 		_, _ = io.WriteString(p.w, eraseLine)

@@ -123,6 +123,11 @@ func TestProgress(t *testing.T) {
 		return nil
 	}))
 	require.True(t, strings.HasSuffix(b.String(), eraseLine+"a line\n"), b.String())
+	p.Elapsed()
+	n, err := p.Write([]byte("level=info\n"))
+	require.NoError(t, err)
+	require.Equal(t, len("level=info\n"), n)
+	require.True(t, strings.HasSuffix(b.String(), "3/4 for 3 s"+eraseLine+"level=info\n"), b.String())
 	p.Show(0, 0)
 	require.True(t, strings.HasSuffix(b.String(), "looking for 3 s"), b.String())
 	p.End()
