@@ -65,8 +65,8 @@ func (h *Host) TrimPool(ctx context.Context) (bytes uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	err = h.set.WithSpare(ctx, metadata.Volume, func(c snapshotter.Content) error {
-		bytes, err = pool.Trim(ctx, c)
+	err = h.set.WithSpare(ctx, metadata.Volume, func(reserve func() (snapshotter.Content, error)) error {
+		bytes, err = pool.Trim(ctx, reserve)
 		return err
 	})
 	return bytes, err

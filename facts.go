@@ -25,6 +25,7 @@ type facts struct {
 
 	disks [metadata.Volume + 1]latest[space.Disk] // by medium
 	pool  latest[dmthin.Status]                   // of one that no backend has open
+	looks looks
 }
 
 // A Stopped is a root that no daemon has, opened to be read. While it is open no daemon can start on the root: it is to be closed

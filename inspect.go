@@ -65,7 +65,8 @@ func (f *facts) Inspect(ctx context.Context, name, key string) (admin.Inspection
 	case metadata.Directory:
 		content := filepath.Join(f.config.mediumRoot(metadata.Directory), strconv.FormatUint(uint64(sn.ID), 10))
 		i.Path = filepath.Join(content, "fs")
-		i.Holders, err = answer(ctx, func(ctx context.Context) ([]holders.Holder, error) { return holders.OfDirectory(ctx, content) })
+		found, err := unhung(ctx, &f.looks, content, func(ctx context.Context) ([]holders.Holder, error) { return holders.OfDirectory(ctx, content) })
+		i.Holders = texts(found)
 		note("holders", err)
 	case metadata.Volume:
 		err := f.device(ctx, sn, &i)
@@ -82,7 +83,7 @@ func (f *facts) device(ctx context.Context, sn metadata.Snapshot, i *admin.Inspe
 		found   bool
 		holders []holders.Holder
 	}
-	d, err := unhung(ctx, func(ctx context.Context) (d device, err error) {
+	d, err := unhung(ctx, &f.looks, fmt.Sprint("device ", sn.ID), func(ctx context.Context) (d device, err error) {
 		if d.SurveyedDevice, d.found, err = dmthin.FindVolume(f.store.UUID(), sn.Placement.Device); err != nil || !d.found {
 			return d, err
 		}
@@ -107,7 +108,7 @@ func (f *facts) mounts(ctx context.Context, sn metadata.Snapshot) ([]admin.Mount
 	if !ok {
 		return nil, nil
 	}
-	mounts, err := unhung(ctx, func(ctx context.Context) ([]mount.Mount, error) {
+	mounts, err := unhung(ctx, &f.looks, fmt.Sprint("mounts ", sn.ID), func(ctx context.Context) ([]mount.Mount, error) {
 		return of.Describe(ctx, sn.Key)
 	})
 	if err == nil && mounts == nil {
@@ -118,34 +119,6 @@ func (f *facts) mounts(ctx context.Context, sn metadata.Snapshot) ([]admin.Mount
 		list[i] = admin.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options}
 	}
 	return list, err
-}
-
-// answer returns who uses something, in words.
-func answer(ctx context.Context, ask func(context.Context) ([]holders.Holder, error)) ([]string, error) {
-	found, err := unhung(ctx, ask)
-	return texts(found), err
-}
-
-// unhung returns what fn does, or that it has not answered: it is then left behind.
-func unhung[T any](ctx context.Context, fn func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		value, err := fn(ctx)
-		done <- result{value, err}
-	}()
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-ctx.Done():
-		var none T
-		return none, context.Cause(ctx)
-	}
 }
 
 // Snapshots calls each with all snapshots, below each base what is made upon it.

@@ -176,4 +176,14 @@ func TestSpaceOfCallerWhoHasGone(t *testing.T) {
 	cancel()
 	err := r.Space(ctx, func(int, int) { t.Error("it goes on") }, func(admin.Space) error { return nil })
 	require.ErrorIs(t, err, context.Canceled)
+
+	r.active(t, "b", "", 1)
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	err = r.Space(ctx, func(int, int) { cancel() }, func(admin.Space) error {
+		t.Error("it is told a part")
+		return nil
+	})
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, admin.ErrPartial)
 }

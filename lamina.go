@@ -129,7 +129,7 @@ type Host struct {
 }
 
 // Open makes the root if it is missing, takes its lock, and opens what c asks for. It returns metadata.ErrLocked at once
-// if another process has the root open. On error nothing stays open.
+// if another process has the root open to write, and after ten seconds if one still reads it. On error nothing stays open.
 func Open(ctx context.Context, c Config) (*Host, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -137,7 +137,7 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	if err := makeRoot(ctx, c.Root); err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
-	store, err := metadata.Open(c.storePath(), metadata.Options{})
+	store, err := openStore(ctx, c.storePath())
 	if err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}

@@ -1,6 +1,7 @@
 package lamina
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,8 @@ const poolShare = 100
 
 // Space tells for each snapshot what it takes up, and what the deletion of it and of all upon it gives back. What directories take
 // up is as it was recorded when they were committed, or counted by the file system, or walked; what volumes do is read from the
-// pool's metadata. A snapshot that is removed meanwhile is left out, and so is one whose volume is newer than that look.
+// pool's metadata. A snapshot that is removed meanwhile is left out, and so is one whose volume is newer than that look; and those of
+// which nothing is known as their backend fails, which is admin.ErrPartial.
 func (f *facts) Space(ctx context.Context, progress func(done, total int), each func(admin.Space) error) error {
 	s, err := f.survey(ctx)
 	if err != nil {
@@ -29,11 +31,10 @@ func (f *facts) Space(ctx context.Context, progress func(done, total int), each 
 	}
 	steps := newSteps(progress, s)
 	defer steps.end()
-	if err := f.measureVolumes(ctx, s, steps); err != nil {
-		return fmt.Errorf("the pool: %w", err)
-	}
-	if err := f.measureDirectories(ctx, s, steps); err != nil {
-		return err
+	failed := errors.Join(
+		incomplete(BackendThin, f.measureVolumes(ctx, s, steps)), incomplete(BackendUnion, f.measureDirectories(ctx, s, steps)))
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	s.sumUp()
 	for _, t := range s.taken {
@@ -44,7 +45,15 @@ func (f *facts) Space(ctx context.Context, progress func(done, total int), each 
 			return err
 		}
 	}
-	return nil
+	return failed
+}
+
+// incomplete names the backend that has failed.
+func incomplete(backend string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: the %s backend: %w", admin.ErrPartial, backend, err)
 }
 
 // A spaceSurvey is what the snapshots of a root take up, each behind those that it is made upon.
@@ -61,6 +70,7 @@ type taken struct {
 	place      metadata.Placement
 	recorded   bool // what a directory takes up
 	unknown    bool // nothing can be said
+	failed     bool // nor of those below
 }
 
 // survey reads the records.
@@ -110,9 +120,6 @@ func (f *facts) measureVolumes(ctx context.Context, s *spaceSurvey, steps *steps
 		return nil
 	}
 	volumes, err := f.readPool(ctx, s.parents, steps.pool)
-	if err != nil {
-		return err
-	}
 	steps.pool(1, 1)
 	found := make(map[uint32]dmthin.VolumeUsage, len(volumes))
 	for _, v := range volumes {
@@ -126,7 +133,7 @@ func (f *facts) measureVolumes(ctx context.Context, s *spaceSurvey, steps *steps
 		v, ok := found[t.place.Device]
 		t.Own, t.Shared, t.Freed, t.unknown = v.Exclusive, v.Mapped-v.Exclusive, v.Freed, !ok
 	}
-	return nil
+	return err
 }
 
 func (s *spaceSurvey) hasVolumes() bool {
@@ -143,23 +150,27 @@ func (f *facts) readPool(ctx context.Context, parents dmthin.Genealogy, progress
 	return dmthin.LookAtSpace(ctx, c, parents, progress)
 }
 
-// measureDirectories sets what directories take up of which nothing is recorded.
-func (f *facts) measureDirectories(ctx context.Context, s *spaceSurvey, steps *steps) error {
+// measureDirectories sets what directories take up of which nothing is recorded. It returns the first error of one.
+func (f *facts) measureDirectories(ctx context.Context, s *spaceSurvey, steps *steps) (failed error) {
 	for i := range s.taken {
 		t := &s.taken[i]
 		if t.place.Medium != metadata.Directory || t.recorded {
 			continue
 		}
 		usage, err := f.measureDirectory(ctx, t)
-		if errors.Is(err, fs.ErrNotExist) {
-			t.unknown = true // it was removed meanwhile, or is damage, which the doctor finds
-		} else if err != nil {
-			return fmt.Errorf("snapshot %q of %q: %w", t.Key, t.Name, err)
+		t.unknown = err != nil
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		// One that is not there was removed meanwhile, or is damage, which the doctor finds.
+		if err = ignoring(err, fs.ErrNotExist); err != nil {
+			t.failed = true
+			failed = cmp.Or(failed, fmt.Errorf("snapshot %q of %q: %w", t.Key, t.Name, err))
 		}
 		t.Own = uint64(max(usage.Size, 0))
 		steps.directory()
 	}
-	return nil
+	return failed
 }
 
 func (f *facts) measureDirectory(ctx context.Context, t *taken) (snapshots.Usage, error) {
@@ -171,10 +182,13 @@ func (f *facts) measureDirectory(ctx context.Context, t *taken) (snapshots.Usage
 
 // sumUp sets what the deletion of directories with all upon them gives back. Children come behind their parents.
 func (s *spaceSurvey) sumUp() {
-	freed := map[metadata.ID]uint64{}
+	freed, failed := map[metadata.ID]uint64{}, map[metadata.ID]bool{}
 	for i := range slices.Backward(s.taken) {
 		t := &s.taken[i]
 		if t.place.Medium == metadata.Directory {
+			t.failed = t.failed || failed[t.id]
+			t.unknown = t.unknown || t.failed
+			failed[t.parent] = failed[t.parent] || t.failed
 			t.Freed = t.Own + freed[t.id]
 			freed[t.parent] += t.Freed
 		}

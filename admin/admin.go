@@ -7,8 +7,12 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"time"
 )
+
+// ErrPartial is returned with the answer of one backend when the other has failed.
+var ErrPartial = errors.New("this is not all")
 
 // A Source answers what changes nothing.
 type Source interface {
@@ -20,7 +24,7 @@ type Source interface {
 	Inspect(ctx context.Context, name, key string) (Inspection, error)
 	// Space calls each with what the deletion of a snapshot, with all that are made upon it, would give back, for each snapshot
 	// in the order of Snapshots. It may walk directories and dump a pool's metadata, and calls progress as it goes on, if that is
-	// not nil.
+	// not nil. The error is ErrPartial if a backend has failed: what can be told without it is told all the same.
 	Space(ctx context.Context, progress func(done, total int), each func(Space) error) error
 }
 

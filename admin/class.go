@@ -19,6 +19,7 @@ type class struct {
 
 // classes are tried in their order, and the last is everything's.
 var classes = []class{
+	{"partial", ErrPartial, http.StatusInternalServerError},
 	{"not-found", errdefs.ErrNotFound, http.StatusNotFound},
 	{"invalid-argument", errdefs.ErrInvalidArgument, http.StatusBadRequest},
 	{"out-of-range", errdefs.ErrOutOfRange, http.StatusBadRequest},

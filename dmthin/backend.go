@@ -39,7 +39,7 @@ type Backend struct {
 	mapsIDs sync.Map    // the names of file systems of which it was found
 	slow    atomic.Bool // it was said that comparing is slow
 
-	trimming sync.Mutex // of the one trim
+	trimming trimming
 
 	stop func() error // shutDown, once
 }

@@ -12,6 +12,7 @@ import (
 func TestCostOfOperations(t *testing.T) {
 	b := openBackend(t, Config{})
 	b.watch.stop(t.Context()) // it asks on its own
+	require.NoError(t, b.pool.settle(t.Context()), "a look that it has given up")
 	child, view := Content{ID: 2}, []Content{{ID: 2}, b.template}
 	steps := []struct {
 		name     string

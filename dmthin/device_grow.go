@@ -267,6 +267,7 @@ func (b *Backend) AddDevice(ctx context.Context, path string) error {
 		if err != nil {
 			return fmt.Errorf("%s is in the pool now, and must be added to thin.devices, but cannot be used yet: %w", path, err)
 		}
+		b.history.grown.Add(1)
 		return nil
 	}, growLock)
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lamina-snapshotter/lamina/dmthin/internal/dm"
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 )
 
 const (
@@ -26,8 +27,8 @@ const (
 )
 
 // Trim gives the space of the pool's free blocks back to what it lies on: what was freed while that was turned off or failed. It
-// returns how many bytes the data file takes up less, and on devices how many were discarded. It uses the volume c, which does
-// not exist, and may leave it.
+// returns how many bytes the data file takes up less, and on devices how many were discarded. It uses the volume that reserve
+// gives it, which does not exist, and may leave it.
 //
 // To punch holes where the metadata map nothing, as thin_trim does, is safe only while the pool does not run: it may give a block
 // away between the look and the punch. To suspend it meanwhile would keep that out, but a process that is killed then leaves a
@@ -38,17 +39,18 @@ const (
 // (5faafc77f7de, and stable kernels since July 2021) a commit sets it back to the begin, and not all is given back.
 //
 // Blocks that are taken are missing to others for a moment. So one trim runs at a time, another one is
-// errdefs.ErrFailedPrecondition; and it takes nothing of what is kept for what runs, without which it is errdefs.ErrResourceExhausted.
+// errdefs.ErrFailedPrecondition at once, also while one that was given up hangs in the kernel; and it takes nothing of what is kept for what runs, without which it is errdefs.ErrResourceExhausted.
 //
 // A kill or a power cut leaves the volume, which no record names, and what it has not discarded as it was.
-func (b *Backend) Trim(ctx context.Context, c Content) (bytes uint64, err error) {
+func (b *Backend) Trim(ctx context.Context, reserve func() (Content, error)) (bytes uint64, err error) {
 	if b.pool == nil {
 		return 0, errNotRunning
 	}
-	if !b.trimming.TryLock() {
-		return 0, fmt.Errorf("a trim is under way: %w", errdefs.ErrFailedPrecondition)
+	if err := b.trimming.begin(); err != nil {
+		return 0, err
 	}
-	defer b.trimming.Unlock()
+	t := &trim{Backend: b}
+	defer t.end(ctx)
 	f, err := b.fill(ctx)
 	if err == nil && f.full() != nil {
 		f, err = b.makeRoom(ctx)
@@ -59,21 +61,16 @@ func (b *Backend) Trim(ctx context.Context, c Content) (bytes uint64, err error)
 	if err := trimmable(f, b.config.Discard == on); err != nil {
 		return 0, err
 	}
-	t := &trim{Backend: b}
 	if t.file = b.config.Pool == poolLoop; t.file {
 		if t.before, err = b.surplus(ctx); err != nil || t.before == 0 {
 			return 0, err
 		}
 	}
-	volume, err := b.begin(ctx, c.ID)
-	if err != nil {
-		return 0, err
-	}
-	if err := b.pool.Create(ctx, volume); err != nil {
+	if err := t.create(ctx, reserve); err != nil {
 		return 0, err
 	}
 	size := trimCount(f.block) * f.block
-	err = b.pool.Use(ctx, volume, size, false, func(device string) error { return t.run(ctx, device, f.dataFree()/f.block) })
+	err = b.pool.Use(ctx, t.volume, size, false, func(device string) error { return t.run(ctx, device, f.dataFree()/f.block) })
 	bytes, unknown := t.given(ctx)
 	if err == nil && unknown != nil {
 		err = fmt.Errorf("the trim is done, and how much it has given back is not known: %w", unknown)
@@ -103,7 +100,60 @@ type trim struct {
 	*Backend
 	file      bool   // the pool lies on files
 	before    uint64 // bytes that the file took up for nothing
+	reserved  bool   // volume is
+	volume    uint32
 	discarded atomic.Uint64
+}
+
+// trimming keeps trims one at a time. The zero value is ready.
+type trimming struct {
+	mu    sync.Mutex
+	since time.Time // zero while there is none
+}
+
+func (t *trimming) begin() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.since.IsZero() {
+		return fmt.Errorf("a trim is under way since %s: %w", t.since.UTC().Format(time.RFC3339), errdefs.ErrFailedPrecondition)
+	}
+	t.since = time.Now()
+	return nil
+}
+
+func (t *trimming) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.since = time.Time{}
+}
+
+// create makes the volume of a trim.
+func (t *trim) create(ctx context.Context, reserve func() (Content, error)) error {
+	c, err := reserve()
+	if err != nil {
+		return err
+	}
+	if t.volume, err = t.begin(ctx, c.ID); err != nil {
+		return err
+	}
+	t.reserved = true
+	err = t.pool.Create(ctx, t.volume)
+	failpoint.Hit("trim.created")
+	return err
+}
+
+// end lets the next trim begin. What was given up and hangs has the volume until it really ends, and so this waits for that.
+func (t *trim) end(ctx context.Context) {
+	if !t.reserved || ctx.Err() == nil {
+		t.trimming.end()
+		return
+	}
+	go func() {
+		if unlock, err := t.pool.lock(context.WithoutCancel(ctx), t.volume); err == nil { // it waits without end
+			unlock()
+		}
+		t.trimming.end()
+	}()
 }
 
 // run takes so many free blocks and discards them. A pool that has no more free ones, as others have taken them, is done.
@@ -126,13 +176,16 @@ func (t *trim) run(ctx context.Context, path string, free uint64) (err error) {
 		if n == 0 {
 			return nil
 		}
-		if err := take(ctx, device, now.block, n); err != nil {
+		taken, err := take(ctx, device, now.block, n)
+		if err != nil {
 			return err
 		}
+		failpoint.Hit("trim.taken")
 		if err := dm.Discard(device.file, 0, n*now.block); err != nil {
 			return err
 		}
-		t.discarded.Add(n * now.block)
+		failpoint.Hit("trim.discarded")
+		t.discarded.Add(taken * now.block)
 		free -= n
 		if begun := time.Now(); t.file && begun.Sub(looked) >= trimLook*took {
 			left, err := t.surplus(ctx)
@@ -151,9 +204,10 @@ func (f fill) spare() uint64 {
 	return min(trimCount(f.block), (f.dataFree()-min(f.reserve, f.dataFree()))/f.block/2)
 }
 
-// take writes a page into each of the first n blocks of a volume, so that it has them all. Where the file has no room for a page
-// there is nothing to be given back, so a write that fails for that is none, unless all do.
-func take(ctx context.Context, device io.WriterAt, block, n uint64) error {
+// take writes a page into each of the first n blocks of a volume, so that it has them, and returns of how many the write was done.
+// Where the file has no room for a page there is nothing to be given back, and others may have the pool's last blocks meanwhile, so a
+// write that fails for that is no error, unless all do.
+func take(ctx context.Context, device io.WriterAt, block, n uint64) (taken uint64, err error) {
 	var (
 		next, failed atomic.Uint64
 		once         sync.Once
@@ -178,13 +232,13 @@ func take(ctx context.Context, device io.WriterAt, block, n uint64) error {
 	wg.Wait()
 	switch {
 	case ctx.Err() != nil:
-		return context.Cause(ctx)
+		return 0, context.Cause(ctx)
 	case worse != nil:
-		return worse
+		return 0, worse
 	case failed.Load() == n:
-		return fmt.Errorf("the pool, or what it lies on, has no room to begin with: %w", full)
+		return 0, fmt.Errorf("the pool, or what it lies on, has no room to begin with: %w", full)
 	}
-	return nil
+	return n - failed.Load(), nil
 }
 
 // given returns how many bytes have been given back.

@@ -20,6 +20,8 @@ import (
 // trimID is the volume of a trim.
 const trimID = 99
 
+func trimVolume() (Content, error) { return Content{ID: trimID}, nil }
+
 // mustFillVolume writes length bytes of noise over the begin of a content.
 func (b *testBackend) mustFillVolume(t *testing.T, c Content, seed, length uint64) {
 	t.Helper()
@@ -89,7 +91,7 @@ func TestTrim(t *testing.T) {
 	busy := b.mustMake(t, 4, b.template, nil)
 	path := b.device(t, busy)
 	go func() { written <- writeNoise(path, 4, 8*mebibyte) }()
-	given, err := b.Trim(ctx, Content{ID: trimID})
+	given, err := b.Trim(ctx, trimVolume)
 	require.NoError(t, <-written)
 	require.NoError(t, err)
 	require.InDelta(t, length, given, 9*mebibyte, "but for what the other has taken of it")
@@ -101,7 +103,7 @@ func TestTrim(t *testing.T) {
 	surplus, err = b.surplus(ctx)
 	require.NoError(t, err)
 	require.Zero(t, surplus)
-	given, err = b.Trim(ctx, Content{ID: trimID})
+	given, err = b.Trim(ctx, trimVolume)
 	require.NoError(t, err)
 	require.Zero(t, given)
 	ids, err := b.List(ctx)
@@ -111,14 +113,14 @@ func TestTrim(t *testing.T) {
 
 func TestTrimOfPoolThatDoesNotDiscard(t *testing.T) {
 	b := openSmall(t, Config{Discard: off})
-	_, err := b.Trim(t.Context(), Content{ID: trimID})
+	_, err := b.Trim(t.Context(), trimVolume)
 	require.True(t, errdefs.IsFailedPrecondition(err), err)
 	require.ErrorContains(t, err, "thin.discard is off")
 }
 
 // On devices all that is free is discarded. There is nothing to grow by before one is added.
 func TestTrimOfDevices(t *testing.T) {
-	d := newDisks(t, 256*mebibyte, 256*mebibyte)
+	d := newDisks(t, 256*mebibyte, 256*mebibyte, 300*mebibyte)
 	b := mustClaim(t, d.config(t.TempDir(), 0, 1))
 	s, err := b.Status(t.Context())
 	require.NoError(t, err)
@@ -138,10 +140,16 @@ func TestTrimOfDevices(t *testing.T) {
 	full := d.takenUp(t)
 	require.NoError(t, b.pool.Delete(t.Context(), 1, 4<<30, false))
 	require.GreaterOrEqual(t, d.takenUp(t), full, "the metadata lie there too")
-	given, err := b.Trim(t.Context(), Content{ID: trimID})
+	given, err := b.Trim(t.Context(), trimVolume)
 	require.NoError(t, err)
 	require.InDelta(t, s.Data.Total, given, 2*mebibyte)
 	require.Less(t, d.takenUp(t), full-400*directAlign/2)
+
+	require.NoError(t, b.AddDevice(t.Context(), d.loops[2].path))
+	added, err := b.Status(t.Context())
+	require.NoError(t, err)
+	require.Greater(t, added.Data.Total, s.Data.Total+250*mebibyte)
+	require.EqualValues(t, 1, added.Grown)
 }
 
 // takenUp is how much of the host's disk the disks have.
@@ -183,10 +191,12 @@ func TestTrimLeavesTheReserve(t *testing.T) {
 // One trim runs at a time.
 func TestTrimsAtOnce(t *testing.T) {
 	b := &Backend{pool: &Pool{}}
-	b.trimming.Lock()
-	_, err := b.Trim(t.Context(), Content{ID: trimID})
+	require.NoError(t, b.trimming.begin())
+	_, err := b.Trim(t.Context(), trimVolume)
 	require.True(t, errdefs.IsFailedPrecondition(err), err)
-	require.ErrorContains(t, err, "a trim is under way")
+	require.ErrorContains(t, err, "a trim is under way since 20")
+	b.trimming.end()
+	require.NoError(t, b.trimming.begin())
 }
 
 // failingWriter fails each write at some offsets.
@@ -197,11 +207,15 @@ func (w failingWriter) WriteAt(b []byte, at int64) (int, error) { return len(b),
 // A block that cannot be had for want of room is none of a trim; any other error is.
 func TestTake(t *testing.T) {
 	const block = 64 << 10
-	require.NoError(t, take(t.Context(), failingWriter{block: unix.ENOSPC}, block, 3))
+	taken, err := take(t.Context(), failingWriter{block: unix.ENOSPC}, block, 3)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, taken, "that one cannot be discarded")
 	for _, w := range []failingWriter{
 		{block: unix.EIO}, {0: unix.ENOSPC, block: unix.EIO}, {0: unix.ENOSPC, block: unix.ENOSPC, 2 * block: unix.EIO},
 	} {
-		require.ErrorIs(t, take(t.Context(), w, block, 3), unix.EIO)
+		_, err := take(t.Context(), w, block, 3)
+		require.ErrorIs(t, err, unix.EIO)
 	}
-	require.ErrorIs(t, take(t.Context(), failingWriter{0: unix.ENOSPC, block: unix.ENOSPC}, block, 2), unix.ENOSPC)
+	_, err = take(t.Context(), failingWriter{0: unix.ENOSPC, block: unix.ENOSPC}, block, 2)
+	require.ErrorIs(t, err, unix.ENOSPC)
 }

@@ -3,6 +3,7 @@ package dmthin
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/containerd/log"
@@ -34,8 +35,13 @@ func (b *Backend) startWatch(ctx context.Context) *watch {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	w := &watch{b: b, cancel: cancel, done: make(chan struct{})}
 	events := make(chan struct{}, 1)
-	go w.listen(ctx, events)
-	go w.run(ctx, events)
+	var both sync.WaitGroup
+	both.Go(func() { w.listen(ctx, events) })
+	both.Go(func() { w.run(ctx, events) })
+	go func() {
+		defer close(w.done)
+		both.Wait()
+	}()
 	return w
 }
 
@@ -49,7 +55,6 @@ func (w *watch) stop(ctx context.Context) {
 }
 
 func (w *watch) run(ctx context.Context, events <-chan struct{}) {
-	defer close(w.done)
 	tick := time.NewTicker(watchPeriod)
 	defer tick.Stop()
 	for {

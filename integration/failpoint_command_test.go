@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lamina-snapshotter/lamina/admin"
 )
 
 // What a [matrix] does with the operator's commands, beside a daemon that does not
@@ -91,6 +94,38 @@ func (g *growingPool) add(t *testing.T) {
 		}
 	}
 	t.Logf("pool add: killed at %v", points)
+}
+
+// trim kills the daemon at each point of a trim. Started again it has every block
+// that it had, and none more in use, and the next trim runs.
+func (g *growingPool) trim(t *testing.T) {
+	t.Helper()
+	g.start()
+	client := admin.NewClient(g.admin, g.root())
+	defer client.Close()
+	trim := func(ctx context.Context) error {
+		_, err := client.TrimPool(ctx)
+		return err
+	}
+	g.clear()
+	require.NoError(t, trim(t.Context()))
+	points := g.crashPoints(slices.DeleteFunc(g.passed(), func(name string) bool { return !strings.HasPrefix(name, "trim.") }))
+	if !torture() { // each round of a trim is like the first
+		points = slices.DeleteFunc(points, func(p crashPoint) bool { return p.nth > 1 })
+	}
+	for _, p := range points {
+		before := poolOf(t, client)
+		require.NoError(t, g.dieIn(p.String(), trim), "trim")
+		g.start()
+		after := poolOf(t, client)
+		require.Equal(t, before.Data, after.Data, p)
+		require.Equal(t, before.Volumes, after.Volumes, p)
+		g.requireKept(t)
+	}
+	require.NoError(t, trim(t.Context()))
+	g.stop()
+	g.examine(t)
+	t.Logf("pool trim: killed at %v", points)
 }
 
 // repair kills `lamina doctor --repair` at each point of a repair of metadata that

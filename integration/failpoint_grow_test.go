@@ -31,6 +31,7 @@ func (m matrix) pools(t *testing.T) {
 	disk.grow(t, "grow on a disk", "grow.", "disk.", "thin.pool-")
 	const header = 1 << 20 // bytes before the metadata
 	disk.repair(t, "a region", poolBlocks{disk.disks[0], header}.loseSpaceMap)
+	disk.trim(t)
 	disk.add(t)
 }
 
@@ -41,6 +42,7 @@ type growingPool struct {
 	toml  func(n int) string // the configuration after n growths
 	raise func(n int)        // lets it grow for the nth time
 	disks []string           // that it is on, if it is
+	admin string             // the daemon's socket for an operator, if it is set
 
 	block, count int // bytes; as many are written of the volume "filler"
 }
@@ -213,10 +215,11 @@ func (m matrix) onDisk(t *testing.T) *growingPool {
 	const size, step = 512 << 20, 4 << 20
 	dir := mustTempDir(t)
 	disk := mustDisk(t, dir, "disk", size)
-	g := &growingPool{matrix: matrix{m.rig}, block: 1 << 20, count: 430, disks: []string{disk}}
+	g := &growingPool{matrix: matrix{m.rig}, block: 1 << 20, count: 430, disks: []string{disk}, admin: filepath.Join(dir, "admin")}
 	g.toml = func(int) string {
 		return fmt.Sprintf("\n[snapshotters.lamina]\nbackend = \"thin\"\n[thin]\npool = \"device\"\ndevices = [\"%s\"]\n", strings.Join(g.disks, `", "`)) +
-			"block_size = \"1MiB\"\nzeroing = \"off\"\nvolume_size = \"1GiB\"\nreserve = \"8MiB\"\nmetadata_size = \"4MiB\"\n"
+			"block_size = \"1MiB\"\nzeroing = \"off\"\nvolume_size = \"1GiB\"\nreserve = \"8MiB\"\nmetadata_size = \"4MiB\"\n" +
+			fmt.Sprintf("[admin]\naddress = %q\n", g.admin)
 	}
 	g.raise = func(n int) {
 		require.NoError(t, os.Truncate(filepath.Join(dir, "disk"), size+int64(n)*step))

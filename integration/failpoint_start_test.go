@@ -105,6 +105,22 @@ func (m matrix) starts(t *testing.T, name string, change func(n int), matter ...
 	m.reset()
 }
 
+// undoes kills the daemon while it undoes a commit that another kill has cut off.
+func (m matrix) undoes(t *testing.T) {
+	t.Helper()
+	want := m.listing()
+	for _, name := range []string{"store.undo", "store.undone"} {
+		require.NoError(t, m.dieIn("store.written", func(ctx context.Context) error {
+			_, err := m.h.Prepare(ctx, "cut off", "base")
+			return err
+		}))
+		require.NoError(t, m.dieStarting(name))
+		m.start()
+		require.Equal(t, want, m.listing(), name)
+	}
+	m.requireNoLeak(t)
+}
+
 // stops kills the daemon at each point of a stop.
 func (m matrix) stops(t *testing.T) {
 	t.Helper()

@@ -28,10 +28,11 @@ func TestFailpoints(t *testing.T) {
 	requireRoot(t)
 	began, m := time.Now(), matrix{newRig(t, union, union.toml())}
 	m.run(t)
+	m.undoes(t)
 	m.stop()
 	m.fullDisk(t)
 	m.report(t, began)
-	m.requireAll(t, "grow.", "migrate.", "add.", "repair.", "thin.", "loop.", "disk.", "template.", "settle.show", "settle.release", "union.project-", "update.announced")
+	m.requireAll(t, "grow.", "migrate.", "add.", "trim.", "repair.", "thin.", "loop.", "disk.", "template.", "settle.show", "settle.release", "union.project-", "update.announced")
 }
 
 // TestThinFailpoints does the same with volumes.
@@ -59,8 +60,8 @@ func TestThinFailpoints(t *testing.T) {
 	x.requireAll(t, append(madeOnce, "union.", unbidden, "migrate.")...)
 }
 
-// madeOnce is of the making of a store, which is the same with each backend.
-var madeOnce = []string{"store.temporary", "store.initialised", "store.renamed", "start.checked", "start.counted"}
+// madeOnce is of the making and mending of a store, which is the same with each backend.
+var madeOnce = []string{"store.temporary", "store.initialised", "store.renamed", "store.undo", "start.checked", "start.counted"}
 
 // growing is a configuration with a pool of that many GiB.
 func growing(gib int) string {

@@ -231,9 +231,19 @@ func (b *batcher) try(group []*write) (spoiler, txid int, err error) {
 		return -1, txid, fmt.Errorf("commit: %w", space.Explain(err, b.db.Path()))
 	}
 	failpoint.Hit("store.committed")
-	b.recorder.commit(len(group), time.Since(begun))
+	b.recorder.commit(committed(group), time.Since(begun))
 	b.measure()
 	return -1, txid, nil
+}
+
+// committed returns how many of a group's writes were not refused.
+func committed(group []*write) (n int) {
+	for _, w := range group {
+		if w.err == nil {
+			n++
+		}
+	}
+	return n
 }
 
 // makeDurable has the disk keep a transaction that bbolt has written, and what it sums up to. It is durable with the sync, and

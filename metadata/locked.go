@@ -9,7 +9,8 @@ import (
 )
 
 // Locked returns ErrLocked if a process has the store in the file path open to be written. A file that is not there nobody has. It
-// has the lock itself for a moment, in which somebody else's Open may fail with ErrLocked: so it is not for a daemon that is to start.
+// has the lock itself for a moment, shared, in which somebody else's Open to write may fail with ErrLocked, though Locked then returns nil:
+// whoever is to start waits that out, as for others who read.
 func Locked(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -93,12 +93,16 @@ func TestCountsOfWhatFails(t *testing.T) {
 	spoilt := errors.New("spoilt")
 	ok := &write{fn: func(tx *tx) error { return create(tx, "kept") }}
 	bad := &write{fn: func(tx *tx) error { return errors.Join(create(tx, "undone"), spoilt) }}
-	require.NoError(t, s.batch.commit([]*write{ok, bad}))
+	refused := &write{fn: func(*tx) error { return spoilt }}
+	require.NoError(t, s.batch.commit([]*write{refused, ok, bad}))
 	require.NoError(t, ok.err)
 	require.ErrorIs(t, bad.err, spoilt)
 	require.Equal(t, map[string]Kinds{"one": {Active: 1}}, s.Counts().Names)
 	requireCounted(t, s)
+	require.ErrorIs(t, refused.err, spoilt)
 	require.EqualValues(t, 1, s.Stats().Commits)
+	require.EqualValues(t, 1, s.Stats().Writes, "what was refused is none")
+	require.EqualValues(t, 1, s.Stats().Batch.Counts[0])
 
 	s.batch.commitTx = func(btx *bolt.Tx) error { return errors.Join(spoilt, btx.Rollback()) }
 	require.ErrorIs(t, s.batch.commit([]*write{{fn: func(tx *tx) error { return create(tx, "lost") }}}), nil)

@@ -13,6 +13,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/internal/space"
 )
 
@@ -115,12 +116,14 @@ func settleCache(f *os.File) error {
 // undo goes back to the state before a commit that was cut off, which nobody was told of: its callers wait for the sync that
 // failed to come. It writes one sector. A power cut leaves the one from before, and the next open comes here again, or this.
 func undo(f *os.File, judged judgement) error {
+	failpoint.Hit("store.undo")
 	if _, err := f.WriteAt(judged.undone(), int64(judged.cutOff.id*judged.cutOff.pageSize)); err != nil {
 		return space.Explain(err, f.Name())
 	}
 	if err := f.Sync(); err != nil {
 		return space.Explain(err, f.Name())
 	}
+	failpoint.Hit("store.undone")
 	log.L.WithField("store", f.Name()).WithField("undone", judged.cutOff.txid()).WithField("kept", judged.page.txid()).
 		WithField("missed", judged.missed).Warn("the last commit of the store is not on the disk as a whole, and is undone")
 	return nil

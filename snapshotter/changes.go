@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 
+	"github.com/lamina-snapshotter/lamina/internal/failpoint"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -52,9 +53,9 @@ func (s *Set) changes(ctx context.Context, medium metadata.Medium, b Backend, d 
 	return d.Changes(ctx, lower, upper, spare.reserve, fn)
 }
 
-// WithSpare calls fn with a content of a medium that does not exist and that nobody else is given. fn may make it; afterwards it is
-// deleted. A crash leaves it for the sweep.
-func (s *Set) WithSpare(ctx context.Context, medium metadata.Medium, fn func(Content) error) error {
+// WithSpare calls fn with what reserves a content of a medium that does not exist and that nobody else is given. fn may make it;
+// afterwards it is deleted. A crash leaves it for the sweep.
+func (s *Set) WithSpare(ctx context.Context, medium metadata.Medium, fn func(reserve func() (Content, error)) error) error {
 	leave, err := s.differing.enter()
 	if err != nil {
 		return fail("use", "spare", err)
@@ -66,11 +67,9 @@ func (s *Set) WithSpare(ctx context.Context, medium metadata.Medium, fn func(Con
 	}
 	spare := spare{set: s, medium: medium}
 	defer spare.giveBack(ctx, b)
-	c, err := spare.reserve()
-	if err != nil {
-		return fail("use", "spare", err)
-	}
-	return fn(c)
+	err = fn(spare.reserve)
+	failpoint.Hit("trim.give-back")
+	return err
 }
 
 // A spare is the number of a content that is never recorded.

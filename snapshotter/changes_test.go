@@ -120,6 +120,36 @@ func TestChangesGivenUp(t *testing.T) {
 	require.Equal(t, before, after)
 }
 
+// A spare is deleted when who has it gives up, and nothing is asked of the backend when nobody has reserved one.
+func TestSpare(t *testing.T) {
+	c := &comparing{}
+	h := mustServeComparing(t, c)
+	before, err := c.List(t.Context())
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	require.ErrorIs(t, h.set.WithSpare(ctx, metadata.Volume, func(reserve func() (snapshotter.Content, error)) error {
+		spare, err := reserve()
+		require.NoError(t, err)
+		_, err = c.Make(ctx, spare, nil, nil)
+		require.NoError(t, err)
+		require.Equal(t, map[uint64]bool{spare.ID: true}, c.spares())
+		cancel()
+		return ctx.Err()
+	}), context.Canceled)
+	require.NoError(t, h.Cleanup(t.Context()))
+	after, err := c.List(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+	require.Empty(t, c.spares())
+
+	c.Before = func(_ context.Context, op string, id uint64) error {
+		t.Errorf("%s of %d", op, id)
+		return nil
+	}
+	require.ErrorIs(t, h.set.WithSpare(t.Context(), metadata.Volume, func(func() (snapshotter.Content, error)) error { return unix.EAGAIN }), unix.EAGAIN)
+	c.Before = nil
+}
+
 // Mounts that no backend knows are left to others, and nothing is asked of a backend for them but whose they are.
 func TestChangesOfOthers(t *testing.T) {
 	c := &comparing{}

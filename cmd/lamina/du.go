@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -17,7 +18,8 @@ func newDu() *cli.Command {
 		Name:  "du",
 		Usage: "print what the deletion of each snapshot, with all that is made upon it, would give back",
 		Description: "OWN is what a snapshot alone has, SHARED what it has in common with others. It may walk the directories of containers and " +
-			"read the metadata of the pool, so it can take a while.\n\n" + exitCodes,
+			"read the metadata of the pool, so it can take a while. When a backend fails it prints what it knows without it, and the error; " +
+			"with -o json the last line then has the keys error and class.\n\n" + exitCodes,
 		Flags: askFlags(append(filterFlags(),
 			&cli.StringFlag{Name: "sort", Usage: "order by `WHAT`: freed, own, or chain (a parent before its children)", Value: "freed"},
 			&cli.IntFlag{Name: "top", Aliases: []string{"n"}, Usage: "print only the `N` largest"})...),
@@ -34,10 +36,10 @@ func newDu() *cli.Command {
 			}
 			return read(ctx, c, func(ctx context.Context, a *asking, source admin.Source) error {
 				spaces, err := a.spaces(ctx, source)
-				if err != nil {
+				if err != nil && !errors.Is(err, admin.ErrPartial) {
 					return err
 				}
-				return a.printSpaces(spaces, f, c.String("sort"), c.Int("top"))
+				return errors.Join(a.printSpaces(spaces, err, f, c.String("sort"), c.Int("top")), err)
 			})
 		},
 	}
@@ -73,7 +75,8 @@ func (a *asking) spaces(ctx context.Context, source admin.Source) (all []spaceLi
 	return all, err
 }
 
-func (a *asking) printSpaces(all []spaceLine, f filter, order string, top int) error {
+// printSpaces prints all that is known, which is not all there is if a backend has failed.
+func (a *asking) printSpaces(all []spaceLine, failed error, f filter, order string, top int) error {
 	var total uint64
 	for _, s := range all {
 		if s.snapshot.Parent == "" {
@@ -97,13 +100,16 @@ func (a *asking) printSpaces(all []spaceLine, f filter, order string, top int) e
 				return err
 			}
 		}
+		if failed != nil {
+			return a.printJSON(map[string]string{"error": fmt.Sprint(failed), "class": "partial"})
+		}
 		return nil
 	}
 	t := term.Table{Style: a.style, Head: []string{"FREED", "OWN", "SHARED", "KIND", "NAME", "KEY"}, Right: []bool{true, true, true}}
 	for _, s := range all {
 		t.Add(term.Bytes(s.Freed), term.Bytes(s.Own), term.Bytes(s.Shared), a.kind(s.snapshot.Kind), term.Quote(s.Name), term.Quote(s.Key))
 	}
-	if err := t.Print(a.out); err != nil {
+	if err := t.Print(a.out); err != nil || failed != nil {
 		return err
 	}
 	return a.printf("the deletion of all %d snapshots would give back %s\n", whole, term.Bytes(total))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -34,6 +35,7 @@ type fakeRoot struct {
 	mu        sync.Mutex                  // of space and err, where a test changes them meanwhile
 	inspected map[string]admin.Inspection // by keys
 	err       error
+	partial   error // of space alone
 	told      []string
 }
 
@@ -61,7 +63,7 @@ func (f *fakeRoot) Inspect(_ context.Context, name, key string) (admin.Inspectio
 
 func (f *fakeRoot) Space(_ context.Context, progress func(done, total int), each func(admin.Space) error) error {
 	f.mu.Lock()
-	space, err := f.space, f.err
+	space, err := f.space, cmp.Or(f.err, f.partial)
 	f.mu.Unlock()
 	for i, s := range space {
 		if err := each(s); err != nil {

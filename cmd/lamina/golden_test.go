@@ -223,10 +223,10 @@ func TestSpaceGolden(t *testing.T) {
 		lines = append(lines, spaceLine{admin.Space{Name: s.Name, Key: s.Key, Own: uint64(i) << 20, Shared: 1 << 10, Freed: uint64(10-i) << 30}, s})
 	}
 	a, out := tAsking()
-	require.NoError(t, a.printSpaces(lines, filter{}, "freed", 0))
+	require.NoError(t, a.printSpaces(lines, nil, filter{}, "freed", 0))
 	tGolden(t, "du.txt", out.String())
 	out.Reset()
-	require.NoError(t, a.printSpaces(lines, filter{kind: "active"}, "own", 1))
+	require.NoError(t, a.printSpaces(lines, nil, filter{kind: "active"}, "own", 1))
 	tGolden(t, "du-top.txt", out.String())
 }
 

@@ -128,6 +128,21 @@ func TestOperatorErrors(t *testing.T) {
 	}
 }
 
+// What is known without a backend that has failed is printed, and the failure.
+func TestSpaceInPart(t *testing.T) {
+	f := tFakeRoot()
+	f.space, f.partial = f.space[:1], fmt.Errorf("%w: the thin backend: it hangs", admin.ErrPartial)
+	config := tOperated(t, f)
+	for _, format := range []string{"table", "json"} {
+		code, stdout, stderr := tRun(t, "du", "-o", format, "--config", config)
+		require.Equal(t, exitFailure, code, stderr)
+		require.Contains(t, stderr, "this is not all: the thin backend: it hangs")
+		require.Contains(t, stdout, f.snapshots[0].Key)
+		require.NotContains(t, stdout, "the deletion of all", "nobody knows that")
+		require.Equal(t, format == "json", strings.HasSuffix(stdout, "\n"+`{"class":"partial","error":"this is not all: the thin backend: it hangs"}`+"\n"), stdout)
+	}
+}
+
 // Ctrl-C ends what is asked, and says so by the exit code of a shell.
 func TestOperatorInterrupted(t *testing.T) {
 	asked := make(chan struct{})

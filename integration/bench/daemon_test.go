@@ -47,12 +47,20 @@ func TestDaemonDoesNotGrow(t *testing.T) {
 				require.NoError(t, err)
 				return f
 			}
+			grown := func(first, last footprint) bool {
+				return last.Heap >= first.Heap+of.bytes*uint64(of.calls) || last.Objects >= first.Objects+uint64(of.calls*3/4) ||
+					last.Goroutines >= first.Goroutines+50 || last.Descriptors >= first.Descriptors+20
+			}
 			first, last := work(), work()
-			t.Logf("%d calls: heap %d, then %d; objects %d, then %d", of.calls, first.Heap, last.Heap, first.Objects, last.Objects)
-			require.Less(t, last.Heap, first.Heap+of.bytes*uint64(of.calls))
-			require.Less(t, last.Objects, first.Objects+uint64(of.calls*3/4))
-			require.Less(t, last.Goroutines, first.Goroutines+50)
-			require.Less(t, last.Descriptors, first.Descriptors+20)
+			// What a busy machine has not come to yet, as to make directories ahead, is less the next time; what calls leave is not.
+			for range 2 {
+				if grown(first, last) {
+					first, last = last, work()
+				}
+			}
+			t.Logf("%d calls: heap %d, then %d; objects %d, then %d; resident %d; goroutines %d, then %d", of.calls,
+				first.Heap, last.Heap, first.Objects, last.Objects, last.Resident, first.Goroutines, last.Goroutines)
+			require.False(t, grown(first, last), "from %+v to %+v", first, last)
 			require.Less(t, last.Resident, uint64(40<<20))
 		})
 	}

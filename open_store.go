@@ -1,0 +1,38 @@
+package lamina
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
+)
+
+const (
+	// readersWait bounds how long a start waits for who reads the store. With the pause after an exit systemd does not come to the
+	// end of its tries then, however long somebody reads (StartLimitBurst in packaging/lamina.service).
+	readersWait = 10 * time.Second
+	// readersPause is after what time it tries again.
+	readersPause = 20 * time.Millisecond
+)
+
+// openStore opens the store to be written. It waits for those who read it, which a command does beside a stopped daemon; that
+// somebody else has it to write is metadata.ErrLocked at once.
+func openStore(ctx context.Context, path string) (*metadata.Store, error) {
+	deadline := time.Now().Add(readersWait)
+	for {
+		store, err := metadata.Open(path, metadata.Options{})
+		if !errors.Is(err, metadata.ErrLocked) || metadata.Locked(path) != nil {
+			return store, err
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("a command still reads the files after %s: %w", readersWait, err)
+		}
+		select {
+		case <-time.After(readersPause):
+		case <-ctx.Done():
+			return nil, errors.Join(err, context.Cause(ctx))
+		}
+	}
+}
