@@ -86,20 +86,34 @@ func lines(path, says string, limit time.Duration, look func(*http.Request, *sen
 	})}
 }
 
-// change returns an endpoint that changes something, which is logged.
+// change returns an endpoint that changes something. That it begins is logged, so that what hangs, or takes the daemon with it, has a line
+// too; and how it ends.
 func change(path, says string, do func(*http.Request) (any, error)) Endpoint {
 	return object(http.MethodPost, path, says, longTime, func(r *http.Request) (any, error) {
+		p, _ := allowed(r.Context()) // it has been let in
+		entry := log.G(r.Context()).WithFields(log.Fields{"request": r.URL.RequestURI(), "pid": p.pid, "uid": p.uid})
+		entry.Info("an operator's change begins")
 		start := time.Now()
 		what, err := do(r)
-		p, _ := allowed(r.Context()) // it has been let in
-		entry := log.G(r.Context()).WithFields(log.Fields{"request": r.URL.RequestURI(), "pid": p.pid, "took": time.Since(start)})
+		entry = entry.WithField("took", time.Since(start))
 		if err != nil {
-			entry.WithError(err).Warn("an operator's change failed")
+			entry.WithError(ended(r, err)).Warn("an operator's change failed")
 		} else {
-			entry.Info("an operator's change is done")
+			entry.WithFields(resultOf(what)).Info("an operator's change is done")
 		}
 		return what, err
 	})
+}
+
+// resultOf is what a log says of the answer to a change.
+func resultOf(what any) log.Fields {
+	switch what := what.(type) {
+	case trimmed:
+		return log.Fields{"bytes": what.Bytes}
+	case Pool:
+		return log.Fields{"data_total": what.Data.Total}
+	}
+	return nil
 }
 
 // refuse answers with an error.

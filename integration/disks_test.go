@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -92,8 +93,11 @@ func TestThinPoolAdd(t *testing.T) {
 			"root = %q\n[snapshotters.lamina]\nbackend = \"thin\"\n[thin]\npool = \"device\"\ndevices = [%s]\n",
 			filepath.Join(dir, "root"), `"`+strings.Join(disks, `", "`)+`"`), 0o600))
 	}
+	run := func(args ...string) (string, error) {
+		return command(background, nil, append([]string{mustBuild(t, buildLamina), "pool", "add", "--config", filepath.Join(dir, "config.toml")}, args...)...)
+	}
 	add := func(args ...string) error {
-		_, err := command(background, nil, append([]string{mustBuild(t, buildLamina), "pool", "add", "--config", filepath.Join(dir, "config.toml")}, args...)...)
+		_, err := run(args...)
 		return err
 	}
 	root := filepath.Join(dir, "root")
@@ -104,13 +108,23 @@ func TestThinPoolAdd(t *testing.T) {
 	})
 	require.ErrorContains(t, add(), "needs a device")
 	require.ErrorContains(t, add(b, b), "has no command or argument")
-	require.NoError(t, add(b))
+	out, err := run(b, "-o", "json")
+	require.NoError(t, err)
+	var grown struct {
+		Device        string
+		On            []string
+		Before, After uint64
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &grown), out)
+	require.Equal(t, []string{a, b}, grown.On)
+	require.InDelta(t, 471<<20, grown.Before, 1<<20, out)
 	require.ErrorContains(t, add(b), "is missing", "the configuration does not name it")
 	config(a, b)
 	require.ErrorContains(t, add(b), "in the pool already")
 	withHost(t, onDisks(root, a, b), func(h *host) {
 		h.prepare("active", "base", nil)
 		h.requireFile("active", "base", "base")
+		require.EqualValues(t, poolSectors(t, dir)*512, grown.After, "which is as large as was said")
 		require.Greater(t, poolSectors(t, dir), 1400<<20/512)
 	})
 }
@@ -203,11 +217,13 @@ func TestThinPoolCreate(t *testing.T) {
 	_, err = command(background, nil, "umount", mnt)
 	require.NoError(t, err)
 
-	_, err = create("--force")
+	out, err := create("--force", "-o", "json")
 	require.NoError(t, err)
+	require.Regexp(t, `^{"on":\["`+disk+`"\],"after":[0-9]{9,10}}\n$`, out)
 	withHost(t, onDisks(filepath.Join(dir, "root"), disk), func(h *host) { h.layer("base", "", []byte("base")) })
-	_, err = create("--force")
-	require.NoError(t, err, "again, which changes nothing")
+	out, err = create("--force")
+	require.NoError(t, err)
+	require.Contains(t, out, "the pool was there already", "which changes nothing")
 	withHost(t, onDisks(filepath.Join(dir, "root"), disk), func(h *host) {
 		h.prepare("active", "base", nil)
 		h.requireFile("active", "base", "base")

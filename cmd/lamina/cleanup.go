@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"time"
+	"fmt"
 
 	"github.com/urfave/cli/v3"
 
@@ -34,7 +34,7 @@ func newCleanup() *cli.Command {
 				if a.json {
 					return a.printJSON(done)
 				}
-				return a.printf("%d were to be deleted, %d are left\n", done.Before, done.After)
+				return a.printf("%s\n", done.text(after))
 			})
 		},
 	}
@@ -46,6 +46,22 @@ type cleaned struct {
 	After  int `json:"after"`
 }
 
+// text says it for people. What is left is mostly so because somebody uses it.
+func (c cleaned) text(after admin.Status) string {
+	if c.Before == 0 && c.After == 0 {
+		return "nothing was to be deleted"
+	}
+	waiting := 0
+	for _, b := range after.Backends {
+		waiting += b.Waiting
+	}
+	text := fmt.Sprintf("%d were to be deleted, %d are left", c.Before, c.After)
+	if waiting > 0 {
+		text += fmt.Sprintf(", %d of them still in use", waiting)
+	}
+	return text
+}
+
 func trashOf(s admin.Status) (n int) {
 	for _, b := range s.Backends {
 		n += b.Trash
@@ -53,32 +69,11 @@ func trashOf(s admin.Status) (n int) {
 	return n
 }
 
-// progressPeriod is how often something that takes long is asked how far it is.
-const progressPeriod = time.Second
-
 // cleanup waits for the daemon, and shows how far it is.
 func (a *asking) cleanup(ctx context.Context, client *admin.Client, total int) error {
-	return a.during("deleting", func(p *term.Progress) {
+	return a.during(ctx, "deleting", func(p *term.Progress) {
 		if now, err := client.Status(ctx); err == nil { // the other call has the error that counts
 			p.Show(max(0, total-trashOf(now)), total)
 		}
 	}, func() error { return client.Cleanup(ctx) })
-}
-
-// during shows how far something is while it is done.
-func (a *asking) during(what string, show func(*term.Progress), do func() error) error {
-	progress := term.NewProgress(a.err, what)
-	defer progress.End()
-	done := make(chan error, 1)
-	go func() { done <- do() }()
-	tick := time.NewTicker(progressPeriod)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-tick.C:
-			show(progress)
-		}
-	}
 }

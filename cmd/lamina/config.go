@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/internal/term"
 )
 
 func newConfig() *cli.Command {
@@ -150,7 +151,7 @@ func writeContainerd(ctx context.Context, w io.Writer, s settings, version int) 
 			has = nil
 		}
 		for _, err := range lacks {
-			missing = append(missing, fmt.Sprintf("# %s has no %s\n", name, oneLine(err)))
+			missing = append(missing, fmt.Sprintf("# %s has no %s\n", name, term.Line(fmt.Sprint(err))))
 		}
 		config.ProxyPlugins[name] = proxyPlugin{
 			Type:         "snapshot",
@@ -185,9 +186,6 @@ func writeContainerd(ctx context.Context, w io.Writer, s settings, version int) 
 	}
 	return writeUnpackConfig(w, config)
 }
-
-// oneLine returns the text of an error, which may be several joined, as it can stand in a comment.
-func oneLine(err error) string { return strings.ReplaceAll(fmt.Sprint(err), "\n", "; ") }
 
 // writeUnpackConfig prints what containerd's transfer service needs, as a comment: unpack_config is a list, of which
 // containerd would take the last that it reads and drop the others.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/containerd/log"
 	"github.com/urfave/cli/v3"
 	"golang.org/x/sys/unix"
 
@@ -29,7 +30,8 @@ const doctorCodes = `Exit codes of doctor:
    0  nothing is wrong
    1  there are findings beside notes
    2  something could not be looked at, or not be cured, and stderr says what; or the command line is wrong
-   3  the configuration is wrong`
+   3  the configuration is wrong
+ 130  interrupted`
 
 var (
 	// errFindings is returned when there are findings.
@@ -39,7 +41,7 @@ var (
 	errNotLooked = errors.New("could not look at everything")
 
 	// errRefused is returned for a repair that has not begun.
-	errRefused = fmt.Errorf("%w: the repair was refused", errNotLooked)
+	errRefused = errors.New("the repair was refused")
 )
 
 func newDoctor() *cli.Command {
@@ -82,7 +84,8 @@ type doctorRun struct {
 
 	repair, removeLost, yes, dryRun, usage bool
 
-	count int // of findings that are faults
+	progress *term.Progress
+	count    int // of findings that are faults
 }
 
 func newDoctorRun(c *cli.Command) (*doctorRun, error) {
@@ -91,6 +94,7 @@ func newDoctorRun(c *cli.Command) (*doctorRun, error) {
 		repair: c.Bool("repair"), removeLost: c.Bool("remove-lost"), yes: c.Bool("yes"), dryRun: c.Bool("dry-run"),
 		usage: c.Bool("usage"),
 	}
+	d.progress = newProgress(d.err, d.json, d.doing())
 	if err := oneOf("output", c.String("output"), "text", "json"); err != nil {
 		return nil, fmt.Errorf("%w: %w", errUsage, err)
 	}
@@ -103,13 +107,31 @@ func newDoctorRun(c *cli.Command) (*doctorRun, error) {
 	return d, nil
 }
 
+// doing is what it says while it takes its time.
+func (d *doctorRun) doing() string {
+	switch {
+	case d.usage:
+		return "measuring volumes"
+	case d.repair:
+		return "repairing"
+	}
+	return "examining"
+}
+
 func (d *doctorRun) run(ctx context.Context) error {
+	if !d.json {
+		log.G(ctx).Logger.SetOutput(d.progress)
+	}
+	return during(d.progress, (*term.Progress).Elapsed, func() error { return d.work(ctx) })
+}
+
+func (d *doctorRun) work(ctx context.Context) error {
 	if d.usage {
 		return d.printUsage(ctx)
 	}
 	var failed error
 	if d.repair {
-		if failed = d.cure(ctx); errors.Is(failed, errRefused) {
+		if failed = d.cure(ctx); errors.Is(failed, errRefused) || ctx.Err() != nil {
 			return failed
 		}
 	}
@@ -125,8 +147,7 @@ func (d *doctorRun) run(ctx context.Context) error {
 	if d.json {
 		return nil
 	}
-	_, err := fmt.Fprintln(d.out, "nothing is wrong")
-	return err
+	return d.say(d.out, "nothing is wrong\n")
 }
 
 // examine prints the findings.
@@ -144,9 +165,16 @@ func (d *doctorRun) examine(ctx context.Context) error {
 // printUsage prints what each volume has of the pool.
 func (d *doctorRun) printUsage(ctx context.Context) error {
 	var failed error
-	say := func(u doctor.Usage) { failed = errors.Join(failed, d.print(u)) }
+	volumes := 0
+	say := func(u doctor.Usage) {
+		volumes++
+		failed = errors.Join(failed, d.print(u))
+	}
 	if err := errors.Join(look(ctx, d.settings, lamina.Usage, usagePath, say), failed); err != nil {
 		return fmt.Errorf("%w: %w", errNotLooked, err)
+	}
+	if volumes == 0 && !d.json {
+		return d.say(d.out, "there are no volumes\n")
 	}
 	return nil
 }
@@ -165,8 +193,15 @@ func (d *doctorRun) print(what any) error {
 	if d.json {
 		return term.JSON(d.out, what)
 	}
-	_, err := fmt.Fprintln(d.out, term.Line(fmt.Sprint(what)))
-	return err
+	return d.say(d.out, term.Line(fmt.Sprint(what))+"\n")
+}
+
+// say prints where the progress may stand.
+func (d *doctorRun) say(out io.Writer, text string) error {
+	return d.progress.Aside(func() error {
+		_, err := io.WriteString(out, text)
+		return err
+	})
 }
 
 // cure repairs. What it does is said before it is done: with the findings, or on stderr if they are JSON.
@@ -180,20 +215,12 @@ func (d *doctorRun) cure(ctx context.Context) error {
 	}
 	r := doctor.Repair{
 		DryRun: d.dryRun, RemoveLost: d.removeLost,
-		Say: func(text string) { _, _ = fmt.Fprintln(talk, "repair:", term.Line(text)) },
-		Ask: func(question string) (bool, error) {
-			if d.yes {
-				return true, nil
+		Say: func(text string) {
+			if ctx.Err() == nil { // then nothing is done any more
+				_ = d.say(talk, "repair: "+term.Line(text)+"\n")
 			}
-			if _, err := fmt.Fprintf(talk, "%s [y/N] ", term.Line(question)); err != nil {
-				return false, err
-			}
-			line, err := answers.ReadString('\n')
-			if errors.Is(err, io.EOF) {
-				err = nil
-			}
-			return strings.EqualFold(strings.TrimSpace(line), "y"), err
 		},
+		Ask: func(question string) (bool, error) { return d.ask(ctx, talk, answers, question) },
 	}
 	err := lamina.Repair(ctx, d.settings.Config, r)
 	if errors.Is(err, metadata.ErrLocked) {
@@ -203,6 +230,48 @@ func (d *doctorRun) cure(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errNotLooked, err)
 	}
 	return nil
+}
+
+// ask asks, unless the answer is known.
+func (d *doctorRun) ask(ctx context.Context, out io.Writer, in *bufio.Reader, question string) (bool, error) {
+	if d.yes || ctx.Err() != nil {
+		return d.yes, ctx.Err()
+	}
+	answer := ""
+	err := d.progress.Aside(func() (err error) {
+		if _, err = fmt.Fprintf(out, "%s [y/N] ", term.Line(question)); err != nil {
+			return err
+		}
+		answer, err = typed(ctx, in)
+		if ctx.Err() != nil {
+			_, _ = io.WriteString(out, "\n")
+		}
+		return err
+	})
+	return strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes"), err
+}
+
+// typed returns the next line that somebody types, or the error of ctx if that ends first: a read cannot be interrupted, and is left to
+// the end of the process.
+func typed(ctx context.Context, in *bufio.Reader) (string, error) {
+	type line struct {
+		text string
+		err  error
+	}
+	lines := make(chan line, 1)
+	go func() {
+		text, err := in.ReadString('\n')
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		lines <- line{strings.TrimSpace(text), err}
+	}()
+	select {
+	case l := <-lines:
+		return l.text, l.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }
 
 // isTerminal reports whether somebody is at the other end of a reader or writer.

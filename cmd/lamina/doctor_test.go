@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/lamina-snapshotter/lamina"
 	"github.com/lamina-snapshotter/lamina/admin"
 	"github.com/lamina-snapshotter/lamina/doctor"
+	"github.com/lamina-snapshotter/lamina/internal/term"
 	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
@@ -91,7 +94,7 @@ func TestDoctorPrintsNoEscapes(t *testing.T) {
 	for _, asJSON := range []bool{false, true} {
 		for _, what := range []any{finding, usage} {
 			var out bytes.Buffer
-			require.NoError(t, (&doctorRun{out: &out, json: asJSON}).print(what))
+			require.NoError(t, (&doctorRun{out: &out, json: asJSON, progress: term.NewProgress(io.Discard, "")}).print(what))
 			line := strings.TrimSuffix(out.String(), "\n")
 			require.Contains(t, line, "k\\")
 			for _, r := range line {
@@ -143,4 +146,27 @@ type hungHost struct{ fakeHost }
 func (hungHost) Examine(ctx context.Context, _ func(doctor.Finding)) error {
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+// Ctrl-C at a question is no answer, and is not waited for: a read of a terminal cannot be interrupted.
+func TestDoctorAskInterrupted(t *testing.T) {
+	in, typist := io.Pipe()
+	defer typist.Close()
+	var out logBuffer
+	d := &doctorRun{progress: term.NewProgress(io.Discard, "")}
+	ctx, interrupt := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, interrupt)
+	yes, err := d.ask(ctx, &out, bufio.NewReader(in), "Do it?\n\x1b")
+	require.ErrorIs(t, err, context.Canceled)
+	require.False(t, yes)
+	require.Equal(t, []string{`Do it?; \x1b [y/N] `}, out.lines())
+	_, err = d.ask(ctx, &out, bufio.NewReader(in), "Do the next?")
+	require.ErrorIs(t, err, context.Canceled)
+	require.Empty(t, out.lines(), "what follows is not asked")
+
+	for text, want := range map[string]bool{"y\n": true, "Y \n": true, "n\n": false, "\n": false, "yes\n": true, "": false, "y": true} {
+		yes, err := d.ask(t.Context(), &out, bufio.NewReader(strings.NewReader(text)), "Do it?")
+		require.NoError(t, err)
+		require.Equal(t, want, yes, "%q", text)
+	}
 }

@@ -62,14 +62,15 @@ func (a *asking) spaces(ctx context.Context, source admin.Source) (all []spaceLi
 	for _, s := range snapshots {
 		known[place{s.Name, s.Key}] = s
 	}
-	progress := term.NewProgress(a.err, "measuring snapshots")
-	defer progress.End()
-	err = source.Space(ctx, progress.Show, func(s admin.Space) error {
-		// What came since is passed over, so that labels and parents are there for all.
-		if snapshot, ok := known[place{s.Name, s.Key}]; ok {
-			all = append(all, spaceLine{s, snapshot})
-		}
-		return nil
+	progress := newProgress(a.err, a.json, "measuring snapshots")
+	err = during(progress, (*term.Progress).Elapsed, func() error {
+		return source.Space(ctx, progress.Show, func(s admin.Space) error {
+			// What came since is passed over, so that labels and parents are there for all.
+			if snapshot, ok := known[place{s.Name, s.Key}]; ok {
+				all = append(all, spaceLine{s, snapshot})
+			}
+			return nil
+		})
 	})
 	return all, err
 }

@@ -4,12 +4,28 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
+	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
 
 	"github.com/lamina-snapshotter/lamina/admin"
+	"github.com/lamina-snapshotter/lamina/metadata"
 )
+
+// tLockedRoot returns a root that a process has, as a daemon does.
+func tLockedRoot(t *testing.T) (root string) {
+	t.Helper()
+	root = filepath.Join(t.TempDir(), "root")
+	require.NoError(t, os.Mkdir(root, 0o700))
+	store, err := metadata.Open(filepath.Join(root, "lamina.db"), metadata.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	return root
+}
 
 // A fakeRoot answers what the test set it to, and keeps what it was told to do.
 type fakeRoot struct {

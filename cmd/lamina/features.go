@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/lamina-snapshotter/lamina"
+	"github.com/lamina-snapshotter/lamina/internal/term"
 )
 
 func newFeatures() *cli.Command {
@@ -80,7 +81,7 @@ func printFeatures(w io.Writer, found []lamina.Feature) error {
 	_, _ = fmt.Fprintln(table, "DRIVER\tFEATURE\tHERE\tWHY, OR HOW") // Flush returns the error
 	for _, f := range found {
 		l := newFeatureLine(f)
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", l.Driver, l.Name, l.Here, l.Detail+l.Reason)
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", l.Driver, l.Name, l.Here, term.Line(l.Detail+l.Reason))
 	}
 	return table.Flush()
 }

@@ -63,7 +63,7 @@ func (a *asking) inspection(i int, s admin.Inspection) error {
 		t.Add("path", term.Quote(s.Path))
 	}
 	addAll(t, "chain", s.Chain, func(p admin.Snapshot) string {
-		return fmt.Sprintf("%s  %s, %s", term.Quote(p.Key), p.Kind, sizeText(p))
+		return fmt.Sprintf("%s  %s, %s", term.Quote(p.Key), term.Line(p.Kind), sizeText(p))
 	})
 	addAll(t, "children", s.Children, term.Quote)
 	addAll(t, "mounts", s.Mounts, func(m admin.Mount) string {
@@ -80,8 +80,8 @@ func (a *asking) inspection(i int, s admin.Inspection) error {
 		}
 		return text
 	})
-	addAll(t, "held by", s.Holders, term.Clean)
-	addAll(t, "unknown", s.Unknown, term.Clean)
+	addAll(t, "held by", s.Holders, term.Line)
+	addAll(t, "unknown", s.Unknown, term.Line)
 	return t.Print(a.out)
 }
 
@@ -120,7 +120,7 @@ func contentText(c admin.Content) string {
 	if c.Backend == "" {
 		return "its parent's"
 	}
-	text := c.Backend
+	text := term.Line(c.Backend)
 	if c.Device != 0 {
 		text += fmt.Sprintf(", device %d", c.Device)
 	}

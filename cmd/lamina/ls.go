@@ -116,6 +116,6 @@ func (a *asking) kind(kind string) string {
 	case "view":
 		return a.style.Paint(term.Cyan, kind)
 	default:
-		return kind
+		return term.Line(kind)
 	}
 }

@@ -40,7 +40,8 @@ func (s settings) lockedOut(locked, silent error) error {
 	if s.Admin.Address == "" {
 		return fmt.Errorf("another process has the root %s, and admin.address is empty, so it cannot be asked: %w", s.Root, locked)
 	}
-	return fmt.Errorf("another process has the root %s (%w), and %w: does it run with another admin.address, or none?", s.Root, locked, silent)
+	return fmt.Errorf("another process has the root %s (%w), and %w: a daemon that is just starting or stopping does not yet or no more, and was not "+
+		"waited for, so ask again in a moment; or does it run with another admin.address, or none?", s.Root, locked, silent)
 }
 
 // source returns who answers what changes nothing: the daemon, or else the files of its root, until close is called.

@@ -35,6 +35,9 @@ func newPoolStatus() *cli.Command {
 	}
 }
 
+// errNoPool is returned when nothing is wrong with the thin backend, but there is none.
+var errNoPool = errors.New("there is no pool: no snapshotter uses the thin backend")
+
 // poolOf returns the pool of a status.
 func poolOf(s admin.Status) (admin.Pool, error) {
 	for _, b := range s.Backends {
@@ -45,7 +48,7 @@ func poolOf(s admin.Status) (admin.Pool, error) {
 			return admin.Pool{}, fmt.Errorf("the thin backend cannot be used: %s", b.Problem)
 		}
 	}
-	return admin.Pool{}, errors.New("there is no pool: no snapshotter uses the thin backend")
+	return admin.Pool{}, errNoPool
 }
 
 func (a *asking) printPool(p admin.Pool) error {
@@ -77,7 +80,7 @@ func newPoolGrow() *cli.Command {
 			}
 			return command(ctx, c, func(ctx context.Context, a *asking, client *admin.Client) error {
 				var p admin.Pool
-				if err := a.during("growing", (*term.Progress).Elapsed, func() (err error) {
+				if err := a.during(ctx, "growing", (*term.Progress).Elapsed, func() (err error) {
 					p, err = client.GrowPool(ctx, uint64(size))
 					return err
 				}); err != nil {
@@ -98,7 +101,7 @@ func newPoolTrim() *cli.Command {
 		Action: func(ctx context.Context, c *cli.Command) error {
 			return command(ctx, c, func(ctx context.Context, a *asking, client *admin.Client) error {
 				var bytes uint64
-				if err := a.during("trimming", (*term.Progress).Elapsed, func() (err error) {
+				if err := a.during(ctx, "trimming", (*term.Progress).Elapsed, func() (err error) {
 					bytes, err = client.TrimPool(ctx)
 					return err
 				}); err != nil {

@@ -55,7 +55,3 @@ func (p *profiler) close() error {
 	runtime.SetMutexProfileFraction(0)
 	return err
 }
-
-func pprofNetwork(address string) (network, at string, err error) {
-	return localNetwork("pprof", address)
-}

@@ -40,7 +40,7 @@ func TestPprofNetwork(t *testing.T) {
 		{address: "localhost:http", err: "not the number of a port"},
 		{address: "127.0.0.1:65536", err: "not the number of a port"},
 	} {
-		network, at, err := pprofNetwork(tc.address)
+		network, at, err := localNetwork("pprof", tc.address)
 		if tc.err != "" {
 			require.ErrorContains(t, err, tc.err, tc.address)
 			require.True(t, strings.HasPrefix(err.Error(), "pprof: "), err)

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"strings"
 
 	"github.com/urfave/cli/v3"
 
@@ -64,11 +67,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	code := exitCode(err)
-	if code == exitFailure && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+	if (code == exitFailure || errors.Is(err, errNotLooked)) && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err, code = errInterrupted, exitInterrupted
 	}
-	// There may be keys in it, or what somebody typed.
-	_, _ = fmt.Fprintf(stderr, "lamina: %s\n", term.Clean(fmt.Sprint(err)))
+	// There may be keys in it, or what somebody typed: nothing in it begins a line.
+	text := strings.ReplaceAll(strings.TrimRight(fmt.Sprint(err), "\n"), "\n", "\n  ")
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		text += " (you are not root)"
+	}
+	_, _ = fmt.Fprintf(stderr, "lamina: %s\n", term.Clean(text))
 	return code
 }
 
@@ -78,9 +85,9 @@ func exitCode(err error) int {
 		return exitOK
 	case errors.Is(err, errFindings):
 		return exitFindings
-	case errors.Is(err, errNotLooked):
+	case errors.Is(err, errNotLooked), errors.Is(err, errRefused):
 		return exitNotLooked
-	case errors.Is(err, errUsage):
+	case errors.Is(err, errUsage), isLibrarys(err):
 		return exitUsage
 	case errors.Is(err, errConfig):
 		return exitConfig
@@ -97,6 +104,12 @@ func exitCode(err error) int {
 	}
 }
 
+// isLibrarys reports whether an error is of the library that reads command lines: help of a command that is not there.
+func isLibrarys(err error) bool {
+	_, ok := errors.AsType[cli.ExitCoder](err)
+	return ok
+}
+
 func newRoot(stdout, stderr io.Writer) *cli.Command {
 	root := &cli.Command{
 		Name:        "lamina",
@@ -104,8 +117,9 @@ func newRoot(stdout, stderr io.Writer) *cli.Command {
 		Description: about + exitCodes,
 		Commands: []*cli.Command{
 			newServe(), newStatus(), newTree(), newLs(), newInspect(), newDu(), newTop(), newPool(), newCleanup(), newDoctor(),
-			newConfig(), newMigrate(), newFeatures(), newVersion(), newGenerate(),
+			newConfig(), newMigrate(), newFeatures(), newVersion(), newHelp(), newGenerate(),
 		},
+		Flags:                 []cli.Flag{&cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version", Local: true}},
 		HideHelpCommand:       true,
 		EnableShellCompletion: true,
 		ConfigureShellCompletionCommand: func(c *cli.Command) {
@@ -113,6 +127,9 @@ func newRoot(stdout, stderr io.Writer) *cli.Command {
 			c.Usage = "print a script that completes command lines, for bash, zsh or fish"
 			adopt(c)
 		},
+		// The library would end the process at an error of its own, with a code that means something else here.
+		ExitErrHandler: func(context.Context, *cli.Command, error) {},
+
 		Writer:    stdout,
 		ErrWriter: stderr,
 		Action:    showHelp,
@@ -121,24 +138,9 @@ func newRoot(stdout, stderr io.Writer) *cli.Command {
 	return root
 }
 
-// adopt makes a command and those below it report a wrong command line the same way. The library would print the whole
-// help instead, and swallow arguments that no command asked for.
-func adopt(c *cli.Command) {
-	c.OnUsageError = func(_ context.Context, _ *cli.Command, err error, _ bool) error {
-		return fmt.Errorf("%w: %w", errUsage, err)
+func showHelp(ctx context.Context, c *cli.Command) error {
+	if c.Bool("version") {
+		return printVersion(ctx, c)
 	}
-	action := c.Action
-	c.Action = func(ctx context.Context, c *cli.Command) error {
-		if c.Args().Present() {
-			return fmt.Errorf("%w: %s has no command or argument %q", errUsage, c.FullName(), c.Args().First())
-		}
-		return action(ctx, c)
-	}
-	for _, sub := range c.Commands {
-		adopt(sub)
-	}
-}
-
-func showHelp(_ context.Context, c *cli.Command) error {
 	return cli.ShowRootCommandHelp(c)
 }

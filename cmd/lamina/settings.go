@@ -179,6 +179,7 @@ func (s settings) check() error {
 		s.validateAdmin(),
 		s.validateMetrics(),
 		s.validateTracing(),
+		s.validateListening(),
 		oneOf("log.level", s.Log.Level, "trace", "debug", "info", "warn", "error"),
 		oneOf("log.format", s.Log.Format, "text", "json"),
 	)
@@ -197,32 +198,19 @@ func validateAddress(key, address string) error {
 	}
 }
 
-// validateAdmin wants a socket that no other has. Who has both at the default name in one directory hears of it too.
 func (s settings) validateAdmin() error {
 	address := s.adminAddress()
 	if address == "" || !filepath.IsAbs(s.Address) && s.Admin.Address == besideAddress {
 		return nil // the latter is a fault of address
 	}
-	if err := validateAddress("admin.address", address); err != nil {
-		return err
-	}
-	if filepath.Clean(address) == filepath.Clean(s.Address) {
-		return fmt.Errorf("admin.address: %q is the address of the snapshotters; it needs a socket of its own", address)
-	}
-	if network, at, err := pprofNetwork(s.Pprof); err == nil && network == "unix" && filepath.Clean(at) == filepath.Clean(address) {
-		return fmt.Errorf("admin.address: %q is the address of the profiles; it needs a socket of its own", address)
-	}
-	return nil
+	return validateAddress("admin.address", address)
 }
 
 func (s settings) validatePprof() error {
 	if s.Pprof == "" {
 		return nil
 	}
-	network, at, err := pprofNetwork(s.Pprof)
-	if err == nil && network == "unix" && filepath.Clean(at) == filepath.Clean(s.Address) {
-		return fmt.Errorf("pprof: %q is the address of the snapshotters; it needs a socket of its own", s.Pprof)
-	}
+	_, _, err := localNetwork("pprof", s.Pprof)
 	return err
 }
 

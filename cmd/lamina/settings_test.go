@@ -1,10 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/lamina-snapshotter/lamina"
 )
@@ -80,11 +84,7 @@ func TestReadSettingsErrors(t *testing.T) {
 		{"name", "[snapshotters.\"a b\"]", []string{`snapshotters."a b"`}},
 		{"sync", "[union]\nsync = \"never\"", []string{"%f: union.sync"}},
 		{"driver", "[union]\ndriver = \"zfs\"", []string{"%f: union.driver"}},
-		{"pprof on the address", "address = \"/run/l.sock\"\npprof = \"unix:///run/l.sock\"", []string{"%f: pprof:", "a socket of its own"}},
 		{"metrics for others", "[metrics]\naddress = \"0.0.0.0:9100\"", []string{"%f: metrics.address:", "other hosts"}},
-		{"metrics on the address", "address = \"/run/l.sock\"\n[metrics]\naddress = \"/run/l.sock\"", []string{"%f: metrics.address:", "of the snapshotters"}},
-		{"metrics on the admin socket", "[metrics]\naddress = \"/run/lamina/admin.sock\"", []string{"metrics.address:", "of the admin socket"}},
-		{"metrics on the profiles", "pprof = \"/run/p.sock\"\n[metrics]\naddress = \"unix:/run/p.sock\"", []string{"metrics.address:", "of the profiles"}},
 		{"collector without a scheme", "[tracing]\nendpoint = \"localhost:4317\"", []string{"%f: tracing.endpoint:", "http://127.0.0.1:4318"}},
 		{"collector without a host", "[tracing]\nendpoint = \"http:///v1\"", []string{"tracing.endpoint:"}},
 		{"several", "root = \"r\"\n[log]\nlevel = \"x\"", []string{"root:", "log.level:"}},
@@ -114,4 +114,65 @@ func TestFlagsOverrideFile(t *testing.T) {
 	if got.Root != "/r2" || got.Address != "/a2" || got.Log.Level != "debug" {
 		t.Errorf("got %+v", got)
 	}
+}
+
+// Two things cannot listen on one address, however it is written; the sentence names both keys.
+func TestSharedAddress(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.Symlink(dir, filepath.Join(dir, "link")))
+	for _, tc := range []struct {
+		address, admin, pprof, metrics string
+		keys                           []string // that collide
+	}{
+		{pprof: "127.0.0.1:9090", metrics: "127.0.0.1:9090", keys: []string{"pprof", "metrics.address"}},
+		{pprof: "localhost:9090", metrics: "127.0.0.1:09090", keys: []string{"pprof", "metrics.address"}},
+		{pprof: "[::1]:9090", metrics: "[0::1]:9090", keys: []string{"pprof", "metrics.address"}},
+		{pprof: "127.0.0.1:9090", metrics: "[::ffff:127.0.0.1]:9090", keys: []string{"pprof", "metrics.address"}},
+		{pprof: "127.0.0.1:9090", metrics: "127.0.0.2:9090"},
+		{pprof: "127.0.0.1:9090", metrics: "[::1]:9090"},
+		{pprof: "127.0.0.1:9090", metrics: "127.0.0.1:9091"},
+		{pprof: "127.0.0.1:0", metrics: "127.0.0.1:0"},
+		{pprof: "localhost:00", metrics: "127.0.0.1:0"},
+		{pprof: "unix:" + dir + "/s", metrics: dir + "/./s", keys: []string{"pprof", "metrics.address"}},
+		{address: dir + "/s", metrics: dir + "/link/s", keys: []string{"metrics.address", "address"}},
+		{address: dir + "/s", pprof: "unix://" + dir + "/s", keys: []string{"pprof", "address"}},
+		{address: dir + "/s", admin: dir + "/link/link/s", keys: []string{"admin.address", "address"}},
+		{address: dir + "/" + adminName, keys: []string{"admin.address", "address"}},
+		{address: defaultContainerd, keys: []string{"containerd.address", "address"}},
+		{address: dir + "/a", admin: dir + "/b", pprof: dir + "/c", metrics: dir + "/d"},
+		{admin: dir + "/none/../s", metrics: dir + "/s", keys: []string{"metrics.address", "admin.address"}},
+	} {
+		s := defaultSettings()
+		s.Pprof, s.Metrics.Address = tc.pprof, tc.metrics
+		if tc.address != "" {
+			s.Address = tc.address
+		}
+		if tc.admin != "" {
+			s.Admin.Address = tc.admin
+		}
+		err := s.check()
+		if tc.keys == nil {
+			require.NoError(t, err, "%+v", tc)
+			continue
+		}
+		for _, key := range tc.keys {
+			require.ErrorContains(t, err, key, "%+v", tc)
+		}
+		require.Equal(t, 1, strings.Count(err.Error(), "an address of its own"), err)
+	}
+	root := filepath.Join(dir, "root")
+	config := tFile(t, fmt.Sprintf("root = %q\naddress = %q\n[metrics]\naddress = \"localhost:9090\"\n", root, dir+"/s"))
+	for _, command := range []string{"serve", "config"} {
+		args := []string{command, "--config", config}
+		if command == "serve" {
+			args = append(args, "--pprof", "127.0.0.1:9090")
+		} else {
+			require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, "pprof = \"127.0.0.1:9090\"\n[metrics]\naddress = \"localhost:9090\"\n"), 0o600))
+		}
+		code, stdout, stderr := tRun(t, args...)
+		require.Equal(t, exitConfig, code, stderr)
+		require.Empty(t, stdout)
+		require.Contains(t, stderr, `metrics.address: "localhost:9090" is what pprof has too ("127.0.0.1:9090")`)
+	}
+	require.NoDirExists(t, root, "nothing has been made")
 }

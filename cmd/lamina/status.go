@@ -48,11 +48,11 @@ func (a *asking) printStatus(s admin.Status) error {
 	}
 	facts.Add("store", fmt.Sprintf("%d snapshots in %s, schema %d, start %d", s.Store.Snapshots, term.Bytes(s.Store.Bytes), s.Store.Schema, s.Store.Starts))
 	if s.Store.Failed != "" {
-		facts.Add("", a.style.Paint(term.Red, "it takes no more writes: "+term.Clean(s.Store.Failed)))
+		facts.Add("", a.style.Paint(term.Red, "it takes no more writes: "+term.Line(s.Store.Failed)))
 	}
 	names := term.Table{Style: a.style, Head: []string{"SNAPSHOTTER", "BACKEND", "COMMITTED", "ACTIVE", "VIEWS"}, Right: []bool{false, false, true, true, true}}
 	for _, n := range s.Snapshotters {
-		backend := n.Backend
+		backend := term.Line(n.Backend)
 		if backend == "" {
 			backend = "-"
 		}
@@ -98,9 +98,9 @@ func (a *asking) life(s admin.Status) string {
 func (a *asking) backends(all []admin.Backend) *term.Table {
 	t := &term.Table{Style: a.style}
 	for _, b := range all {
-		t.Add(a.style.Paint(term.Bold, b.Name), term.Quote(b.Root))
+		t.Add(a.style.Paint(term.Bold, term.Line(b.Name)), term.Quote(b.Root))
 		if b.Problem != "" {
-			t.Add("  problem", a.style.Paint(term.Red, term.Clean(b.Problem)))
+			t.Add("  problem", a.style.Paint(term.Red, term.Line(b.Problem)))
 		}
 		if b.Pool != nil {
 			a.pool(t, *b.Pool)
@@ -110,9 +110,9 @@ func (a *asking) backends(all []admin.Backend) *term.Table {
 			if len(u.Options) > 0 {
 				text += " with " + strings.Join(u.Options, ", ")
 			}
-			t.Add("  mounts", term.Clean(text))
+			t.Add("  mounts", term.Line(text))
 			if u.Quotas != "" {
-				t.Add("  quotas", term.Clean(u.Quotas))
+				t.Add("  quotas", term.Line(u.Quotas))
 			}
 		}
 		a.disk(t, b.Disk)
@@ -153,7 +153,7 @@ func (a *asking) pool(t *term.Table, p admin.Pool) {
 	default:
 		colour = term.Red
 	}
-	mode = a.style.Paint(colour, mode)
+	mode = a.style.Paint(colour, term.Line(mode))
 	if p.NeedsCheck {
 		mode += ", " + a.style.Paint(term.Red, "needs a check")
 	}
@@ -190,7 +190,7 @@ func growth(p admin.Pool) string {
 		}
 	}
 	if p.Limit != "" {
-		text += ", " + term.Clean(p.Limit)
+		text += ", " + term.Line(p.Limit)
 	}
 	if p.Room != nil {
 		text += "; " + term.Bytes(*p.Room) + " can be written in all"
@@ -241,6 +241,6 @@ func (a *asking) trash(t *term.Table, b admin.Backend) {
 	}
 	t.Add("  trash", text)
 	if b.Failure != "" {
-		t.Add("", a.style.Paint(term.Red, "a deletion fails: "+term.Clean(b.Failure)))
+		t.Add("", a.style.Paint(term.Red, "a deletion fails: "+term.Line(b.Failure)))
 	}
 }

@@ -58,7 +58,7 @@ func x(depth int) int { return svgMargin + min(depth, svgDeep)*svgStep }
 // text writes a text at a column of pixels, and returns where it ends.
 func (d *drawing) text(class string, at int, text string) int {
 	// XML has no control characters, not even escaped.
-	text = term.Clean(text)
+	text = term.Line(text)
 	_, _ = fmt.Fprintf(&d.body, `<text class="%s" x="%d" y="%d">%s</text>`+"\n", class, at, y(d.row)+4, escapeXML(text))
 	end := at + svgLetter*len([]rune(text))
 	d.wide = max(d.wide, end)
@@ -72,7 +72,7 @@ func escapeXML(text string) string {
 }
 
 func (d *drawing) dot(class string, at int) {
-	_, _ = fmt.Fprintf(&d.body, `<circle class="%s" cx="%d" cy="%d" r="5"/>`+"\n", class, at, y(d.row))
+	_, _ = fmt.Fprintf(&d.body, `<circle class="%s" cx="%d" cy="%d" r="5"/>`+"\n", escapeXML(term.Line(class)), at, y(d.row))
 }
 
 func (d *drawing) legend() {

@@ -38,9 +38,9 @@ func (w *watch) line(s sample) error {
 		parts = append(parts, fmt.Sprintf("%s grows by %s", shortName(s.Grown[0].Key), rate(s.Grown[0].PerSecond)))
 	}
 	if s.Unmeasured != "" {
-		parts = append(parts, "what grows is not known: "+term.Line(s.Unmeasured))
+		parts = append(parts, "what grows is not known: "+s.Unmeasured)
 	}
-	return w.printf("%s\n", strings.Join(parts, ", "))
+	return w.printf("%s\n", term.Line(strings.Join(parts, ", ")))
 }
 
 // page is a look for a screen.

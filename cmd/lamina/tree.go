@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/urfave/cli/v3"
@@ -22,13 +21,16 @@ func newTree() *cli.Command {
 			"own size is not recorded while it is active. With a key, which may be shortened as of \"lamina inspect\", only its chain and what is " +
 			"made upon it is drawn. With filters what they let pass, and, dim, what that is made upon.\n\n" + exitCodes,
 		Flags: askFlags(append(filterFlags(),
-			&cli.StringFlag{Name: "svg", Usage: "draw into `FILE` as SVG, or to the standard output for -"})...),
+			&cli.StringFlag{Name: "svg", Usage: "draw as SVG into `FILE`, which is replaced once the drawing is whole, or to the standard output for -"})...),
 		Arguments:     []cli.Argument{&cli.StringArg{Name: "key", Destination: &key}},
 		ShellComplete: completeKeys,
 		Action: func(ctx context.Context, c *cli.Command) error {
 			f, err := newFilter(c)
 			if err != nil {
 				return err
+			}
+			if c.String("svg") != "" && c.String("output") == "json" {
+				return fmt.Errorf("%w: --svg draws, and -o json prints objects: one of the two", errUsage)
 			}
 			return read(ctx, c, func(ctx context.Context, a *asking, source admin.Source) error {
 				all, err := collect(ctx, source)
@@ -62,7 +64,7 @@ func (a *asking) draw(all []admin.Snapshot, f filter, svg string) error {
 		_, err := a.out.Write(drawSVG(forests, a.now()))
 		return err
 	case svg != "":
-		return os.WriteFile(svg, drawSVG(forests, a.now()), 0o644)
+		return replaceFile(svg, drawSVG(forests, a.now()))
 	case a.json:
 		for _, f := range forests {
 			for _, n := range before(f.roots) {
@@ -139,7 +141,7 @@ func (a *asking) branch(t *term.Table, line string, n *node) {
 	}
 	name, kind := shortName(n.Key), a.kind(n.Kind)
 	if n.aside {
-		name, kind = a.style.Paint(term.Dim, name), a.style.Paint(term.Dim, n.Kind)
+		name, kind = a.style.Paint(term.Dim, name), a.style.Paint(term.Dim, term.Line(n.Kind))
 	}
 	t.Add(a.style.Paint(term.Dim, line)+name, kind, sizeText(n.Snapshot), term.Bytes(n.shared), term.Age(a.now(), n.Created), namespace, imageOf(n.Snapshot))
 }

@@ -14,13 +14,15 @@ var version string
 
 func newVersion() *cli.Command {
 	return &cli.Command{
-		Name:  "version",
-		Usage: "print the version of lamina and of the Go that built it",
-		Action: func(_ context.Context, c *cli.Command) error {
-			_, err := fmt.Fprintf(c.Root().Writer, "lamina %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			return err
-		},
+		Name:   "version",
+		Usage:  "print the version of lamina and of the Go that built it",
+		Action: printVersion,
 	}
+}
+
+func printVersion(_ context.Context, c *cli.Command) error {
+	_, err := fmt.Fprintf(c.Root().Writer, "lamina %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
 }
 
 // buildVersion falls back to what the go command wrote into the binary, which knows the version of "go install" and the

@@ -26,6 +26,8 @@ type Progress struct {
 	now      func() time.Time
 	start    time.Time
 	last     time.Time
+	done     int
+	total    int // 0 until it is known
 }
 
 // NewProgress starts to wait until it is worth telling.
@@ -39,26 +41,54 @@ func NewProgress(w io.Writer, text string) *Progress {
 func (p *Progress) Show(done, total int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := p.now()
-	if !p.terminal || now.Sub(p.start) < progressAfter || now.Sub(p.last) < progressPeriod {
-		return
-	}
-	p.last = now
-	full := share(done, total, barWidth)
-	bar := p.style.Paint(Cyan, strings.Repeat("█", full)) + p.style.Paint(Dim, strings.Repeat("░", barWidth-full))
-	_, _ = fmt.Fprintf(p.w, "%s%s %s %d/%d", eraseLine, p.text, bar, done, total)
+	p.done, p.total = done, total
+	p.draw()
 }
 
-// Elapsed tells how long it takes already, of something that does not tell how far it is.
+// Elapsed tells how long it takes already: of something that does not tell how far it is, or has not told for a while.
 func (p *Progress) Elapsed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.draw()
+}
+
+func (p *Progress) draw() {
 	now := p.now()
 	if !p.terminal || now.Sub(p.start) < progressAfter || now.Sub(p.last) < progressPeriod {
 		return
 	}
 	p.last = now
-	_, _ = fmt.Fprintf(p.w, "%s%s for %s", eraseLine, p.text, Duration(now.Sub(p.start)))
+	far := ""
+	if p.total > 0 {
+		full := share(p.done, p.total, barWidth)
+		bar := p.style.Paint(Cyan, strings.Repeat("█", full)) + p.style.Paint(Dim, strings.Repeat("░", barWidth-full))
+		far = fmt.Sprintf(" %s %d/%d", bar, p.done, p.total)
+	}
+	_, _ = fmt.Fprintf(p.w, "%s%s%s for %s", eraseLine, p.text, far, Duration(now.Sub(p.start)))
+}
+
+// Aside takes the line away while fn prints, or asks, on the same terminal.
+func (p *Progress) Aside(fn func() error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+	return fn()
+}
+
+// Write prints what a log says, aside.
+func (p *Progress) Write(line []byte) (n int, err error) {
+	err = p.Aside(func() error {
+		n, err = p.w.Write(line)
+		return err
+	})
+	return n, err
+}
+
+func (p *Progress) erase() {
+	if !p.last.IsZero() {
+		_, _ = io.WriteString(p.w, eraseLine)
+	}
+	p.last = time.Time{}
 }
 
 const barWidth = 24
@@ -74,8 +104,6 @@ func share(done, total, columns int) int {
 func (p *Progress) End() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.last.IsZero() {
-		_, _ = io.WriteString(p.w, eraseLine)
-	}
+	p.erase()
 	p.terminal = false
 }
