@@ -56,8 +56,11 @@ func (r *Repair) Run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Do announces a cure, asks, and carries it out.
+// Do announces a cure, asks, and carries it out. Once ctx has ended it does none of these.
 func (r *Repair) Do(ctx context.Context, what string, cure func(context.Context) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	r.Say(what)
 	if r.DryRun {
 		return nil
@@ -74,6 +77,9 @@ func (r *Repair) Do(ctx context.Context, what string, cure func(context.Context)
 
 // start has a start and a stop cure what they do.
 func (r *Repair) start(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	var mount [][2]string
 	count := 0
 	for _, f := range r.Findings {

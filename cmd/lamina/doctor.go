@@ -84,6 +84,8 @@ type doctorRun struct {
 
 	repair, removeLost, yes, dryRun, usage bool
 
+	mend func(context.Context, lamina.Config, doctor.Repair) error
+
 	progress *term.Progress
 	count    int // of findings that are faults
 }
@@ -92,7 +94,7 @@ func newDoctorRun(c *cli.Command) (*doctorRun, error) {
 	d := &doctorRun{
 		out: c.Root().Writer, err: c.Root().ErrWriter, in: c.Root().Reader, json: c.String("output") == "json",
 		repair: c.Bool("repair"), removeLost: c.Bool("remove-lost"), yes: c.Bool("yes"), dryRun: c.Bool("dry-run"),
-		usage: c.Bool("usage"),
+		usage: c.Bool("usage"), mend: lamina.Repair,
 	}
 	d.progress = newProgress(d.err, d.json, d.doing())
 	if err := oneOf("output", c.String("output"), "text", "json"); err != nil {
@@ -131,8 +133,12 @@ func (d *doctorRun) work(ctx context.Context) error {
 	}
 	var failed error
 	if d.repair {
-		if failed = d.cure(ctx); errors.Is(failed, errRefused) || ctx.Err() != nil {
+		failed = d.cure(ctx)
+		if errors.Is(failed, errRefused) {
 			return failed
+		}
+		if err := ctx.Err(); err != nil { // a cure that had begun may have come to its end all the same
+			return errors.Join(failed, err)
 		}
 	}
 	if err := d.examine(ctx); err != nil {
@@ -215,14 +221,10 @@ func (d *doctorRun) cure(ctx context.Context) error {
 	}
 	r := doctor.Repair{
 		DryRun: d.dryRun, RemoveLost: d.removeLost,
-		Say: func(text string) {
-			if ctx.Err() == nil { // then nothing is done any more
-				_ = d.say(talk, "repair: "+term.Line(text)+"\n")
-			}
-		},
+		Say: func(text string) { _ = d.say(talk, "repair: "+term.Line(text)+"\n") },
 		Ask: func(question string) (bool, error) { return d.ask(ctx, talk, answers, question) },
 	}
-	err := lamina.Repair(ctx, d.settings.Config, r)
+	err := d.mend(ctx, d.settings.Config, r)
 	if errors.Is(err, metadata.ErrLocked) {
 		return fmt.Errorf("%w: stop the daemon before a repair: %w", errRefused, err)
 	}

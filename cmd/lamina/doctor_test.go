@@ -170,3 +170,28 @@ func TestDoctorAskInterrupted(t *testing.T) {
 		require.Equal(t, want, yes, "%q", text)
 	}
 }
+
+// Ctrl-C while a cure goes on that cannot be cut off: what it has done is told, and that what follows was left.
+func TestDoctorCureInterrupted(t *testing.T) {
+	refused := errors.New("the first cure failed")
+	for _, failed := range []error{nil, refused} {
+		ctx, interrupt := context.WithCancel(t.Context())
+		var out bytes.Buffer
+		d := &doctorRun{out: &out, repair: true, yes: true, progress: term.NewProgress(io.Discard, "")}
+		d.mend = func(ctx context.Context, _ lamina.Config, r doctor.Repair) error {
+			err := r.Do(ctx, "repair the metadata", func(context.Context) error {
+				interrupt()
+				r.Say("the volumes [7] are lost")
+				return nil
+			})
+			return errors.Join(failed, err, r.Do(ctx, "start lamina", func(context.Context) error { return nil }))
+		}
+		err := d.work(ctx)
+		require.ErrorIs(t, err, context.Canceled)
+		require.Equal(t, "repair: repair the metadata\nrepair: the volumes [7] are lost\n", out.String())
+		require.Equal(t, failed == nil, isOnly(err, context.Canceled, errNotLooked), err)
+
+		d.mend = func(context.Context, lamina.Config, doctor.Repair) error { return nil }
+		require.ErrorIs(t, d.work(ctx), context.Canceled, "it came at the end")
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v3"
@@ -66,10 +67,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitOK
 	}
-	code := exitCode(err)
-	if (code == exitFailure || errors.Is(err, errNotLooked)) && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		err, code = errInterrupted, exitInterrupted
-	}
+	code, err := ended(ctx, err)
 	// There may be keys in it, or what somebody typed: nothing in it begins a line.
 	text := strings.ReplaceAll(strings.TrimRight(fmt.Sprint(err), "\n"), "\n", "\n  ")
 	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
@@ -77,6 +75,35 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	_, _ = fmt.Fprintf(stderr, "lamina: %s\n", term.Clean(text))
 	return code
+}
+
+// ended returns the exit code of an error and what is told of it: of what an interruption ended, what had failed until then.
+func ended(ctx context.Context, err error) (code int, told error) {
+	code = exitCode(err)
+	if code != exitFailure && !errors.Is(err, errNotLooked) || ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
+		return code, err
+	}
+	if isOnly(err, ctx.Err(), errNotLooked) {
+		return exitInterrupted, errInterrupted
+	}
+	return exitInterrupted, fmt.Errorf("%w: %w", errInterrupted, err)
+}
+
+// isOnly reports whether all that an error wraps is of these.
+func isOnly(err error, these ...error) bool {
+	var inside []error
+	switch err := err.(type) { //nolint:errorlint // it takes the tree apart itself
+	case interface{ Unwrap() error }:
+		if one := err.Unwrap(); one != nil {
+			inside = []error{one}
+		}
+	case interface{ Unwrap() []error }:
+		inside = err.Unwrap()
+	}
+	if len(inside) == 0 {
+		return slices.ContainsFunc(these, func(one error) bool { return errors.Is(err, one) })
+	}
+	return !slices.ContainsFunc(inside, func(one error) bool { return !isOnly(one, these...) })
 }
 
 func exitCode(err error) int {

@@ -2,10 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // tRun runs one command line and returns its exit code and what it printed.
@@ -74,5 +79,28 @@ func TestCommandLine(t *testing.T) {
 				t.Errorf("exit code %d with stderr %q", code, stderr)
 			}
 		})
+	}
+}
+
+// Who is interrupted reads what had failed until then, and nothing where nothing had.
+func TestInterruptedSays(t *testing.T) {
+	ctx, interrupt := context.WithCancelCause(t.Context())
+	interrupt(context.Canceled)
+	why := errors.New("the disk is gone")
+	for _, tc := range []struct {
+		err  error
+		code int
+		says string
+	}{
+		{context.Canceled, exitInterrupted, "interrupted"},
+		{fmt.Errorf("%w: the volumes: %w", errNotLooked, context.Canceled), exitInterrupted, "interrupted"},
+		{fmt.Errorf("%w: %w", errNotLooked, errors.Join(why, context.Canceled)), exitInterrupted, "interrupted: could not look at everything: the disk is gone\ncontext canceled"},
+		{errors.Join(context.Canceled, fmt.Errorf("cure: %w", why)), exitInterrupted, "interrupted: context canceled\ncure: the disk is gone"},
+		{why, exitFailure, "the disk is gone"},
+		{fmt.Errorf("%w: %w", errRefused, context.Canceled), exitNotLooked, "the repair was refused: context canceled"},
+	} {
+		code, err := ended(ctx, tc.err)
+		require.Equal(t, tc.code, code, tc.says)
+		require.EqualError(t, err, tc.says)
 	}
 }
