@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -67,13 +68,20 @@ type remoteError struct {
 func (e *remoteError) Error() string { return e.text }
 func (e *remoteError) Unwrap() error { return e.class }
 
-// native returns the error that was sent, without the name of its class at the end: there it is only said once more. A class that this
+// reasons are classes whose name at the end of an error may be the only reason that it gives.
+var reasons = []error{errdefs.ErrNotFound, context.Canceled, context.DeadlineExceeded, errdefs.ErrUnknown}
+
+// native returns the error that was sent, without the name of its class at the end where that only says it once more. A class that this
 // program does not know is ErrUnknown.
 func (f failure) native() error {
 	for _, c := range classes {
-		if c.name == f.Class {
-			return &remoteError{strings.TrimSuffix(f.Error, ": "+fmt.Sprint(c.err)), c.err}
+		if c.name != f.Class {
+			continue
 		}
+		if slices.Contains(reasons, c.err) {
+			return &remoteError{f.Error, c.err}
+		}
+		return &remoteError{strings.TrimSuffix(f.Error, ": "+fmt.Sprint(c.err)), c.err}
 	}
 	return &remoteError{f.Error, errdefs.ErrUnknown}
 }

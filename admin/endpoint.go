@@ -111,6 +111,9 @@ func resultOf(what any) log.Fields {
 	case trimmed:
 		return log.Fields{"bytes": what.Bytes}
 	case Pool:
+		if what.Data.Total == 0 { // it is not known
+			return nil
+		}
 		return log.Fields{"data_total": what.Data.Total}
 	}
 	return nil

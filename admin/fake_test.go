@@ -77,7 +77,7 @@ func (f *fake) tell(ctx context.Context, what string) error {
 func (f *fake) Cleanup(ctx context.Context) error { return f.tell(ctx, "cleanup") }
 
 func (f *fake) GrowPool(ctx context.Context, bytes uint64) (Pool, error) {
-	return Pool{Name: "p"}, f.tell(ctx, fmt.Sprint("grow ", bytes))
+	return Pool{Name: "p", Data: Fill{Total: bytes}}, f.tell(ctx, fmt.Sprint("grow ", bytes))
 }
 
 func (f *fake) TrimPool(ctx context.Context) (uint64, error) { return 7, f.tell(ctx, "trim") }

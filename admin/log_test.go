@@ -37,6 +37,7 @@ func TestChangesAreLogged(t *testing.T) {
 		}
 		return said
 	}
+	require.Empty(t, resultOf(Pool{Name: "p"}), "it has grown, and its size is not known")
 	for path, result := range map[string]string{cleanupPath: "", trimPath: "bytes", growPath + "?bytes=5": "data_total", devicesPath + "?device=/dev/x": ""} {
 		f.err = nil
 		said := ask(path)

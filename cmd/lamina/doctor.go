@@ -9,7 +9,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/containerd/log"
 	"github.com/urfave/cli/v3"
 	"golang.org/x/sys/unix"
 
@@ -96,7 +95,6 @@ func newDoctorRun(c *cli.Command) (*doctorRun, error) {
 		repair: c.Bool("repair"), removeLost: c.Bool("remove-lost"), yes: c.Bool("yes"), dryRun: c.Bool("dry-run"),
 		usage: c.Bool("usage"), mend: lamina.Repair,
 	}
-	d.progress = newProgress(d.err, d.json, d.doing())
 	if err := oneOf("output", c.String("output"), "text", "json"); err != nil {
 		return nil, fmt.Errorf("%w: %w", errUsage, err)
 	}
@@ -121,9 +119,7 @@ func (d *doctorRun) doing() string {
 }
 
 func (d *doctorRun) run(ctx context.Context) error {
-	if !d.json {
-		log.G(ctx).Logger.SetOutput(d.progress)
-	}
+	d.progress = newProgress(ctx, d.err, d.json, d.doing())
 	return during(d.progress, (*term.Progress).Elapsed, func() error { return d.work(ctx) })
 }
 

@@ -62,7 +62,7 @@ func (a *asking) spaces(ctx context.Context, source admin.Source) (all []spaceLi
 	for _, s := range snapshots {
 		known[place{s.Name, s.Key}] = s
 	}
-	progress := newProgress(a.err, a.json, "measuring snapshots")
+	progress := newProgress(ctx, a.err, a.json, "measuring snapshots")
 	err = during(progress, (*term.Progress).Elapsed, func() error {
 		return source.Space(ctx, progress.Show, func(s admin.Space) error {
 			// What came since is passed over, so that labels and parents are there for all.

@@ -14,6 +14,9 @@ import (
 // errNeedsDaemon is returned by commands that only a daemon can do, if none answers.
 var errNeedsDaemon = errors.New("this needs a running daemon")
 
+// errNoFiles is returned when no daemon has the root, and nothing is there.
+var errNoFiles = errors.New("there are no files of a stopped one")
+
 // client returns a client of the daemon that has the root of the settings.
 func (s settings) client() (*admin.Client, error) {
 	if s.Admin.Address == "" {
@@ -40,8 +43,8 @@ func (s settings) lockedOut(locked, silent error) error {
 	if s.Admin.Address == "" {
 		return fmt.Errorf("another process has the root %s, and admin.address is empty, so it cannot be asked: %w", s.Root, locked)
 	}
-	return fmt.Errorf("another process has the root %s (%w), and %w: a daemon that is just starting or stopping does not yet or no more, and was not "+
-		"waited for, so ask again in a moment; or does it run with another admin.address, or none?", s.Root, locked, silent)
+	return fmt.Errorf("another process has the root %s (%w), and %w. A daemon that starts or stops answers in a moment or not at all: "+
+		"ask again. Or does it run with another admin.address, or none?", s.Root, locked, silent)
 }
 
 // source returns who answers what changes nothing: the daemon, or else the files of its root, until close is called.
@@ -60,7 +63,7 @@ func (s settings) source(ctx context.Context) (source admin.Source, closeIt func
 	case errors.Is(err, metadata.ErrLocked):
 		return nil, nil, s.lockedOut(err, silent)
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil, fmt.Errorf("%w, and there are no files of a stopped one: %w", silent, err)
+		return nil, nil, fmt.Errorf("%w, and %w: %w", silent, errNoFiles, err)
 	case err != nil:
 		return nil, nil, err
 	}

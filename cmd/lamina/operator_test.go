@@ -113,6 +113,7 @@ func TestOperatorCommandLines(t *testing.T) {
 		require.Equal(t, code == exitOK, stderr == "", "%s: %s", tc.line, stderr)
 		require.Contains(t, stdout, tc.stdout, tc.line)
 	}
+	require.Equal(t, "nothing was to be deleted", cleaned{}.text(admin.Status{Backends: []admin.Backend{{Waiting: 1}}}))
 	require.Equal(t, []string{"grow 21474836480", "trim", "cleanup", "cleanup"}, f.told)
 }
 

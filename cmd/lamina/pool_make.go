@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,7 +42,7 @@ func newPoolCreate() *cli.Command {
 			if err != nil {
 				return err
 			}
-			m := made{Before: a.settings.poolSize(ctx)}
+			m := made{Before: size(a.settings.pool(ctx))}
 			if err := a.during(ctx, "making the pool", (*term.Progress).Elapsed, func() error {
 				return createPool(ctx, a.settings.Config, c.Bool("force"), &m)
 			}); err != nil {
@@ -59,9 +58,12 @@ func newPoolCreate() *cli.Command {
 
 // created says what the creation of a pool has done.
 func (m made) created() string {
-	text := "the pool is made"
-	if m.Before != nil && *m.Before > 0 {
+	text := "the pool is there"
+	switch {
+	case m.Before != nil && *m.Before > 0:
 		text = "the pool was there already"
+	case m.Before != nil:
+		text = "the pool is made"
 	}
 	if m.After != nil {
 		text += ", with " + term.Bytes(*m.After) + " for data"
@@ -131,7 +133,7 @@ func (a *asking) addDevice(ctx context.Context, device string) error {
 	if err != nil {
 		return err
 	}
-	m := made{Device: path, Before: a.settings.poolSize(ctx)}
+	m := made{Device: path, Before: size(a.settings.pool(ctx))}
 	if err := a.during(ctx, "adding the device", (*term.Progress).Elapsed, func() error { return addDevice(ctx, a.settings, path) }); err != nil {
 		return err
 	}
@@ -139,15 +141,17 @@ func (a *asking) addDevice(ctx context.Context, device string) error {
 	if !slices.Contains(after.Thin.Devices, path) {
 		after.Thin.Devices = append(slices.Clone(after.Thin.Devices), path) // as it has to be from now on
 	}
-	m.On, m.After = after.Thin.Devices, after.poolSize(ctx)
+	if p := after.pool(ctx); p != nil {
+		m.On, m.After = p.On, size(p)
+	}
 	if a.json {
 		return a.printJSON(m)
 	}
-	size := ""
+	larger := ""
 	if m.Before != nil && m.After != nil {
-		size = fmt.Sprintf(", which has %s for data instead of %s", term.Bytes(*m.After), term.Bytes(*m.Before))
+		larger = fmt.Sprintf(", which has %s for data instead of %s", term.Bytes(*m.After), term.Bytes(*m.Before))
 	}
-	return a.printf("%s is in the pool%s: add it to thin.devices before lamina starts again\n", term.Line(device), size)
+	return a.printf("%s is in the pool%s: add it to thin.devices before lamina starts again\n", term.Quote(path), larger)
 }
 
 // addTime is how long a device may take to be added to the pool of a daemon that does not run.
@@ -164,12 +168,12 @@ func addDevice(ctx context.Context, s settings, device string) error {
 	return s.askLocked(err, func(c *admin.Client) error { return c.AddDevice(ctx, device) })
 }
 
-// poolSize returns how many bytes of data the pool has, or, on devices and while it is not used, will have from its next start on: 0 if
-// there is none yet, and nil if that is not known.
-func (s settings) poolSize(ctx context.Context) *uint64 {
+// pool returns the pool with the data that it has, or, on devices and while it is not used, will have from its next start on: an empty one
+// if there is none yet, and nil if that is not known.
+func (s settings) pool(ctx context.Context) *admin.Pool {
 	source, closeIt, err := s.source(ctx)
-	if errors.Is(err, fs.ErrNotExist) {
-		return new(uint64)
+	if errors.Is(err, errNoFiles) {
+		return &admin.Pool{}
 	}
 	if err != nil {
 		return nil
@@ -180,14 +184,21 @@ func (s settings) poolSize(ctx context.Context) *uint64 {
 	}
 	p, err := poolOf(status)
 	if errors.Is(err, errNoPool) {
-		return new(uint64)
+		return &admin.Pool{}
 	}
 	if err != nil {
 		return nil
 	}
-	size := p.Data.Total
 	if p.Headroom != nil && len(s.Thin.Devices) > 0 && !status.Running {
-		size += *p.Headroom
+		p.Data.Total += *p.Headroom
 	}
-	return &size
+	return &p
+}
+
+// size returns how many bytes of data a pool has, nil if that is not known.
+func size(p *admin.Pool) *uint64 {
+	if p == nil {
+		return nil
+	}
+	return &p.Data.Total
 }

@@ -13,12 +13,15 @@ import (
 // progressPeriod is how often something that takes long is asked how far it is.
 const progressPeriod = time.Second
 
-// newProgress tells on w how far something is, but not beside JSON: who asks for that wants nothing else, on a terminal neither.
-func newProgress(w io.Writer, json bool, what string) *term.Progress {
+// newProgress tells on w how far something is, and what is logged meanwhile in lines of its own. But not beside JSON: who asks for that
+// wants nothing else, on a terminal neither.
+func newProgress(ctx context.Context, w io.Writer, json bool, what string) *term.Progress {
 	if json {
-		w = io.Discard
+		return term.NewProgress(io.Discard, what)
 	}
-	return term.NewProgress(w, what)
+	progress := term.NewProgress(w, what)
+	log.G(ctx).Logger.SetOutput(progress)
+	return progress
 }
 
 // during shows how far something is while it is done.
@@ -38,11 +41,7 @@ func during(progress *term.Progress, show func(*term.Progress), do func() error)
 	}
 }
 
-// during shows how far something is while it is done. What is logged meanwhile stands in lines of its own.
+// during shows how far something is while it is done.
 func (a *asking) during(ctx context.Context, what string, show func(*term.Progress), do func() error) error {
-	progress := newProgress(a.err, a.json, what)
-	if !a.json {
-		log.G(ctx).Logger.SetOutput(progress)
-	}
-	return during(progress, show, do)
+	return during(newProgress(ctx, a.err, a.json, what), show, do)
 }

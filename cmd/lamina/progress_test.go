@@ -2,14 +2,19 @@ package main
 
 import (
 	"context"
+	"io"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/lamina-snapshotter/lamina/admin"
 	"github.com/lamina-snapshotter/lamina/doctor"
+	"github.com/lamina-snapshotter/lamina/internal/term"
 )
 
 // A slowRoot takes until the one who asks has gone.
@@ -40,13 +45,14 @@ func TestProgressOnTerminal(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, a.close(context.Background())) })
 	t.Cleanup(func() { close(f.added) })
+	config := tFile(t, "")
 	var checks []func()
 	for _, tc := range []struct{ line, says string }{
-		{"doctor", "\r\x1b[Kexamining for 1 s"},
-		{"doctor --usage", "\r\x1b[Kmeasuring volumes for 1 s"},
-		{"pool add /dev/none", "\r\x1b[Kadding the device for 1 s"},
-		{"du", "\r\x1b[Kmeasuring snapshots for 1 s"},
-		{"pool trim", "\r\x1b[Ktrimming for 1 s"},
+		{"doctor", "examining"},
+		{"doctor --usage", "measuring volumes"},
+		{"pool add /dev/none", "adding the device"},
+		{"du", "measuring snapshots"},
+		{"pool trim", "trimming"},
 		{"du -o json", ""},
 		{"doctor -o json", ""},
 	} {
@@ -56,7 +62,7 @@ func TestProgressOnTerminal(t *testing.T) {
 		code := make(chan int, 1)
 		go func() {
 			args := append([]string{"lamina"}, strings.Fields(tc.line)...)
-			code <- run(ctx, append(args, "--root", root, "--admin-address", address, "--config", tFile(t, "")), &stdout, terminal)
+			code <- run(ctx, append(args, "--root", root, "--admin-address", address, "--config", config), &stdout, terminal)
 		}()
 		shows := func(what string, is func(string) bool) {
 			require.Eventually(t, func() bool { return is(seen.text()) }, 10*time.Second, 5*time.Millisecond, "%s: %s", tc.line, what)
@@ -65,7 +71,7 @@ func TestProgressOnTerminal(t *testing.T) {
 			erased := ""
 			if tc.says != "" {
 				erased = "\r\x1b[K"
-				shows(tc.says, func(text string) bool { return strings.Contains(text, tc.says) })
+				shows(tc.says, regexp.MustCompile("\r\x1b\\[K"+tc.says+" for [0-9]+ s").MatchString)
 			}
 			interrupt()
 			require.Equal(t, exitInterrupted, <-code, tc.line)
@@ -75,7 +81,31 @@ func TestProgressOnTerminal(t *testing.T) {
 			require.Empty(t, stdout.lines())
 		})
 	}
-	for _, check := range checks { // those that show nothing come last, when they would have
+	for _, check := range checks {
 		check()
+	}
+}
+
+// Beside JSON nothing is told when it would be, and what is logged stays where it was.
+func TestNoProgressBesideJSON(t *testing.T) {
+	t.Setenv("TERM", "xterm")
+	for _, json := range []bool{false, true} {
+		terminal, seen, _ := tTerminal(t)
+		logger := logrus.New()
+		logger.SetOutput(io.Discard)
+		p := newProgress(log.WithLogger(t.Context(), logrus.NewEntry(logger)), terminal, json, "looking")
+		require.Equal(t, !json, logger.Out == io.Writer(p))
+		told := make(chan struct{})
+		require.NoError(t, during(p, func(p *term.Progress) {
+			p.Elapsed()
+			close(told)
+		}, func() error {
+			<-told
+			return nil
+		}))
+		_, err := io.WriteString(terminal, "the end")
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return strings.HasSuffix(seen.text(), "the end") }, 10*time.Second, time.Millisecond)
+		require.Equal(t, json, seen.text() == "the end", "%q", seen.text())
 	}
 }

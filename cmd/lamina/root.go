@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 
@@ -133,8 +134,9 @@ func exitCode(err error) int {
 
 // isLibrarys reports whether an error is of the library that reads command lines: help of a command that is not there.
 func isLibrarys(err error) bool {
-	_, ok := errors.AsType[cli.ExitCoder](err)
-	return ok
+	_, coded := errors.AsType[cli.ExitCoder](err)
+	_, ran := errors.AsType[*exec.ExitError](err) // it has a code too, another program's
+	return coded && !ran
 }
 
 func newRoot(stdout, stderr io.Writer) *cli.Command {
@@ -147,6 +149,7 @@ func newRoot(stdout, stderr io.Writer) *cli.Command {
 			newConfig(), newMigrate(), newFeatures(), newVersion(), newHelp(), newGenerate(),
 		},
 		Flags:                 []cli.Flag{&cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version", Local: true}},
+		Before:                versionAlone,
 		HideHelpCommand:       true,
 		EnableShellCompletion: true,
 		ConfigureShellCompletionCommand: func(c *cli.Command) {
@@ -163,6 +166,14 @@ func newRoot(stdout, stderr io.Writer) *cli.Command {
 	}
 	adopt(root)
 	return root
+}
+
+// versionAlone refuses a command beside --version.
+func versionAlone(ctx context.Context, c *cli.Command) (context.Context, error) {
+	if c.Bool("version") && c.Args().Present() {
+		return ctx, seeHelp(c, fmt.Errorf("%w: --version goes without a command, not with %q", errUsage, c.Args().First()))
+	}
+	return ctx, nil
 }
 
 func showHelp(ctx context.Context, c *cli.Command) error {

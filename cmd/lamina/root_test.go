@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/urfave/cli/v3"
 )
 
 // tRun runs one command line and returns its exit code and what it printed.
@@ -49,6 +51,9 @@ func TestCommandLine(t *testing.T) {
 		{name: "where to read on", args: []string{"pool", "grow"}, code: exitUsage, stderr: `(see "lamina pool grow --help")`},
 		{name: "unknown below pool", args: []string{"pool", "stat"}, code: exitUsage, stderr: `did you mean "status"? (see "lamina pool --help")`},
 		{name: "--version", args: []string{"--version"}, code: exitOK, stdout: "lamina "},
+		{name: "--version of a command", args: []string{"--version", "status"}, code: exitUsage, stderr: `not with "status" (see "lamina --help")`},
+		{name: "help of a flag", args: []string{"help", "--", "-x"}, code: exitUsage, stderr: "-x (see \"lamina help --help\")\n"},
+		{name: "unlike any command", args: []string{"docker"}, code: exitUsage, stderr: `argument "docker" (see`},
 		{name: "-v", args: []string{"-v"}, code: exitOK, stdout: " go1."},
 		{name: "help", args: []string{"help"}, code: exitOK, stdout: "Exit codes:"},
 		{name: "help of pool grow", args: []string{"help", "pool", "grow"}, code: exitOK, stdout: "lamina pool grow [options] SIZE"},
@@ -80,6 +85,23 @@ func TestCommandLine(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestSimilar(t *testing.T) {
+	for text, meant := range map[string]string{"statsu": "status", "stat": "status", "srve": "serve", "trea": "tree", "inspetc": "inspect", "doktor": "doctor"} {
+		require.True(t, similar(text, meant), text)
+	}
+	for text, meant := range map[string]string{"docker": "doctor", "ps": "top", "e": "tree", "images": "inspect", "xyzzy": "tree"} {
+		require.False(t, similar(text, meant), text)
+	}
+}
+
+// The exit code of a program that was run is not that of a wrong command line.
+func TestExitCodeOfAnother(t *testing.T) {
+	err := exec.CommandContext(t.Context(), "false").Run()
+	require.Error(t, err)
+	require.Equal(t, exitFailure, exitCode(fmt.Errorf("thin_check: %w", err)))
+	require.Equal(t, exitUsage, exitCode(cli.Exit("no such help", 3)))
 }
 
 // Who is interrupted reads what had failed until then, and nothing where nothing had.

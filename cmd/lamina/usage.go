@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v3"
 )
@@ -27,20 +28,46 @@ func adopt(c *cli.Command) {
 	}
 }
 
+// A hinted is an error that says where to read on.
+type hinted struct {
+	error
+
+	command string
+}
+
+func (h hinted) Error() string { return fmt.Sprintf("%v (see \"%s --help\")", h.error, h.command) }
+func (h hinted) Unwrap() error { return h.error }
+
+// seeHelp adds to a wrong command line where to read on, once.
 func seeHelp(c *cli.Command, err error) error {
-	if errors.Is(err, errUsage) {
-		return fmt.Errorf("%w (see \"%s --help\")", err, c.FullName())
+	if !errors.Is(err, errUsage) {
+		return err
 	}
-	return err
+	if h, ok := errors.AsType[hinted](err); ok { // of the command line that help makes
+		err = h.error
+	}
+	return hinted{err, c.FullName()}
 }
 
 // unknown is the error of an argument that a command does not have, with the command below it that may be meant.
 func unknown(c *cli.Command, text string) error {
 	meant := cli.SuggestCommand(c.Commands, text)
-	if slices.ContainsFunc(c.VisibleCommands(), func(sub *cli.Command) bool { return sub.Name == meant }) {
+	if similar(text, meant) && slices.ContainsFunc(c.VisibleCommands(), func(sub *cli.Command) bool { return sub.Name == meant }) {
 		return fmt.Errorf("%w: %s has no command or argument %q, did you mean %q?", errUsage, c.FullName(), text, meant)
 	}
 	return fmt.Errorf("%w: %s has no command or argument %q", errUsage, c.FullName(), text)
+}
+
+// similar reports whether a word may be a slip of the other: at most one letter in four is not in that, which is at most twice as long.
+func similar(text, meant string) bool {
+	rest, strange := meant, 0
+	for _, letter := range text {
+		if !strings.ContainsRune(rest, letter) {
+			strange++
+		}
+		rest = strings.Replace(rest, string(letter), "", 1)
+	}
+	return 4*strange <= len(text) && len(meant) <= 2*len(text)
 }
 
 // newHelp is for who asks for help as of other tools.

@@ -39,7 +39,7 @@ func FuzzQuote(f *testing.F) {
 		var back string
 		require.NoError(t, json.Unmarshal(b.Bytes(), &back))
 		require.Equal(t, string([]rune(text)), back)
-		for _, out := range []string{Quote(text), strings.ReplaceAll(Clean(text), "\n", ""), strings.TrimSuffix(b.String(), "\n")} {
+		for _, out := range []string{Quote(text), Line(text), strings.ReplaceAll(Clean(text), "\n", ""), strings.TrimSuffix(b.String(), "\n")} {
 			for _, r := range out {
 				require.False(t, r < ' ' || r >= 0x7f && r <= 0x9f || r == 0x202e, "%q gives %q", text, out)
 			}
