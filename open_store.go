@@ -32,7 +32,7 @@ func openStore(ctx context.Context, path string) (*metadata.Store, error) {
 		select {
 		case <-time.After(readersPause):
 		case <-ctx.Done():
-			return nil, errors.Join(err, context.Cause(ctx))
+			return nil, context.Cause(ctx)
 		}
 	}
 }

@@ -16,6 +16,7 @@ func TestReplaceFile(t *testing.T) {
 	file, link, pipe := filepath.Join(dir, "file"), filepath.Join(dir, "link"), filepath.Join(dir, "pipe")
 	require.NoError(t, os.Symlink(file, link))
 	require.NoError(t, os.WriteFile(file, []byte("the old one"), 0o600))
+	require.NoError(t, os.Chmod(file, 0o666)) // whatever the umask
 	old, err := os.Open(file)
 	require.NoError(t, err)
 	defer old.Close()
@@ -30,7 +31,7 @@ func TestReplaceFile(t *testing.T) {
 	info, err := os.Lstat(link)
 	require.NoError(t, err)
 	require.Equal(t, os.ModeSymlink, info.Mode().Type())
-	tMode(t, file, 0o600)
+	tMode(t, file, 0o666)
 
 	var limit unix.Rlimit
 	require.NoError(t, unix.Getrlimit(unix.RLIMIT_FSIZE, &limit))
@@ -42,6 +43,11 @@ func TestReplaceFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "new", string(got), "which fails in the middle")
 
+	missing, dangling := filepath.Join(dir, "missing"), filepath.Join(dir, "dangling")
+	require.NoError(t, os.Symlink(missing, dangling))
+	require.NoError(t, replaceFile(dangling, []byte("x")))
+	tMode(t, missing, 0o644)
+
 	require.NoError(t, unix.Mkfifo(pipe, 0o600))
 	reader, err := os.OpenFile(pipe, os.O_RDWR, 0)
 	require.NoError(t, err)
@@ -50,5 +56,5 @@ func TestReplaceFile(t *testing.T) {
 	tMode(t, pipe, os.ModeNamedPipe|0o600)
 	names, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	require.Len(t, names, 3, "nothing is left beside")
+	require.Len(t, names, 5, "nothing is left beside")
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,6 +17,9 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
 	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/lamina-snapshotter/lamina/metadata"
 )
 
 // needRoot skips a test that mounts, unless the environment says that it must be able to.
@@ -160,5 +164,24 @@ func TestServeStoppedEarly(t *testing.T) {
 	d := startDaemon(t, "--config", tFile(t, ""), "--root", filepath.Join(t.TempDir(), "root"), "--address", tSocketPath(t))
 	if code := d.wait(t); code != exitOK {
 		t.Errorf("exit code %d: %q", code, d.stderr.lines())
+	}
+}
+
+// A signal ends a start that waits for who reads the store, as any other start.
+func TestSignalWhileReadersAreWaitedFor(t *testing.T) {
+	needRoot(t)
+	root, config := tLockedRoot(t), tFile(t, "[snapshotters.lamina]\nbackend = \"thin\"\n")
+	reader := filepath.Join(t.TempDir(), "root")
+	require.NoError(t, os.CopyFS(reader, os.DirFS(root)))
+	store, err := metadata.Open(filepath.Join(reader, "lamina.db"), metadata.Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer store.Close()
+	for line, want := range map[string]int{"serve": exitOK, "pool create": exitInterrupted} {
+		ctx, signal := context.WithCancel(t.Context())
+		time.AfterFunc(200*time.Millisecond, signal) // it waits for 10 s
+		var stderr logBuffer
+		args := append([]string{"lamina"}, strings.Fields(line)...)
+		code := run(ctx, append(args, "--config", config, "--root", reader, "--address", tSocketPath(t), "--admin-address="), io.Discard, &stderr)
+		require.Equal(t, want, code, "%s: %q", line, stderr.lines())
 	}
 }
