@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 
@@ -134,9 +133,9 @@ func exitCode(err error) int {
 
 // isLibrarys reports whether an error is of the library that reads command lines: help of a command that is not there.
 func isLibrarys(err error) bool {
-	_, coded := errors.AsType[cli.ExitCoder](err)
-	_, ran := errors.AsType[*exec.ExitError](err) // it has a code too, another program's
-	return coded && !ran
+	coder, ok := errors.AsType[cli.ExitCoder](err)
+	_, process := coder.(interface{ Pid() int }) // an exec.ExitError: another program's code
+	return ok && !process
 }
 
 func newRoot(stdout, stderr io.Writer) *cli.Command {
