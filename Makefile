@@ -78,6 +78,7 @@ lint:
 	integration/setup lint
 	$(say) 'golangci-lint'
 	bin/tools/golangci-lint run ./...
+	bin/tools/golangci-lint run --build-tags failpoint ./internal/failpoint ./cmd/lamina-node
 	bin/tools/golangci-lint fmt --diff
 	for m in containerd kubernetes; do (cd integration/$$m && ../../bin/tools/golangci-lint run --config ../../.golangci.yml ./...) || exit 1; done
 	$(say) 'shellcheck'

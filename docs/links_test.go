@@ -11,9 +11,10 @@ import (
 )
 
 var (
-	fence = regexp.MustCompile("(?ms)^```.*?^```$")
-	code  = regexp.MustCompile("`[^`\n]*`")
-	link  = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	fence  = regexp.MustCompile("(?ms)^```.*?^```$")
+	code   = regexp.MustCompile("`[^`\n]*`")
+	link   = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	quoted = regexp.MustCompile(`"[^"]+"`)
 	// named are sections of a page: "One", "Two" in docs/page.md.
 	named = regexp.MustCompile(`((?:"[^"]+", )*"[^"]+")\s+in\s+(docs/\w+\.md)`)
 )
@@ -63,6 +64,25 @@ func TestNamedSections(t *testing.T) {
 			require.Contains(t, anchorsOf(t, filepath.Join("..", found[2])), anchorOf(strings.Trim(section, `"`)), found[0])
 		}
 	}
+}
+
+// TestSettingsSections looks for the sections that the table of settings, and what is made of it, sends its readers to.
+func TestSettingsSections(t *testing.T) {
+	var sections []string
+	for _, page := range []string{"operating.md", "union.md", "thin.md", "containers.md"} {
+		sections = append(sections, anchorsOf(t, page)...)
+	}
+	found := 0
+	for line := range strings.Lines(proseOf(t, "configuration.md")) {
+		if !strings.HasPrefix(line, "|") {
+			continue
+		}
+		for _, name := range quoted.FindAllString(code.ReplaceAllString(line, ""), -1) {
+			found++
+			require.Contains(t, sections, anchorOf(name), line)
+		}
+	}
+	require.Greater(t, found, 5)
 }
 
 // proseOf returns a page without its code.

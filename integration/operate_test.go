@@ -91,7 +91,7 @@ func TestTop(t *testing.T) {
 			<-calls.C
 		}
 	}()
-	top := exec.CommandContext(t.Context(), "script", "-qec", mustBuild(t, buildLamina)+" top -n 2 -d 300ms --config "+d.config(), "/dev/null")
+	top := exec.CommandContext(t.Context(), "script", "-qec", mustBuild(t, buildLamina)+" top -n 6 -d 300ms --config "+d.config(), "/dev/null")
 	top.Env = append(os.Environ(), "TERM=linux")
 	_, err = top.StdinPipe() // the end of its input would end it
 	require.NoError(t, err)

@@ -48,15 +48,18 @@ func put(f file) error {
 	if err := os.MkdirAll(filepath.Dir(f.to), 0o755); err != nil {
 		return err
 	}
-	next := f.to + ".new"
+	next := nextOf(f.to)
 	if err := write(next, content, f.mode); err != nil {
-		return errors.Join(err, removeAll([]string{next})) // none may have been made
+		return errors.Join(err, remove(next)) // none may have been made
 	}
 	failpoint.Hit("node.written")
 	err := os.Rename(next, f.to)
 	failpoint.Hit("node.replaced")
 	return err
 }
+
+// nextOf is the name of what a file is to hold next, until it is whole.
+func nextOf(name string) string { return name + ".new" }
 
 func write(name string, content []byte, mode fs.FileMode) (err error) {
 	w, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)
@@ -106,15 +109,21 @@ func is(name, text string) bool {
 	return err == nil && string(have) == text
 }
 
-// removeAll removes files, and directories in which nobody else has put anything. They may be gone.
+// removeAll removes files, with what a kill has left of their next ones, and directories in which nobody else has put anything. They
+// may be gone.
 func removeAll(names []string) (err error) {
 	for _, name := range names {
-		if e := os.Remove(name); !errors.Is(e, fs.ErrNotExist) && !errors.Is(e, unix.ENOTEMPTY) {
-			err = errors.Join(err, e)
-		}
+		err = errors.Join(err, remove(nextOf(name)), remove(name))
 		failpoint.Hit("node.removed")
 	}
 	return err
+}
+
+func remove(name string) error {
+	if err := os.Remove(name); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	return nil
 }
 
 func exists(name string) (bool, error) {

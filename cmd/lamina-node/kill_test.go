@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,8 +22,29 @@ const (
 	rootVariable = "LAMINA_NODE_ROOT"
 )
 
-// points are the steps of file.go. A service is restarted between two of them.
-var points = []string{"node.written", "node.replaced", "node.removed"}
+// A kill is of one who does something to a node on which Lamina is installed, or not, and what is done then.
+type kill struct {
+	verb, then string
+	installed  bool
+	least      int // of the steps
+}
+
+// points are the steps, each at its place in the code. A service is restarted between two of them.
+func points(t *testing.T) (names []string) {
+	t.Helper()
+	sources, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	hit := regexp.MustCompile(`failpoint\.Hit\("([^"]*)"\)`)
+	for _, source := range sources {
+		text, err := os.ReadFile(source)
+		require.NoError(t, err)
+		for _, found := range hit.FindAllSubmatch(text, -1) {
+			names = append(names, string(found[1]))
+		}
+	}
+	require.NotEmpty(t, names)
+	return names
+}
 
 // TestKilled kills what installs, updates and removes at each of its steps. A containerd that knows of Lamina then has one that can start,
 // as after a boot, and the next run completes: both services run with the files that there are.
@@ -30,35 +52,36 @@ func TestKilled(t *testing.T) {
 	if verb := os.Getenv(verbVariable); verb != "" {
 		n := testNodeIn(t, os.Getenv(rootVariable))
 		n.begin = n.notes
-		require.NoError(t, n.do(t, verb))
+		n.do(verb)
 		return
 	}
-	for name, c := range map[string]struct {
-		verb      string
-		installed bool
-		kills     int // at least
-	}{
-		"install": {"install", false, 25}, "update": {"install", true, 20}, "remove": {"remove", true, 15},
+	for name, k := range map[string]kill{
+		"install": {"install", "install", false, 25}, "update": {"install", "install", true, 20}, "refused update": {"refuse", "refuse", true, 30},
+		"remove": {"remove", "remove", true, 15}, "install, then remove": {"install", "remove", false, 25},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			kills := 0
-			for _, point := range points {
-				for nth := 1; killed(t, c.verb, c.installed, fmt.Sprint(point, ":", nth)); nth++ {
+			for _, point := range points(t) {
+				before := kills
+				for nth := 1; k.at(t, fmt.Sprint(point, ":", nth)); nth++ {
 					kills++
 				}
+				require.True(t, kills > before || point == "node.removed" && k.verb == "install", "nothing comes by %s", point)
 			}
 			t.Logf("%d kills", kills)
-			require.GreaterOrEqual(t, kills, c.kills)
+			require.GreaterOrEqual(t, kills, k.least)
 		})
 	}
 }
 
-// killed says whether there was a step to be killed at.
-func killed(t *testing.T, verb string, installed bool, step string) bool {
+// at says whether there was that step to be killed at.
+func (k kill) at(t *testing.T, step string) bool {
 	t.Helper()
 	n := newTestNode(t)
 	n.begin = n.notes
-	if installed {
+	require.NoError(t, n.notes(containerdUnit))
+	if k.installed {
 		require.NoError(t, n.install(t.Context()))
 		for _, name := range []string{"image/lamina", "config/config.toml", "config/cri.toml"} {
 			n.write(name, "second")
@@ -66,7 +89,7 @@ func killed(t *testing.T, verb string, installed bool, step string) bool {
 	}
 	n.server.Stop() // the process has its own
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
-	cmd.Env = append(os.Environ(), verbVariable+"="+verb, rootVariable+"="+n.root, "LAMINA_FAILPOINT="+step)
+	cmd.Env = append(os.Environ(), verbVariable+"="+k.verb, rootVariable+"="+n.root, "LAMINA_FAILPOINT="+step)
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return false
@@ -78,17 +101,22 @@ func killed(t *testing.T, verb string, installed bool, step string) bool {
 
 	again := testNodeIn(t, n.root)
 	again.begin = again.notes
-	require.NoError(t, again.do(t, verb), step)
-	again.requireDone(verb, step)
+	again.do(k.then)
+	again.requireDone(k.then, step)
 	return true
 }
 
-func (n *testNode) do(t *testing.T, verb string) error {
-	t.Helper()
-	if verb == "remove" {
-		return n.remove(t.Context())
+func (n *testNode) do(verb string) {
+	n.t.Helper()
+	switch verb {
+	case "remove":
+		require.NoError(n.t, n.remove(n.t.Context()))
+	case "refuse":
+		n.servedUnless("second")
+		require.Error(n.t, n.install(n.t.Context()))
+	default:
+		require.NoError(n.t, n.install(n.t.Context()))
 	}
-	return n.install(t.Context())
 }
 
 // notes has a service write down what it was restarted with.
@@ -123,16 +151,34 @@ func (n *testNode) requireBoots(step string) {
 	}
 }
 
+// files are those in directories, and the directories that these have.
+func (n *testNode) files(dirs ...string) (names []string) {
+	n.t.Helper()
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(n.at(dir))
+		if !errors.Is(err, os.ErrNotExist) {
+			require.NoError(n.t, err)
+		}
+		for _, e := range entries {
+			names = append(names, filepath.Join(dir, e.Name()))
+		}
+	}
+	return names
+}
+
 func (n *testNode) requireDone(verb, step string) {
 	n.t.Helper()
-	restarted := []string{containerdUnit}
-	if verb == "install" {
-		restarted = append(restarted, laminaUnit)
+	restarted := []string{containerdUnit, laminaUnit}
+	switch verb {
+	case "install":
 		require.NoError(n.t, n.check(n.t.Context()), step)
-	} else {
-		for _, name := range append([]string{program, filepath.Join(units, laminaUnit)}, containerdFiles...) {
-			require.NoFileExists(n.t, n.at(name), step)
-		}
+	case "refuse":
+		n.requireOnNode("first")
+		require.FileExists(n.t, n.at(refusedWith), step)
+	default:
+		restarted = restarted[:1]
+		require.Empty(n.t, n.files(filepath.Dir(servedWith), units, containerdConf), step)
+		require.NoFileExists(n.t, n.at(nextOf(laminaConfig)), step)
 	}
 	for _, unit := range restarted {
 		require.True(n.t, is(n.at(unit), n.has(unit)), "after a kill at %s, %s does not run with what there is", step, unit)

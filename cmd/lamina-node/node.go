@@ -192,8 +192,9 @@ func (n *node) remove(ctx context.Context) error {
 	dropIn := filepath.Join(units, laminaUnit+".d")
 	gone := []string{
 		filepath.Join(dropIn, "node.conf"), dropIn, filepath.Join(units, laminaUnit), filepath.Join(units, printUnit),
-		program, filepath.Dir(program), servedWith, containerdWith, refusedWith,
+		program, filepath.Dir(program), servedWith, containerdWith, refusedWith, nextOf(laminaConfig),
 	}
+	gone = append(gone, containerdFiles...) // what there is of the next ones, if containerd was told of none
 	for _, name := range kept {
 		gone = append(gone, filepath.Join(accepted, filepath.Base(name)))
 	}

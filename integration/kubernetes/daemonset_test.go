@@ -230,11 +230,21 @@ const unknownExitCode = 255
 func (d *daemonPod) killAt(line string) {
 	d.t.Helper()
 	d.awaitLine(line)
-	d.inSystemd("kill", "-KILL", d.inSystemd("pgrep", "-x", "lamina-node"))
+	d.inSystemd("kill", "-KILL", d.pid())
 	d.awaitRuntime()
 	d.container.output()
 	require.Contains(d.t, []int32{128 + int32(syscall.SIGKILL), unknownExitCode}, d.exitCode())
 	d.restart()
+}
+
+// pid waits for the process of the container to run its program: StartContainer returns when runc's is about to.
+func (d *daemonPod) pid() (pid string) {
+	d.t.Helper()
+	require.NoError(d.t, poll(func() (err error) {
+		pid, err = d.tryInSystemd("pgrep", "-x", "lamina-node")
+		return err
+	}))
+	return pid
 }
 
 // stop ends the container as the kubelet does, which it obeys, and returns its exit code.
@@ -255,7 +265,7 @@ func (d *daemonPod) delete() {
 // requireConfined asks the kernel and systemd what the container has, and not what it was to have.
 func (d *daemonPod) requireConfined() {
 	d.t.Helper()
-	pid := d.inSystemd("pgrep", "-x", "lamina-node")
+	pid := d.pid()
 	status := d.inSystemd("cat", "/proc/"+pid+"/status", "/proc/"+pid+"/mounts")
 	for _, want := range []string{"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "Uid:\t0\t"} {
 		require.Contains(d.t, status, want)

@@ -195,9 +195,14 @@ func (n *node) systemctl(args ...string) string {
 // inSystemd runs a program where systemd does, and returns what it prints.
 func (n *node) inSystemd(argv ...string) string {
 	n.t.Helper()
+	out, err := n.tryInSystemd(argv...)
+	require.NoError(n.t, err, "%s", out)
+	return out
+}
+
+func (n *node) tryInSystemd(argv ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(n.t.Context(), systemdTimeout)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "nsenter", append([]string{"-t", n.systemd, "-p", "-m"}, argv...)...).CombinedOutput()
-	require.NoError(n.t, err, "%s", out)
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(string(out)), err
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -24,6 +25,9 @@ type Setting struct {
 // head of the table of settings.
 const settingsHead = "| key | default | meaning |"
 
+// link is one of Markdown. What is made of the table has no place for where it leads.
+var link = regexp.MustCompile(`\[([^]]+)\]\([^)]+\)`)
+
 // ErrSettings is returned when the table of settings and the program do not say the same.
 var ErrSettings = errors.New("the table of settings is not that of the program")
 
@@ -42,7 +46,7 @@ func ParseSettings(page string) ([]Setting, error) {
 		if len(cells) != 3 {
 			return nil, fmt.Errorf("%w: %q has not three cells", ErrSettings, line)
 		}
-		s := Setting{Key: code(cells[0]), Default: code(cells[1]), Told: strings.TrimSpace(cells[1]), Meaning: strings.TrimSpace(cells[2])}
+		s := Setting{Key: code(cells[0]), Default: code(cells[1]), Told: strings.TrimSpace(cells[1]), Meaning: link.ReplaceAllString(strings.TrimSpace(cells[2]), "$1")}
 		if s.Key == "" { // the line below the head
 			continue
 		}
