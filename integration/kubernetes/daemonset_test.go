@@ -118,12 +118,15 @@ func (n *node) writeConfigMap(dir string, data map[string]string) {
 	}
 }
 
-// restart starts the container, as after an end of it.
+// restart starts the container, as after an end of it. The kubelet comes again for one that cannot be made, as while Lamina starts.
 func (d *daemonPod) restart() {
 	d.t.Helper()
 	config := d.containerConfig(d.spec.Containers[0])
-	id, err := d.runtime.CreateContainer(d.t.Context(), d.id, config, d.config)
-	require.NoError(d.t, err)
+	var id string
+	require.NoError(d.t, poll(func() (err error) {
+		id, err = d.runtime.CreateContainer(d.t.Context(), d.id, config, d.config)
+		return err
+	}))
 	d.container = &container{pod: d.pod, id: id, log: filepath.Join(d.config.LogDirectory, config.LogPath)}
 	require.NoError(d.t, d.runtime.StartContainer(d.t.Context(), id))
 }
