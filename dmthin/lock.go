@@ -68,6 +68,13 @@ func (p *Pool) settle(ctx context.Context) error {
 	return p.settled(ctx, ids...)
 }
 
+// busy reports whether something is under way with one of these.
+func (p *Pool) busy(ids ...uint32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(ids, func(id uint32) bool { return p.locks[id] != nil })
+}
+
 // settled waits for what is under way with each of these.
 func (p *Pool) settled(ctx context.Context, ids ...uint32) error {
 	for _, id := range ids { // one by one: who reads needs others, and this would have them

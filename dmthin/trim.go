@@ -149,13 +149,13 @@ func (t *trim) create(ctx context.Context, reserve func() (Content, error)) erro
 // end lets the next trim begin. What was given up and hangs has the volume, or the lock of its look at the surplus, until it really
 // ends, and so this waits for both: for the volume first, as who has that looks too.
 func (t *trim) end(ctx context.Context) {
-	if ctx.Err() == nil {
-		t.trimming.end()
-		return
-	}
 	ids := []uint32{surplusLock}
 	if t.reserved {
 		ids = []uint32{t.volume, surplusLock}
+	}
+	if ctx.Err() == nil || !t.pool.busy(ids...) {
+		t.trimming.end()
+		return
 	}
 	go func() {
 		defer t.trimming.end()
