@@ -26,18 +26,32 @@ const poolShare = 100
 // pool's metadata. A snapshot that is removed meanwhile is left out, and so is one whose volume is newer than that look; and those of
 // which nothing is known as their backend fails, or its pool hangs, which is admin.ErrPartial.
 func (f *facts) Space(ctx context.Context, progress func(done, total int), each func(admin.Space) error) error {
-	return f.space(ctx, poolLook{f.readPool, poolPatience}, progress, each)
+	return f.space(ctx, poolLook{f.readPool, poolPatience}, keepOpen, progress, each)
 }
 
-func (f *facts) space(ctx context.Context, pool poolLook, progress func(done, total int), each func(admin.Space) error) error {
+// Space is that of a daemon. It closes the root once all that is in its store and its pool has been read: the walk of directories may
+// take minutes, for which no start waits.
+func (s Stopped) Space(ctx context.Context, progress func(done, total int), each func(admin.Space) error) error {
+	return s.space(ctx, poolLook{s.readPool, poolPatience}, s.Close, progress, each)
+}
+
+func keepOpen() error { return nil }
+
+// space calls closeRoot before it walks directories.
+func (f *facts) space(
+	ctx context.Context, pool poolLook, closeRoot func() error, progress func(done, total int), each func(admin.Space) error,
+) error {
 	s, err := f.survey(ctx)
 	if err != nil {
 		return err
 	}
 	steps := newSteps(progress, s)
 	defer steps.end()
-	failed := errors.Join(
-		of(BackendThin, s.measureVolumes(ctx, pool, steps)), of(BackendUnion, f.measureDirectories(ctx, s, steps)))
+	failed := of(BackendThin, s.measureVolumes(ctx, pool, steps))
+	if err := closeRoot(); err != nil {
+		return err
+	}
+	failed = errors.Join(failed, of(BackendUnion, f.measureDirectories(ctx, s, steps)))
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -52,7 +52,7 @@ func TestSpaceOfBackendsThatFail(t *testing.T) {
 	stopped, err := OpenStopped(c)
 	require.NoError(t, err)
 	defer stopped.Close()
-	told, err := mustSpaceInPart(t, stopped)
+	told, err := mustSpaceInPart(t, stopped.facts)
 	require.ErrorContains(t, err, "the thin backend: ")
 	require.Equal(t, []string{"base", "top", "a", "b"}, told)
 
@@ -63,7 +63,7 @@ func TestSpaceOfBackendsThatFail(t *testing.T) {
 		return nil, nil
 	}, 100 * time.Millisecond}
 	told = nil
-	err = stopped.space(t.Context(), pool, nil, func(sp admin.Space) error {
+	err = stopped.space(t.Context(), pool, keepOpen, nil, func(sp admin.Space) error {
 		told = append(told, sp.Key)
 		return nil
 	})
@@ -74,7 +74,7 @@ func TestSpaceOfBackendsThatFail(t *testing.T) {
 	dir := filepath.Dir(inspected.Path)
 	require.NoError(t, os.RemoveAll(dir))
 	require.NoError(t, os.WriteFile(dir, nil, 0o600))
-	told, err = mustSpaceInPart(t, stopped)
+	told, err = mustSpaceInPart(t, stopped.facts)
 	require.ErrorContains(t, err, "the thin backend: ")
 	require.ErrorContains(t, err, `the union backend: snapshot "a" of "lamina": `)
 	require.Equal(t, 1, strings.Count(err.Error(), admin.ErrPartial.Error()), err)
@@ -109,4 +109,24 @@ func TestPoolLookWithoutProgress(t *testing.T) {
 		require.Equal(t, context.DeadlineExceeded, err)
 		time.Sleep(time.Hour) // what was left behind ends
 	})
+}
+
+// A start beside who walks the directories of a stopped root does not wait.
+func TestSpaceOfStoppedLetsOthersStart(t *testing.T) {
+	c := tConfig(t)
+	r := tOpen(t, c)
+	r.active(t, "a", "", 1)
+	require.NoError(t, r.Close())
+	stopped, err := OpenStopped(c)
+	require.NoError(t, err)
+	walked, told := 0, 0
+	require.NoError(t, stopped.Space(t.Context(), func(int, int) {
+		walked++
+		store, err := metadata.Open(c.storePath(), metadata.Options{})
+		require.NoError(t, err)
+		require.NoError(t, store.Close())
+	}, func(admin.Space) error { told++; return nil }))
+	require.Equal(t, 1, walked)
+	require.Equal(t, 1, told)
+	require.NoError(t, stopped.Close())
 }
