@@ -43,16 +43,22 @@ func checkDType(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		return err
 	}
-	buf := make([]byte, 4096)
-	var n int
-	err := onDir(dir, func(fd int) (err error) {
-		n, err = unix.ReadDirent(fd, buf)
-		return err
+	var read []byte
+	err := onDir(dir, func(fd int) error {
+		// A signal, as Go's runtime sends them, ends a getdents after some entries: so it always takes several, of two each.
+		buf := make([]byte, 64)
+		for {
+			n, err := unix.ReadDirent(fd, buf)
+			if n <= 0 || err != nil {
+				return err
+			}
+			read = append(read, buf[:n]...)
+		}
 	})
 	if err != nil {
 		return &os.PathError{Op: "getdents", Path: dir, Err: err}
 	}
-	return checkTypes(filepath.Dir(dir), buf[:n])
+	return checkTypes(filepath.Dir(dir), read)
 }
 
 // checkTypes is checkDType for what getdents returned of a directory with one file.

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/lamina-snapshotter/lamina/admin"
+	"github.com/lamina-snapshotter/lamina/internal/term"
 )
 
 // A node is a snapshot in the tree that parents make.
@@ -13,8 +14,17 @@ type node struct {
 
 	children []*node
 	shared   uint64 // what its parents take up, as far as that is recorded
+	partly   bool   // it is not recorded of all of them
 	depth    int
 	aside    bool // it is there only for what is above it
+}
+
+// sharedText is what its parents take up, for people, if all that is recorded: a sum without some of them would be too small.
+func (n *node) sharedText() string {
+	if n.partly {
+		return "-"
+	}
+	return term.Bytes(n.shared)
 }
 
 // A forest is the trees of one snapshotter name.
@@ -47,6 +57,7 @@ func grow(all []admin.Snapshot) []forest {
 		}
 		below.children = append(below.children, n)
 		n.shared, n.depth = below.shared+sizeOf(below.Snapshot), below.depth+1
+		n.partly = below.partly || below.Usage == nil
 	}
 	var sorted []forest
 	for _, name := range slices.Sorted(maps.Keys(forests)) {

@@ -143,5 +143,5 @@ func (a *asking) branch(t *term.Table, line string, n *node) {
 	if n.aside {
 		name, kind = a.style.Paint(term.Dim, name), a.style.Paint(term.Dim, term.Line(n.Kind))
 	}
-	t.Add(a.style.Paint(term.Dim, line)+name, kind, sizeText(n.Snapshot), term.Bytes(n.shared), term.Age(a.now(), n.Created), namespace, imageOf(n.Snapshot))
+	t.Add(a.style.Paint(term.Dim, line)+name, kind, sizeText(n.Snapshot), n.sharedText(), term.Age(a.now(), n.Created), namespace, imageOf(n.Snapshot))
 }

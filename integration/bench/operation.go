@@ -7,11 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -93,25 +91,8 @@ func prepare(parent string) func(context.Context, snapshots.Snapshotter, string)
 	}
 }
 
-const (
-	removeTries = 50
-	removeRest  = 20 * time.Millisecond
-)
-
-// remove removes a snapshot. devmapper refuses to while somebody has the device open, as udevd may on a busy machine, and leaves it to
-// its caller to come again, as containerd's garbage collection does: the time is the caller's.
-func remove(ctx context.Context, sn snapshots.Snapshotter, key string) (err error) {
-	for range removeTries {
-		if err = sn.Remove(ctx, key); !errdefs.IsFailedPrecondition(err) {
-			return err
-		}
-		select {
-		case <-time.After(removeRest):
-		case <-ctx.Done():
-			return errors.Join(err, ctx.Err())
-		}
-	}
-	return err
+func remove(ctx context.Context, sn snapshots.Snapshotter, key string) error {
+	return sn.Remove(ctx, key)
 }
 
 // The names of operations that there are targets for.

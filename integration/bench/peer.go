@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 )
 
 const (
@@ -106,6 +108,27 @@ func (p *peer) settle(ctx context.Context) error {
 	}
 	// Who serves behind a socket is awake, as who is in this process is.
 	_, err := p.Stat(ctx, base)
+	return err
+}
+
+const (
+	removeTries = 50
+	removeRest  = 20 * time.Millisecond
+)
+
+// Remove removes a snapshot. devmapper refuses to while somebody has the device open, as udevd may on a busy machine, and leaves it to
+// its caller to come again, as containerd's garbage collection does.
+func (p *peer) Remove(ctx context.Context, key string) (err error) {
+	for range removeTries {
+		if err = p.Snapshotter.Remove(ctx, key); !p.needsUdev || !errdefs.IsFailedPrecondition(err) {
+			return err
+		}
+		select {
+		case <-time.After(removeRest):
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		}
+	}
 	return err
 }
 
