@@ -29,7 +29,7 @@ type facts struct {
 }
 
 // A Stopped is a root that no daemon has, opened to be read. While it is open no daemon can start on the root: it is to be closed
-// soon.
+// soon. Its Space closes it.
 type Stopped struct{ *facts }
 
 // OpenStopped opens a root that no process has open, to answer for it from its files. It returns metadata.ErrLocked if one has.

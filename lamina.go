@@ -137,7 +137,7 @@ func Open(ctx context.Context, c Config) (*Host, error) {
 	if err := makeRoot(ctx, c.Root); err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
-	store, err := openStore(ctx, c.storePath())
+	store, err := openStore(ctx, c.storePath(), readersWait)
 	if err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// mostLooks is how many looks may be under way: more than who may ask at once have, so that only ones that hang make it too many.
+// mostLooks is how many looks may be under way: the admin socket lets 32 ask at once (quickAsked), so only looks that hang can be this
+// many.
 const mostLooks = 64
 
 // looks are those under way at what may hang in the kernel, by what is looked at. One that hangs is left behind, with its goroutine

@@ -17,17 +17,17 @@ const (
 	readersPause = 20 * time.Millisecond
 )
 
-// openStore opens the store to be written. It waits for those who read it, which a command does beside a stopped daemon; that
-// somebody else has it to write is metadata.ErrLocked at once.
-func openStore(ctx context.Context, path string) (*metadata.Store, error) {
-	deadline := time.Now().Add(readersWait)
+// openStore opens the store to be written. It waits for those who read it, as a command does beside a stopped daemon, and for who is
+// just making it, up to wait; that somebody else has it to write is metadata.ErrLocked at once.
+func openStore(ctx context.Context, path string, wait time.Duration) (*metadata.Store, error) {
+	deadline := time.Now().Add(wait)
 	for {
 		store, err := metadata.Open(path, metadata.Options{})
 		if !errors.Is(err, metadata.ErrLocked) || metadata.Locked(path) != nil {
 			return store, err
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("a command still reads the files after %s: %w", readersWait, err)
+			return nil, fmt.Errorf("%w, still after %s", err, wait)
 		}
 		select {
 		case <-time.After(readersPause):

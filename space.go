@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 
@@ -23,16 +24,34 @@ const poolShare = 100
 // Space tells for each snapshot what it takes up, and what the deletion of it and of all upon it gives back. What directories take
 // up is as it was recorded when they were committed, or counted by the file system, or walked; what volumes do is read from the
 // pool's metadata. A snapshot that is removed meanwhile is left out, and so is one whose volume is newer than that look; and those of
-// which nothing is known as their backend fails, which is admin.ErrPartial.
+// which nothing is known as their backend fails, or its pool hangs, which is admin.ErrPartial.
 func (f *facts) Space(ctx context.Context, progress func(done, total int), each func(admin.Space) error) error {
+	return f.space(ctx, poolLook{f.readPool, poolPatience}, keepOpen, progress, each)
+}
+
+// Space is that of a daemon. It closes the root once all that is in its store and its pool has been read: the walk of directories may
+// take minutes, for which no start waits.
+func (s Stopped) Space(ctx context.Context, progress func(done, total int), each func(admin.Space) error) error {
+	return s.space(ctx, poolLook{s.readPool, poolPatience}, s.Close, progress, each)
+}
+
+func keepOpen() error { return nil }
+
+// space calls closeRoot before it walks directories.
+func (f *facts) space(
+	ctx context.Context, pool poolLook, closeRoot func() error, progress func(done, total int), each func(admin.Space) error,
+) error {
 	s, err := f.survey(ctx)
 	if err != nil {
 		return err
 	}
 	steps := newSteps(progress, s)
 	defer steps.end()
-	failed := errors.Join(
-		incomplete(BackendThin, f.measureVolumes(ctx, s, steps)), incomplete(BackendUnion, f.measureDirectories(ctx, s, steps)))
+	failed := of(BackendThin, s.measureVolumes(ctx, pool, steps))
+	if err := closeRoot(); err != nil {
+		return err
+	}
+	failed = errors.Join(failed, of(BackendUnion, f.measureDirectories(ctx, s, steps)))
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -45,15 +64,18 @@ func (f *facts) Space(ctx context.Context, progress func(done, total int), each 
 			return err
 		}
 	}
-	return failed
+	if failed != nil {
+		return fmt.Errorf("%w: %w", admin.ErrPartial, failed)
+	}
+	return nil
 }
 
-// incomplete names the backend that has failed.
-func incomplete(backend string, err error) error {
+// of names the backend that has failed.
+func of(backend string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: the %s backend: %w", admin.ErrPartial, backend, err)
+	return fmt.Errorf("the %s backend: %w", backend, err)
 }
 
 // A spaceSurvey is what the snapshots of a root take up, each behind those that it is made upon.
@@ -115,11 +137,11 @@ func (f *facts) addGenealogy(parents dmthin.Genealogy) error {
 }
 
 // measureVolumes sets what the snapshots have of the pool.
-func (f *facts) measureVolumes(ctx context.Context, s *spaceSurvey, steps *steps) error {
+func (s *spaceSurvey) measureVolumes(ctx context.Context, pool poolLook, steps *steps) error {
 	if !s.hasVolumes() {
 		return nil
 	}
-	volumes, err := f.readPool(ctx, s.parents, steps.pool)
+	volumes, err := pool.do(ctx, s.parents, steps.pool)
 	steps.pool(1, 1)
 	found := make(map[uint32]dmthin.VolumeUsage, len(volumes))
 	for _, v := range volumes {
@@ -138,6 +160,42 @@ func (f *facts) measureVolumes(ctx context.Context, s *spaceSurvey, steps *steps
 
 func (s *spaceSurvey) hasVolumes() bool {
 	return slices.ContainsFunc(s.taken, func(t taken) bool { return t.place.Medium == metadata.Volume })
+}
+
+// poolPatience is for how long a look at a pool may make no progress: more than a commit of a busy one takes, or a look of somebody
+// else, for whom it waits.
+const poolPatience = time.Minute
+
+// A poolLook reads what the volumes of a pool take up.
+type poolLook struct {
+	read     func(ctx context.Context, parents dmthin.Genealogy, progress func(done, total uint64)) ([]dmthin.VolumeUsage, error)
+	patience time.Duration
+}
+
+// do reads, and gives up what makes no progress: that is left behind.
+func (l poolLook) do(ctx context.Context, parents dmthin.Genealogy, progress func(done, total uint64)) ([]dmthin.VolumeUsage, error) {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	still := time.AfterFunc(l.patience, func() { giveUp(fmt.Errorf("it has not gone on for %s", l.patience)) })
+	defer still.Stop()
+	type result struct {
+		volumes []dmthin.VolumeUsage
+		err     error
+	}
+	ended := make(chan result, 1)
+	go func() {
+		volumes, err := l.read(ctx, parents, func(done, total uint64) {
+			still.Reset(l.patience)
+			progress(done, total)
+		})
+		ended <- result{volumes, err}
+	}()
+	select {
+	case r := <-ended:
+		return r.volumes, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // readPool reads the metadata of the pool, be it open or not.

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// ErrPartial is returned with the answer of one backend when the other has failed.
+// ErrPartial is returned when a backend has failed, behind what can be told without it.
 var ErrPartial = errors.New("this is not all")
 
 // A Source answers what changes nothing.

@@ -82,16 +82,11 @@ func (b bitmapBlock) eachFree(fn func(begin, end uint64) error) error {
 // surplus returns how many bytes the data file of a running pool takes up where the pool has nothing. It is an estimate while
 // volumes are written and deleted: the blocks that are free are looked for in the file afterwards.
 func (b *Backend) surplus(ctx context.Context) (bytes uint64, err error) {
-	end, err := b.pool.read(ctx)
-	if err != nil {
-		return 0, err
-	}
 	var total uint64 // not the result, which is read when fn may still be running
-	if err := bounded(ctx, "the pool's free blocks", func() (err error) {
-		defer end()
+	if err := b.pool.do(ctx, func() (err error) {
 		total, err = b.lookForSurplus(ctx)
 		return err
-	}); err != nil {
+	}, surplusLock); err != nil {
 		return 0, err
 	}
 	return total, nil

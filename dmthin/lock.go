@@ -17,6 +17,7 @@ const (
 	poolLock                                   // the state and the table of the pool itself
 	metadataSnapLock                           // the one metadata snapshot that a pool can have
 	statusLock                                 // a look at the pool's status: one that hangs is enough
+	surplusLock                                // a look at what the data file has too much: a trim waits for its own
 	readLocks                                  // the first of those that read has
 )
 
@@ -64,6 +65,18 @@ func (p *Pool) settle(ctx context.Context) error {
 	p.mu.Lock()
 	ids := slices.Collect(maps.Keys(p.locks))
 	p.mu.Unlock()
+	return p.settled(ctx, ids...)
+}
+
+// busy reports whether something is under way with one of these.
+func (p *Pool) busy(ids ...uint32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(ids, func(id uint32) bool { return p.locks[id] != nil })
+}
+
+// settled waits for what is under way with each of these.
+func (p *Pool) settled(ctx context.Context, ids ...uint32) error {
 	for _, id := range ids { // one by one: who reads needs others, and this would have them
 		unlock, err := p.lock(ctx, id)
 		if err != nil {

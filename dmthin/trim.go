@@ -33,13 +33,15 @@ const (
 // To punch holes where the metadata map nothing, as thin_trim does, is safe only while the pool does not run: it may give a block
 // away between the look and the punch. To suspend it meanwhile would keep that out, but a process that is killed then leaves a
 // suspended pool, and cannot end if one of its threads waits for I/O there, so nobody could resume it. So the free blocks are
-// taken by the volume c, some at once, each by the write of a page, and discarded there: the kernel keeps a block that is being
-// discarded from being given away (process_prepared_discard_passdown_pt1 in drivers/md/dm-thin.c). It gives
-// blocks in turn, from where it gave the last (sm_disk_new_block in dm-space-map-disk.c), so all free ones have been taken when as many have as there were. Before Linux 5.13
-// (5faafc77f7de, and stable kernels since July 2021) a commit sets it back to the begin, and not all is given back.
+// taken by that volume, some at once, each by the write of a page, and discarded there: the kernel keeps a block that is being
+// discarded from being given away (process_prepared_discard_passdown_pt1 in drivers/md/dm-thin.c). It gives blocks in turn, from
+// where it gave the last (sm_disk_new_block in dm-space-map-disk.c), so all free ones have been taken when as many have as there
+// were. Before Linux 5.13 (5faafc77f7de, and stable kernels since July 2021) a commit sets it back to the begin, and not all is
+// given back.
 //
 // Blocks that are taken are missing to others for a moment. So one trim runs at a time, another one is
-// errdefs.ErrFailedPrecondition at once, also while one that was given up hangs in the kernel; and it takes nothing of what is kept for what runs, without which it is errdefs.ErrResourceExhausted.
+// errdefs.ErrFailedPrecondition at once, also while one that was given up hangs in the kernel; and it takes nothing of what is
+// kept for what runs, without which it is errdefs.ErrResourceExhausted.
 //
 // A kill or a power cut leaves the volume, which no record names, and what it has not discarded as it was.
 func (b *Backend) Trim(ctx context.Context, reserve func() (Content, error)) (bytes uint64, err error) {
@@ -115,7 +117,7 @@ func (t *trimming) begin() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.since.IsZero() {
-		return fmt.Errorf("a trim is under way since %s: %w", t.since.UTC().Format(time.RFC3339), errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("a trim has been under way since %s: %w", t.since.UTC().Format(time.RFC3339), errdefs.ErrFailedPrecondition)
 	}
 	t.since = time.Now()
 	return nil
@@ -137,22 +139,27 @@ func (t *trim) create(ctx context.Context, reserve func() (Content, error)) erro
 		return err
 	}
 	t.reserved = true
-	err = t.pool.Create(ctx, t.volume)
+	if err := t.pool.Create(ctx, t.volume); err != nil {
+		return err
+	}
 	failpoint.Hit("trim.created")
-	return err
+	return nil
 }
 
-// end lets the next trim begin. What was given up and hangs has the volume until it really ends, and so this waits for that.
+// end lets the next trim begin. What was given up and hangs has the volume, or the lock of its look at the surplus, until it really
+// ends, and so this waits for both: for the volume first, as who has that looks too.
 func (t *trim) end(ctx context.Context) {
-	if !t.reserved || ctx.Err() == nil {
+	ids := []uint32{surplusLock}
+	if t.reserved {
+		ids = []uint32{t.volume, surplusLock}
+	}
+	if ctx.Err() == nil || !t.pool.busy(ids...) {
 		t.trimming.end()
 		return
 	}
 	go func() {
-		if unlock, err := t.pool.lock(context.WithoutCancel(ctx), t.volume); err == nil { // it waits without end
-			unlock()
-		}
-		t.trimming.end()
+		defer t.trimming.end()
+		_ = t.pool.settled(context.WithoutCancel(ctx), ids...) // it waits without end, and so does not fail
 	}()
 }
 

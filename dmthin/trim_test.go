@@ -194,7 +194,7 @@ func TestTrimsAtOnce(t *testing.T) {
 	require.NoError(t, b.trimming.begin())
 	_, err := b.Trim(t.Context(), trimVolume)
 	require.True(t, errdefs.IsFailedPrecondition(err), err)
-	require.ErrorContains(t, err, "a trim is under way since 20")
+	require.ErrorContains(t, err, "a trim has been under way since 20")
 	b.trimming.end()
 	require.NoError(t, b.trimming.begin())
 }

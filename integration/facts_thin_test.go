@@ -103,8 +103,8 @@ func TestThinFacts(t *testing.T) {
 	require.NoError(t, r.Close())
 	stopped, err := lamina.OpenStopped(c)
 	require.NoError(t, err)
-	require.Equal(t, live, spacesOf(t, stopped), "as with the daemon")
 	pool := poolOf(t, stopped)
+	require.Equal(t, live, spacesOf(t, stopped), "as with the daemon")
 	require.NoError(t, stopped.Close())
 
 	r = openThinRoot(t, c)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"iter"
 
@@ -30,7 +29,8 @@ func (p Problem) String() string {
 	return fmt.Sprintf("id %d, %.200q of %.200q: %s", p.ID, p.Key, p.Name, p.Text)
 }
 
-// Check yields everything that is inconsistent inside the store, in what the buckets say of each other. In a store that
+// Check yields everything that is inconsistent inside the store, in what the buckets say of each other, and what no write would be
+// taken with: labels of too many bytes, text that is not UTF-8. That alone keeps no store from being opened. In a store that
 // is open read-only it looks at bbolt's pages first, and goes on only if these are sound; bbolt cannot check them beside
 // a writer. An error ends it: ctx's, or a damage that keeps it from reading on.
 //
@@ -61,7 +61,7 @@ type checker struct {
 	yield   func(Problem) bool
 	records map[ID]Link
 	trash   map[ID]Link
-	sound   bool // the pages have been checked already
+	opening bool // the pages have been checked already, and what breaks no reading does not count
 }
 
 // stop is the error of a pass whose caller wants no more problems.
@@ -69,18 +69,22 @@ type stop struct{}
 
 func (stop) Error() string { return "stopped" }
 
+// report completes a problem with as much as can be read of the record. Of the id 0, which pages have that are not sound, it reads nothing.
 func (c *checker) report(id ID, format string, args ...any) error {
-	sn, _ := record(c.btx, id) // as much as can be read of it
+	var sn Snapshot
+	if id != 0 {
+		sn, _ = record(c.btx, id)
+	}
 	if !c.yield(Problem{ID: id, Name: sn.Name, Key: sn.Key, Text: fmt.Sprintf(format, args...)}) {
 		return stop{}
 	}
 	return c.ctx.Err()
 }
 
-// checkAll returns the first problem in a store whose pages have been checked.
+// checkAll returns the first problem that keeps a store whose pages have been checked from being opened.
 func checkAll(btx *bolt.Tx) error {
 	var first *Problem
-	c := checker{ctx: context.Background(), btx: btx, sound: true, yield: func(p Problem) bool {
+	c := checker{ctx: context.Background(), btx: btx, opening: true, yield: func(p Problem) bool {
 		first = &p
 		return false
 	}}
@@ -111,7 +115,7 @@ func (c *checker) run() error {
 
 // checkPages runs bbolt's own check. The channel must be drained, as its goroutine uses the transaction.
 func (c *checker) checkPages() (err error) {
-	if c.sound || !c.btx.DB().IsReadOnly() {
+	if c.opening || !c.btx.DB().IsReadOnly() {
 		return nil
 	}
 	sound := true
@@ -151,16 +155,16 @@ func (c *checker) checkRecord(sn Snapshot) error {
 		return c.report(id, "the id is above the sequence %d and could be given again", sequence)
 	}
 	if at, err := lookup(c.btx, sn.Name, sn.Key); err != nil || at != id {
-		return c.report(id, "the key %q of %q does not lead to it", sn.Key, sn.Name)
+		return c.report(id, "its key does not lead to it")
 	}
 	if sn.Parent == "" {
 		if err := checkTemplate(c.btx, sn); err != nil {
 			return c.report(id, "it shows no parent and has one: %v", err)
 		}
 	} else if at, err := lookup(c.btx, sn.Name, sn.Parent); err != nil || at != sn.ParentID {
-		return c.report(id, "the parent %q has not the id %d", sn.Parent, sn.ParentID)
+		return c.report(id, "the parent %.200q has not the id %d", sn.Parent, sn.ParentID)
 	}
-	if err := errors.Join(validate(sn.Name, sn.Key, sn.Labels), checkProject(sn.Placement)); err != nil { // one that cannot be sent keeps all others from being listed
+	if err := checkProject(sn.Placement); err != nil {
 		return c.report(id, "%v", err)
 	}
 	if sn.Placement.Medium == NoMedium && sn.Kind != snapshots.KindView {
@@ -172,6 +176,12 @@ func (c *checker) checkRecord(sn Snapshot) error {
 				return err
 			}
 		}
+	}
+	if c.opening {
+		return c.ctx.Err()
+	}
+	if err := validate(sn.Name, sn.Key, sn.Labels); err != nil { // one that cannot be sent keeps all others from being listed
+		return c.report(id, "%v", err)
 	}
 	return c.ctx.Err()
 }
@@ -208,14 +218,14 @@ func (c *checker) checkKeys() error {
 		name, key, _ := bytes.Cut(k, []byte{0})
 		id, ok := parseKey8(v)
 		if !ok {
-			return c.report(0, "the key %q of %q leads to %x", key, name, v)
+			return c.report(0, "the key %.200q of %.200q leads to %x", key, name, v)
 		}
 		raw := c.btx.Bucket(bucketRecords).Get(v)
 		if raw == nil {
-			return c.report(id, "the key %q of %q leads to it, but it has no record", key, name)
+			return c.report(id, "the key %.200q of %.200q leads to it, but it has no record", key, name)
 		}
 		if sn, err := decodeSnapshot(id, raw); err == nil && (sn.Name != string(name) || sn.Key != string(key)) {
-			return c.report(id, "the key %q of %q leads to it, but it is %q of %q", key, name, sn.Key, sn.Name)
+			return c.report(id, "the key %.200q of %.200q leads to it, but it is %.200q of %.200q", key, name, sn.Key, sn.Name)
 		}
 		return c.ctx.Err()
 	})

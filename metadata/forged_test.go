@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -60,14 +61,8 @@ var forgeries = map[string]func(forger) error{
 	"an id of the template's": func(f forger) error {
 		return f.change(3, func(sn *Snapshot) { sn.Name, sn.Parent, sn.ParentID = Templates, "", 0 })
 	},
-	"a huge label": func(f forger) error {
-		return f.change(2, func(sn *Snapshot) { sn.Labels = map[string]string{"l\x00": strings.Repeat("v", 20<<20)} })
-	},
 	"a label that is a path": func(f forger) error {
 		return f.change(2, func(sn *Snapshot) { sn.Labels = map[string]string{snapshots.LabelSnapshotRef: "/etc,lowerdir=/"} })
-	},
-	"a label of no UTF-8": func(f forger) error {
-		return f.change(2, func(sn *Snapshot) { sn.Labels = map[string]string{"\xff": "\n\x00"} })
 	},
 	"a record of the id 0": func(f forger) error { return f.raw(0, nil) },
 	"a record above the sequence": func(f forger) error {
@@ -167,4 +162,51 @@ func readAll(t *testing.T, s *Store) error {
 	add(err)
 	require.Less(t, seen, 1000)
 	return errors.Join(errs...)
+}
+
+// unwritten are records that no write would be taken with, and that can be read all the same.
+var unwritten = map[string]func(forger) error{
+	"labels have 4096000 bytes": func(f forger) error {
+		return f.change(2, func(sn *Snapshot) {
+			sn.Labels = map[string]string{}
+			for i := range 1000 {
+				sn.Labels[fmt.Sprintf("%06d", i)] = strings.Repeat("v", 4090)
+			}
+		})
+	},
+	"label key and value length": func(f forger) error {
+		return f.change(2, func(sn *Snapshot) { sn.Labels = map[string]string{"l\x00": strings.Repeat("v", 20<<20)} })
+	},
+	`the label "\xff" is not UTF-8`: func(f forger) error {
+		return f.change(2, func(sn *Snapshot) { sn.Labels = map[string]string{"\xff": "\n\x00"} })
+	},
+	"the key is not UTF-8": func(f forger) error {
+		active, err := record(f.Tx, 5)
+		keys := f.Bucket(bucketKeys)
+		return errors.Join(
+			err, keys.Delete(nameKey("lamina", active.Key)), keys.Put(nameKey("lamina", "\xff"), key8(5)),
+			f.change(5, func(sn *Snapshot) { sn.Key = "\xff" }))
+	},
+}
+
+// What an older store may have keeps none from being opened, and Check tells of it.
+func TestOpenOfWhatNoWriteTakes(t *testing.T) {
+	good := sampleStore(t)
+	path := filepath.Join(t.TempDir(), "lamina.db")
+	for what, forge := range unwritten {
+		require.NoError(t, os.WriteFile(path, good, 0o600))
+		bbolt(t, path, func(btx *bolt.Tx) error { return forge(forger{btx}) })
+		for _, readOnly := range []bool{false, true} {
+			s, err := Open(path, Options{ReadOnly: readOnly})
+			require.NoError(t, err, what)
+			var found []string
+			for problem, err := range s.Check(t.Context()) {
+				require.NoError(t, err)
+				found = append(found, problem.String())
+			}
+			require.Len(t, found, 1, what)
+			require.Contains(t, found[0], what)
+			require.NoError(t, s.Close())
+		}
+	}
 }
