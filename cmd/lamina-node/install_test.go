@@ -26,7 +26,8 @@ type testNode struct {
 	masked bool
 	begin  func(unit string) error // what a restart does
 	answer func() (*introspection.PluginsResponse, error)
-	server *grpc.Server
+	// stopServing ends its containerd.
+	stopServing func()
 	introspection.UnimplementedIntrospectionServer
 }
 
@@ -43,22 +44,24 @@ func newTestNode(t *testing.T) *testNode {
 // testNodeIn is one that has been before.
 func testNodeIn(t *testing.T, root string) *testNode {
 	t.Helper()
-	n := &testNode{t: t, begin: func(string) error { return nil }, answer: served, server: grpc.NewServer()}
+	n := &testNode{t: t, begin: func(string) error { return nil }, answer: served}
 	n.node = &node{root: root, image: filepath.Join(root, "image"), config: filepath.Join(root, "config"), out: &bytes.Buffer{}, systemd: n}
 	_ = os.Remove(n.at(containerdSocket)) // of one that was killed
 	require.NoError(t, os.MkdirAll(filepath.Dir(n.at(containerdSocket)), 0o755))
 	listener, err := net.Listen("unix", n.at(containerdSocket))
 	require.NoError(t, err)
-	introspection.RegisterIntrospectionServer(n.server, n)
+	server := grpc.NewServer()
+	introspection.RegisterIntrospectionServer(server, n)
 	done := make(chan struct{})
 	go func() {
-		_ = n.server.Serve(listener)
+		_ = server.Serve(listener)
 		close(done)
 	}()
-	t.Cleanup(func() {
-		n.server.Stop()
+	n.stopServing = func() { // and waits for its end: one that had not begun removes the socket by its name then
+		server.Stop()
 		<-done
-	})
+	}
+	t.Cleanup(n.stopServing)
 	return n
 }
 

@@ -87,7 +87,7 @@ func (k kill) at(t *testing.T, step string) bool {
 			n.write(name, "second")
 		}
 	}
-	n.server.Stop() // the process has its own
+	n.stopServing() // the process has its own
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
 	cmd.Env = append(os.Environ(), verbVariable+"="+k.verb, rootVariable+"="+n.root, "LAMINA_FAILPOINT="+step)
 	out, err := cmd.CombinedOutput()
