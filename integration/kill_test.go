@@ -32,7 +32,7 @@ func TestKilledDaemon(t *testing.T) {
 	for _, test := range []struct {
 		containerd
 		kills int
-	}{{containerd2, tortured(12, 50)}, {containerdDebian, tortured(4, 10)}} {
+	}{{containerd2, tortured(8, 50)}, {containerdDebian, tortured(3, 10)}} {
 		t.Run(test.name, func(t *testing.T) {
 			n := startNode(t, test.containerd, union)
 			if n.daemon == nil {
@@ -46,7 +46,7 @@ func TestKilledDaemon(t *testing.T) {
 // TestThinKilledDaemon does the same with volumes, fewer times: a guest is slow.
 func TestThinKilledDaemon(t *testing.T) {
 	guest.Require(t)
-	killRepeatedly(t, startNode(t, containerd2, thinExt4), unrest{kills: tortured(6, 10), restless: 2, lasting: 2, patience: time.Minute})
+	killRepeatedly(t, startNode(t, containerd2, thinExt4), unrest{kills: tortured(4, 10), restless: 2, lasting: 2, patience: time.Minute})
 }
 
 func killRepeatedly(t *testing.T, n *node, u unrest) {
