@@ -157,9 +157,9 @@ func (d *cutDisk) sumOf(t *testing.T, image []byte) sum {
 	t.Helper()
 	newest, before, err := readMetas(bytes.NewReader(image))
 	require.NoError(t, err)
-	s, err := newest.check(bytes.NewReader(image), uint64(len(image)), before.stamped)
+	r, err := newest.check(bytes.NewReader(image), uint64(len(image)), before.stamped)
 	require.NoError(t, err)
-	return s
+	return r.sum
 }
 
 // cut checks what a power cut may leave of a commit that has written the file so.

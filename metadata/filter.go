@@ -20,7 +20,11 @@ func labelTag(label string) byte { return indexedLabels[label] }
 
 // labelPrefix is an index key but for the id. The lengths keep one value from being the prefix of another.
 func labelPrefix(tag byte, name, value string) []byte {
-	b := []byte{tag}
+	return appendLabelPrefix(nil, tag, name, value)
+}
+
+func appendLabelPrefix[T string | []byte](b []byte, tag byte, name, value T) []byte {
+	b = append(b, tag)
 	b = append(binary.AppendUvarint(b, uint64(len(name))), name...)
 	return append(binary.AppendUvarint(b, uint64(len(value))), value...)
 }

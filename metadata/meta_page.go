@@ -120,7 +120,7 @@ func fnvSum(b []byte) uint64 {
 // A judgement says which state of a store to open.
 type judgement struct {
 	page *metaPage // the state
-	sum  sum       // what it sums up to
+	reading
 
 	cutOff *metaPage // the commit after it, which did not reach the disk as a whole; nil if there is none
 	missed error     // what is missing of that one
@@ -136,21 +136,21 @@ func judge(file io.ReaderAt, size uint64) (judgement, error) {
 	}
 	// A store of an older version has no stamps. Once a commit has been stamped, one of the two meta pages always is, and what
 	// has none was cut off.
-	s, err := newest.check(file, size, before.stamped)
+	r, err := newest.check(file, size, before.stamped)
 	if err == nil {
-		return judgement{page: newest, sum: s}, nil
+		return judgement{page: newest, reading: r}, nil
 	}
 	if unread(err) || newest.settled || !before.undoable(newest) {
 		return judgement{}, err
 	}
-	s, beforeErr := before.check(file, size, true)
+	r, beforeErr := before.check(file, size, true)
 	if unread(beforeErr) {
 		return judgement{}, beforeErr
 	}
 	if beforeErr != nil {
 		return judgement{}, errors.Join(err, fmt.Errorf("the state before: %w", beforeErr))
 	}
-	return judgement{page: before, sum: s, cutOff: newest, missed: err}, nil
+	return judgement{page: before, reading: r, cutOff: newest, missed: err}, nil
 }
 
 // undoable reports whether a state can be the one before a commit that was cut off. Undoing that makes a state that is older
@@ -159,19 +159,19 @@ func (m *metaPage) undoable(cutOff *metaPage) bool {
 	return m.stamped && m.txid() > 0 && m.txid()+1 == cutOff.txid()
 }
 
-// check reads the whole state, and returns its sum.
-func (m *metaPage) check(file io.ReaderAt, size uint64, mustBeStamped bool) (sum, error) {
+// check reads the whole state. One that is not what its stamp says is an error.
+func (m *metaPage) check(file io.ReaderAt, size uint64, mustBeStamped bool) (reading, error) {
 	if mustBeStamped && !m.stamped {
-		return sum{}, fmt.Errorf("the sum of transaction %d is missing", m.txid())
+		return reading{}, fmt.Errorf("the sum of transaction %d is missing", m.txid())
 	}
-	s, err := checkPages(file, size, m)
+	r, err := checkPages(file, size, m)
 	if err != nil {
-		return sum{}, err
+		return reading{}, err
 	}
-	if m.stamped && s != m.sum {
-		return sum{}, fmt.Errorf("what it holds is not what transaction %d has left", m.txid())
+	if m.stamped && r.sum != m.sum {
+		return reading{}, fmt.Errorf("what it holds is not what transaction %d has left", m.txid())
 	}
-	return s, nil
+	return r, nil
 }
 
 // undone returns the sector to put in the place of the one of the commit that was cut off: it leads to the state before, as

@@ -34,16 +34,26 @@ type pageChecker struct {
 	seen   []bool // by page
 	path   []byte // the bucket that is read: its name
 	summer summer
+	agreed *agreement
+	spare  [][]byte // buffers of a page's size that are not in use
 }
 
-// checkPages returns the sum of the state that a meta page leads to in a file of that many bytes, or what is wrong with it.
-func checkPages(file io.ReaderAt, size uint64, m *metaPage) (sum, error) {
+// A reading is what a state of a store was found to be.
+type reading struct {
+	sum    sum
+	agrees bool // all that it holds says the same: see agreement
+}
+
+// checkPages reads the state that a meta page leads to in a file of that many bytes, or returns what is wrong with it.
+func checkPages(file io.ReaderAt, size uint64, m *metaPage) (reading, error) {
 	if high := m.high(); high > size/m.pageSize {
-		return sum{}, fmt.Errorf("the file is cut off: it has %d bytes, and pages of %d up to number %d", size, m.pageSize, high)
+		return reading{}, fmt.Errorf("the file is cut off: it has %d bytes, and pages of %d up to number %d", size, m.pageSize, high)
 	}
-	c := &pageChecker{file: file, meta: m, seen: make([]bool, m.high())}
-	_, err := c.tree(m.root(), nil, nil)
-	return c.summer.sum, err
+	c := &pageChecker{file: file, meta: m, seen: make([]bool, m.high()), agreed: newAgreement()}
+	if _, err := c.tree(m.root(), nil, nil); err != nil {
+		return reading{}, err
+	}
+	return reading{c.summer.sum, c.agreed.holds()}, nil
 }
 
 // tree checks a page and those below it, whose keys are not below low and, unless it is nil, below high. It returns the type of
@@ -53,6 +63,7 @@ func (c *pageChecker) tree(id uint64, low, high []byte) (kind uint16, err error)
 	if err != nil {
 		return 0, err
 	}
+	defer c.release(page)
 	if err := c.elements(page, low, high); err != nil {
 		return 0, fmt.Errorf("page %d: %w", id, err)
 	}
@@ -66,12 +77,12 @@ func (c *pageChecker) read(id uint64) ([]byte, error) {
 	if id < 2 || id >= c.meta.high() {
 		return nil, fmt.Errorf("page %d: there is none", id)
 	}
-	header := make([]byte, pageHeader)
-	if err := readAt(c.file, header, id*c.meta.pageSize); err != nil {
+	page := c.buffer()
+	if err := readAt(c.file, page, id*c.meta.pageSize); err != nil {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
-	pages := 1 + uint64(binary.NativeEndian.Uint32(header[12:]))
-	if at := binary.NativeEndian.Uint64(header); at != id || pages > c.meta.high()-id {
+	pages := 1 + uint64(binary.NativeEndian.Uint32(page[12:]))
+	if at := binary.NativeEndian.Uint64(page); at != id || pages > c.meta.high()-id {
 		return nil, fmt.Errorf("page %d: it says that it is number %d, of %d pages", id, at, pages)
 	}
 	for i := id; i < id+pages; i++ {
@@ -80,12 +91,27 @@ func (c *pageChecker) read(id uint64) ([]byte, error) {
 		}
 		c.seen[i] = true
 	}
-	page := make([]byte, pages*c.meta.pageSize)
-	if err := readAt(c.file, page, id*c.meta.pageSize); err != nil {
-		return nil, fmt.Errorf("page %d: %w", id, err)
+	if pages > 1 {
+		more := make([]byte, (pages-1)*c.meta.pageSize)
+		if err := readAt(c.file, more, (id+1)*c.meta.pageSize); err != nil {
+			return nil, fmt.Errorf("page %d: %w", id, err)
+		}
+		page = append(page, more...)
 	}
 	return page, nil
 }
+
+// buffer returns one of a page's size, for read.
+func (c *pageChecker) buffer() (page []byte) {
+	if n := len(c.spare); n > 0 {
+		page, c.spare = c.spare[n-1], c.spare[:n-1]
+		return page
+	}
+	return make([]byte, c.meta.pageSize)
+}
+
+// release takes back what read has returned, once nothing in it is needed.
+func (c *pageChecker) release(page []byte) { c.spare = append(c.spare, page[:c.meta.pageSize]) }
 
 // elements checks what a page holds: keys that rise, each where bbolt writes it.
 func (c *pageChecker) elements(page []byte, low, high []byte) error {
@@ -120,16 +146,18 @@ func (c *pageChecker) elements(page []byte, low, high []byte) error {
 	return c.children(page, keys, high)
 }
 
-// leafElement sums an entry, or checks the bucket that it leads to.
+// leafElement takes an entry into account, or checks the bucket that it leads to.
 func (c *pageChecker) leafElement(key, value []byte, bucket bool) error {
 	if !bucket {
 		c.summer.add(c.path, key, value)
+		c.agreed.entry(c.path, key, value)
 		return nil
 	}
 	outside := c.path
 	c.path = key
 	if len(outside) > 0 { // none of ours lies in another
 		c.path = append(append(outside[:len(outside):len(outside)], 0), key...)
+		c.agreed.broken = true
 	}
 	err := c.bucket(value)
 	c.path = outside
@@ -184,7 +212,11 @@ func (c *pageChecker) bucket(value []byte) error {
 	if len(value) < bucketHead {
 		return errors.New("it has no head")
 	}
-	c.summer.resequence(c.path, 0, binary.NativeEndian.Uint64(value[8:]))
+	sequence := binary.NativeEndian.Uint64(value[8:])
+	c.summer.resequence(c.path, 0, sequence)
+	if bytes.Equal(c.path, bucketRecords) {
+		c.agreed.sequence = ID(sequence)
+	}
 	if root := binary.NativeEndian.Uint64(value); root != 0 {
 		if len(value) != bucketHead {
 			return fmt.Errorf("its head has %d bytes", len(value))

@@ -257,23 +257,28 @@ func setLinkField(num protowire.Number, v uint64, kind *snapshots.Kind, parent *
 }
 
 func (s *Snapshot) addLabel(b []byte) error {
-	var k, v string
-	err := eachField(b, func(num protowire.Number, _ uint64, data []byte) error {
+	k, v, err := decodeLabel(b)
+	if s.Labels == nil {
+		s.Labels = map[string]string{}
+	}
+	s.Labels[string(k)] = string(v)
+	return err
+}
+
+// decodeLabel returns parts of b.
+func decodeLabel(b []byte) (k, v []byte, err error) {
+	err = eachField(b, func(num protowire.Number, _ uint64, data []byte) error {
 		switch num {
 		case fieldLabelKey:
-			k = string(data)
+			k = data
 		case fieldLabelValue:
-			v = string(data)
+			v = data
 		default:
 			return fmt.Errorf("%w: unknown field %d in a label", errRecord, num)
 		}
 		return nil
 	})
-	if s.Labels == nil {
-		s.Labels = map[string]string{}
-	}
-	s.Labels[k] = v
-	return err
+	return k, v, err
 }
 
 // isText says which fields of a record hold text; the others are varints. In a label both do, and their numbers are

@@ -174,11 +174,11 @@ func tStamp(t *testing.T, path string) uint64 {
 	file := fileOf(t, path)
 	newest, _, err := readMetas(bytes.NewReader(file))
 	require.NoError(t, err)
-	s, err := checkPages(bytes.NewReader(file), uint64(len(file)), newest)
+	r, err := checkPages(bytes.NewReader(file), uint64(len(file)), newest)
 	require.NoError(t, err)
 	stamps, err := openStamps(path, newest.pageSize)
 	require.NoError(t, err)
-	require.NoError(t, errors.Join(stamps.write(stampAt, newest.txid(), s), stamps.close()))
+	require.NoError(t, errors.Join(stamps.write(stampAt, newest.txid(), r.sum), stamps.close()))
 	return newest.txid()
 }
 

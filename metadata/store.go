@@ -138,31 +138,38 @@ func (s *Store) beginWrites(judged judgement) (err error) {
 }
 
 // openBolt opens the file, once all that is in use of it has been looked at: what is damaged must not be built upon, and
-// bbolt runs into a damaged page with a panic, at times in a goroutine where nobody can catch it.
+// bbolt runs into a damaged page with a panic, at times in a goroutine where nobody can catch it. What says the same everywhere
+// is mapped once; otherwise it is looked at in a mapping that nothing is written through, to say what is wrong.
 func openBolt(path string, readOnly bool) (*bolt.DB, judgement, error) {
 	judged, err := verifyFile(path, readOnly)
 	if err != nil {
 		return nil, judged, err
 	}
-	db, err := openBoltOnce(path, true)
-	if err != nil {
-		return nil, judged, err
+	if !readOnly && !judged.agrees {
+		db, err := openVerified(path, true, verifyMeta, checkAll)
+		if err == nil {
+			err = db.Close()
+		}
+		if err != nil {
+			return nil, judged, err
+		}
 	}
-	err = guardFaults(func() error { return db.View(verifyMeta) })
-	if err == nil && !readOnly {
-		err = guardFaults(func() error { return db.View(checkAll) })
-	}
-	if err != nil {
-		return nil, judged, errors.Join(err, db.Close())
-	}
-	if readOnly {
-		return db, judged, nil
-	}
-	if err := db.Close(); err != nil {
-		return nil, judged, err
-	}
-	db, err = openBoltOnce(path, false)
+	db, err := openVerified(path, readOnly, verifyMeta)
 	return db, judged, err
+}
+
+// openVerified opens the file, if it passes what is to be verified.
+func openVerified(path string, readOnly bool, verify ...func(*bolt.Tx) error) (*bolt.DB, error) {
+	db, err := openBoltOnce(path, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range verify {
+		if err := guardFaults(func() error { return db.View(v) }); err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+	}
+	return db, nil
 }
 
 func openBoltOnce(path string, readOnly bool) (db *bolt.DB, err error) {
