@@ -14,7 +14,7 @@ import (
 // from being opened. It looks nothing up: what a record wants to be found in other buckets is added to a balance, and what these
 // have is taken from it. So it takes a fraction of Check's time; Check tells what is wrong where there is no agreement.
 //
-// The entries of a bucket come in one piece, and records before trash, as bbolt has them.
+// The entries come in any order.
 type agreement struct {
 	broken   bool
 	sequence ID // of the records
@@ -27,6 +27,7 @@ type agreement struct {
 	hash    maphash.Hash
 	buf     []byte
 	indexed []indexedValue // of the record that goes by
+	trashed []ID
 }
 
 // A node is what a chain is checked with.
@@ -64,6 +65,10 @@ func (a *agreement) entry(bucket, k, v []byte) {
 
 // holds reports whether all agree, when all have gone by.
 func (a *agreement) holds() bool {
+	for _, id := range a.trashed {
+		_, recorded := a.nodes[id]
+		a.must(!recorded)
+	}
 	return !a.broken && a.balance == 0 && a.chains()
 }
 
@@ -146,8 +151,8 @@ func (a *agreement) label(b []byte) error {
 func (a *agreement) trash(k, v []byte) {
 	id, ok := parseKey8(k)
 	link, err := decodeLink(id, v)
-	_, recorded := a.nodes[id]
-	a.must(ok && err == nil && !recorded && id <= a.sequence && link.Placement.Medium != NoMedium)
+	a.trashed = append(a.trashed, id)
+	a.must(ok && err == nil && id <= a.sequence && link.Placement.Medium != NoMedium)
 	a.content(k, link.Placement)
 }
 

@@ -2,10 +2,12 @@ package metadata
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // What is known here of bbolt's file (internal/common: page.go, meta.go, inode.go, bucket.go): numbers are in the byte order
@@ -28,14 +30,23 @@ const (
 // Whatever pages it passes are a state that bbolt can go on from: each is led to once, from one place, its keys lie where a
 // search looks for them, and siblings are of one kind. So where what they hold sums up to what it should, it does not matter
 // whether all of them are those that the commit wrote.
+//
+// Leaves, which nearly all pages are, are read last and in the order of the file, many at once: a start reads from the disk.
 type pageChecker struct {
 	file   io.ReaderAt
 	meta   *metaPage
 	seen   []bool // by page
 	path   []byte // the bucket that is read: its name
+	leaves []leaf // to be read
 	summer summer
 	agreed *agreement
-	spare  [][]byte // buffers of a page's size that are not in use
+}
+
+// A leaf is a page that a branch leads to. Its keys are not below low and, unless it is nil, below high.
+type leaf struct {
+	id        uint64
+	path      []byte
+	low, high []byte
 }
 
 // A reading is what a state of a store was found to be.
@@ -50,68 +61,109 @@ func checkPages(file io.ReaderAt, size uint64, m *metaPage) (reading, error) {
 		return reading{}, fmt.Errorf("the file is cut off: it has %d bytes, and pages of %d up to number %d", size, m.pageSize, high)
 	}
 	c := &pageChecker{file: file, meta: m, seen: make([]bool, m.high()), agreed: newAgreement()}
-	if _, err := c.tree(m.root(), nil, nil); err != nil {
+	_, err := c.tree(m.root(), nil, nil)
+	for err == nil && len(c.leaves) > 0 {
+		leaves := c.leaves
+		c.leaves = nil // more come if one has buckets
+		err = c.readLeaves(leaves)
+	}
+	if err != nil {
 		return reading{}, err
 	}
 	return reading{c.summer.sum, c.agreed.holds()}, nil
 }
 
-// tree checks a page and those below it, whose keys are not below low and, unless it is nil, below high. It returns the type of
-// the page.
+// tree checks a page and those below it, but for the leaves that are left for later. It returns the type of the page.
 func (c *pageChecker) tree(id uint64, low, high []byte) (kind uint16, err error) {
-	page, err := c.read(id)
-	if err != nil {
+	if err := c.exists(id); err != nil {
 		return 0, err
 	}
-	defer c.release(page)
-	if err := c.elements(page, low, high); err != nil {
+	page := make([]byte, c.meta.pageSize)
+	if err := readAt(c.file, page, id*c.meta.pageSize); err != nil {
+		return 0, fmt.Errorf("page %d: %w", id, err)
+	}
+	if page, err = c.whole(id, page); err == nil {
+		err = c.elements(page, low, high)
+	}
+	if err != nil {
 		return 0, fmt.Errorf("page %d: %w", id, err)
 	}
 	return pageType(page), nil
 }
 
+// exists returns an error if there is no page of that number.
+func (c *pageChecker) exists(id uint64) error {
+	if id < 2 || id >= c.meta.high() {
+		return fmt.Errorf("page %d: there is none", id)
+	}
+	return nil
+}
+
+// readAtOnce is how much of the file is read at once, in bytes; a page may have a quarter of it (maxPageSize).
+const readAtOnce = 256 << 10
+
+// readLeaves reads pages that exist, and checks them. It sorts what it is given.
+func (c *pageChecker) readLeaves(leaves []leaf) error {
+	slices.SortFunc(leaves, func(a, b leaf) int { return cmp.Compare(a.id, b.id) })
+	buf := make([]byte, readAtOnce)
+	for len(leaves) > 0 {
+		first, n := leaves[0].id, 1
+		for n < len(leaves) && leaves[n].id < first+readAtOnce/c.meta.pageSize {
+			n++
+		}
+		pages := buf[:(leaves[n-1].id+1-first)*c.meta.pageSize]
+		if err := readAt(c.file, pages, first*c.meta.pageSize); err != nil {
+			return fmt.Errorf("pages %d to %d: %w", first, leaves[n-1].id, err)
+		}
+		for _, l := range leaves[:n] {
+			at := (l.id - first) * c.meta.pageSize
+			if err := c.leaf(l, pages[at:at+c.meta.pageSize]); err != nil {
+				return fmt.Errorf("bucket %q: page %d: %w", l.path, l.id, err)
+			}
+		}
+		leaves = leaves[n:]
+	}
+	return nil
+}
+
+// leaf checks one whose first page is given.
+func (c *pageChecker) leaf(l leaf, first []byte) error {
+	page, err := c.whole(l.id, first)
+	if err != nil {
+		return err
+	}
+	if kind := pageType(page); kind != leafPage {
+		return errSiblings(kind, leafPage)
+	}
+	c.path = l.path
+	return c.elements(page, l.low, l.high)
+}
+
+// errSiblings tells of pages below one branch: bbolt merges neighbours.
+func errSiblings(kind, other uint16) error {
+	return fmt.Errorf("a page of the type %#x beside one of %#x", kind, other)
+}
+
 func pageType(page []byte) uint16 { return binary.NativeEndian.Uint16(page[8:]) }
 
-// read returns a page, with those that it goes on in. Each is read once: a second time would be a circle.
-func (c *pageChecker) read(id uint64) ([]byte, error) {
-	if id < 2 || id >= c.meta.high() {
-		return nil, fmt.Errorf("page %d: there is none", id)
-	}
-	page := c.buffer()
-	if err := readAt(c.file, page, id*c.meta.pageSize); err != nil {
-		return nil, fmt.Errorf("page %d: %w", id, err)
-	}
-	pages := 1 + uint64(binary.NativeEndian.Uint32(page[12:]))
-	if at := binary.NativeEndian.Uint64(page); at != id || pages > c.meta.high()-id {
-		return nil, fmt.Errorf("page %d: it says that it is number %d, of %d pages", id, at, pages)
+// whole returns a page, whose first one is given, with those that it goes on in. Each is taken once: a second time would be a circle.
+func (c *pageChecker) whole(id uint64, first []byte) ([]byte, error) {
+	pages := 1 + uint64(binary.NativeEndian.Uint32(first[12:]))
+	if at := binary.NativeEndian.Uint64(first); at != id || pages > c.meta.high()-id {
+		return nil, fmt.Errorf("it says that it is number %d, of %d pages", at, pages)
 	}
 	for i := id; i < id+pages; i++ {
 		if c.seen[i] {
-			return nil, fmt.Errorf("page %d: something else leads to it too", i)
+			return nil, fmt.Errorf("something else leads to page %d too", i)
 		}
 		c.seen[i] = true
 	}
-	if pages > 1 {
-		more := make([]byte, (pages-1)*c.meta.pageSize)
-		if err := readAt(c.file, more, (id+1)*c.meta.pageSize); err != nil {
-			return nil, fmt.Errorf("page %d: %w", id, err)
-		}
-		page = append(page, more...)
+	if pages == 1 {
+		return first, nil
 	}
-	return page, nil
+	page := make([]byte, pages*c.meta.pageSize)
+	return page, readAt(c.file, page, id*c.meta.pageSize)
 }
-
-// buffer returns one of a page's size, for read.
-func (c *pageChecker) buffer() (page []byte) {
-	if n := len(c.spare); n > 0 {
-		page, c.spare = c.spare[n-1], c.spare[:n-1]
-		return page
-	}
-	return make([]byte, c.meta.pageSize)
-}
-
-// release takes back what read has returned, once nothing in it is needed.
-func (c *pageChecker) release(page []byte) { c.spare = append(c.spare, page[:c.meta.pageSize]) }
 
 // elements checks what a page holds: keys that rise, each where bbolt writes it.
 func (c *pageChecker) elements(page []byte, low, high []byte) error {
@@ -154,7 +206,7 @@ func (c *pageChecker) leafElement(key, value []byte, bucket bool) error {
 		return nil
 	}
 	outside := c.path
-	c.path = key
+	c.path = bytes.Clone(key)
 	if len(outside) > 0 { // none of ours lies in another
 		c.path = append(append(outside[:len(outside):len(outside)], 0), key...)
 		c.agreed.broken = true
@@ -167,7 +219,7 @@ func (c *pageChecker) leafElement(key, value []byte, bucket bool) error {
 	return nil
 }
 
-// children checks the pages below a branch, whose keys are given.
+// children checks the pages below a branch, whose keys are given. Of leaves it reads the first.
 func (c *pageChecker) children(page []byte, keys [][]byte, high []byte) error {
 	var first uint16
 	for i, key := range keys {
@@ -175,15 +227,23 @@ func (c *pageChecker) children(page []byte, keys [][]byte, high []byte) error {
 		if i+1 < len(keys) {
 			next = keys[i+1]
 		}
-		kind, err := c.tree(binary.NativeEndian.Uint64(page[pageHeader+i*pageElement+8:]), key, next)
+		id := binary.NativeEndian.Uint64(page[pageHeader+i*pageElement+8:])
+		if first == leafPage {
+			if err := c.exists(id); err != nil {
+				return err
+			}
+			c.leaves = append(c.leaves, leaf{id, c.path, key, next})
+			continue
+		}
+		kind, err := c.tree(id, key, next)
 		if err != nil {
 			return err
 		}
 		if i == 0 {
 			first = kind
 		}
-		if kind != first { // bbolt merges neighbours
-			return fmt.Errorf("element %d: a page of the type %#x beside one of %#x", i, kind, first)
+		if kind != first {
+			return fmt.Errorf("element %d: %w", i, errSiblings(kind, first))
 		}
 	}
 	return nil

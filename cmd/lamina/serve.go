@@ -72,7 +72,7 @@ func serve(ctx context.Context, s settings) (err error) {
 	defer context.AfterFunc(ctx, host.StopDeleting)()
 	service := newService(log.G(ctx), served)
 	service.metrics, service.memory.pages = seen.metrics, host.GiveBack
-	service.memory.now() // what the check of a large store took, which is done once
+	service.memory.answered() // the start has read all of the store
 	server := newServer(service, seen.tracer.options()...)
 	registerDiff(server.grpc, log.G(ctx), seen.metrics, host, containerd)
 	err = server.run(ctx, sock)
