@@ -57,6 +57,7 @@ func (a *agreement) entry(bucket, k, v []byte) {
 	case string(bucketTrash):
 		a.trash(k, v)
 	case string(bucketKeys), string(bucketDevices):
+		a.must(len(v) == 8)
 		a.balance -= a.sum(bucket, k, v)
 	case string(bucketChildren), string(bucketLabels):
 		a.balance -= a.sum(bucket, k, nil)
@@ -75,7 +76,7 @@ func (a *agreement) holds() bool {
 // must breaks the agreement if something is not so.
 func (a *agreement) must(ok bool) { a.broken = a.broken || !ok }
 
-// sum is the hash of an entry. The values of a bucket have one length, so no two entries are the same bytes.
+// sum is the hash of an entry. The values of a bucket have one length, or do not count, so no two entries are the same bytes.
 func (a *agreement) sum(bucket, key, value []byte) uint64 {
 	a.hash.Reset()
 	_, _ = a.hash.Write(bucket)
@@ -115,6 +116,7 @@ func (a *agreement) record(k, v []byte) {
 
 	n := node{parent: link.ParentID, kind: link.Kind, template: string(name) == Templates}
 	if len(parent) > 0 {
+		a.must(link.ParentID != 0)
 		n.upon = a.sum(nil, a.nameKey(name, parent), nil)
 	}
 	full := a.nameKey(name, key)

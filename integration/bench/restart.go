@@ -55,7 +55,7 @@ func measureRestart(ctx context.Context, s settings, dir string) (_ section, err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, d.stop()) }()
-	if err := d.call(func(sn snapshots.Snapshotter) error { return fillStore(ctx, sn, stored) }); err != nil {
+	if err := d.fill(ctx, stored); err != nil {
 		return nil, err
 	}
 	_, _ = fmt.Fprintln(s.progress, "restart: the store is filled")
@@ -74,6 +74,23 @@ func measureRestart(ctx context.Context, s settings, dir string) (_ section, err
 	}
 	r.Stopped, r.Killed = spreadOf(stopped), spreadOf(killed)
 	return r, nil
+}
+
+// fill gives a daemon that runs all of it: the views, which are records alone, while it is stopped.
+func (d *daemon) fill(ctx context.Context, c content) error {
+	views := c.views
+	c.views = 0
+	err := d.call(func(sn snapshots.Snapshotter) error { return fillStore(ctx, sn, c) })
+	if err == nil {
+		err = d.stop()
+	}
+	if err == nil {
+		err = recordViews(ctx, d.root(), layerKey(0, layersOf-1), c.chains, views)
+	}
+	if err != nil {
+		return err
+	}
+	return d.start(ctx)
 }
 
 // restart ends the daemon, starts it, and returns how long the start took until it answered. What was to be written for the
