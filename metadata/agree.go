@@ -10,14 +10,13 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// An agreement finds out, as all entries of a state go by, whether they say the same: whether Check would find nothing that keeps a store
-// from being opened. It looks nothing up: what a record wants to be found in other buckets is added to a balance, and what these
-// have is taken from it. So it takes a fraction of Check's time; Check tells what is wrong where there is no agreement.
-//
-// The entries come in any order.
+// An agreement finds out, from the entries of a state as they go by, in any order, whether Check would find nothing that keeps the
+// store from being opened. It looks nothing up: what a record wants to be found in other buckets is added to a balance, and what
+// these have is taken from it. So it takes a fraction of Check's time. Where there is none, Check decides, and says what is wrong.
 type agreement struct {
 	broken   bool
 	sequence ID // of the records
+	highest  ID // of all that has gone by
 	nodes    map[ID]node
 	projects map[uint32]struct{}
 
@@ -51,6 +50,9 @@ func newAgreement() *agreement {
 
 // entry takes one of a bucket.
 func (a *agreement) entry(bucket, k, v []byte) {
+	if a.broken {
+		return
+	}
 	switch string(bucket) {
 	case string(bucketRecords):
 		a.record(k, v)
@@ -70,13 +72,14 @@ func (a *agreement) holds() bool {
 		_, recorded := a.nodes[id]
 		a.must(!recorded)
 	}
-	return !a.broken && a.balance == 0 && a.chains()
+	return !a.broken && a.balance == 0 && a.highest <= a.sequence && a.chains()
 }
 
 // must breaks the agreement if something is not so.
 func (a *agreement) must(ok bool) { a.broken = a.broken || !ok }
 
-// sum is the hash of an entry. The values of a bucket have one length, or do not count, so no two entries are the same bytes.
+// sum is the hash of an entry. No two are the same bytes: the values of a bucket have one length, or do not count, and no bucket's
+// name begins another's.
 func (a *agreement) sum(bucket, key, value []byte) uint64 {
 	a.hash.Reset()
 	_, _ = a.hash.Write(bucket)
@@ -88,14 +91,15 @@ func (a *agreement) sum(bucket, key, value []byte) uint64 {
 func (a *agreement) record(k, v []byte) {
 	id, ok := parseKey8(k)
 	b, err := unseal(id, v)
-	if !ok || err != nil || id > a.sequence {
+	if !ok || err != nil || id == 0 {
 		a.broken = true
 		return
 	}
+	a.highest = max(a.highest, id)
 	link := Link{ID: id}
 	var name, key, parent []byte
 	a.indexed = a.indexed[:0]
-	err = eachField(b, func(num protowire.Number, v uint64, data []byte) error {
+	err = eachField(b, func(num protowire.Number, number uint64, data []byte) error {
 		switch num {
 		case fieldName:
 			name = data
@@ -107,7 +111,7 @@ func (a *agreement) record(k, v []byte) {
 			return a.label(data)
 		case fieldCreated, fieldUpdated, fieldUsageSize, fieldInodes:
 		default:
-			return setLinkField(num, v, &link.Kind, &link.ParentID, &link.Placement)
+			return setLinkField(num, number, &link.Kind, &link.ParentID, &link.Placement)
 		}
 		return nil
 	})
@@ -135,16 +139,17 @@ func (a *agreement) record(k, v []byte) {
 	a.content(k, link.Placement)
 }
 
-// nameKey is that of tx.go, until the next call.
+// nameKey is nameKey of tx.go, in buf: it is good until buf is used again.
 func (a *agreement) nameKey(name, key []byte) []byte {
 	a.buf = append(append(append(a.buf[:0], name...), 0), key...)
 	return a.buf
 }
 
-// label notes one that is in the index.
+// label notes one that is in the index. One that stands twice has its last value, as where a record is decoded.
 func (a *agreement) label(b []byte) error {
 	k, v, err := decodeLabel(b)
 	if tag, ok := indexedLabels[string(k)]; ok {
+		a.indexed = slices.DeleteFunc(a.indexed, func(was indexedValue) bool { return was.tag == tag })
 		a.indexed = append(a.indexed, indexedValue{tag, v})
 	}
 	return err
@@ -154,7 +159,8 @@ func (a *agreement) trash(k, v []byte) {
 	id, ok := parseKey8(k)
 	link, err := decodeLink(id, v)
 	a.trashed = append(a.trashed, id)
-	a.must(ok && err == nil && id <= a.sequence && link.Placement.Medium != NoMedium)
+	a.highest = max(a.highest, id)
+	a.must(ok && err == nil && link.Placement.Medium != NoMedium)
 	a.content(k, link.Placement)
 }
 
@@ -178,7 +184,7 @@ func (a *agreement) chains() bool {
 		path = path[:0]
 		n := a.nodes[id]
 		for ; n.length == 0 && n.parent != 0; id, n = n.parent, a.nodes[n.parent] {
-			if path = append(path, id); len(path) > MaxChain || !a.upon(n) {
+			if path = append(path, id); len(path) > MaxChain || !a.uponRight(n) {
 				return false
 			}
 		}
@@ -196,8 +202,8 @@ func (a *agreement) chains() bool {
 	return true
 }
 
-// upon reports whether a node that has a parent is upon what it may be: the one that it names, or a template.
-func (a *agreement) upon(n node) bool {
+// uponRight reports whether a node that has a parent is upon what it may be: the one that it names, or a template.
+func (a *agreement) uponRight(n node) bool {
 	parent, ok := a.nodes[n.parent]
 	if !ok || parent.kind != snapshots.KindCommitted {
 		return false

@@ -32,6 +32,12 @@ func (f forger) raw(id ID, b []byte) error {
 	return f.Bucket(bucketRecords).Put(key8(uint64(id)), seal(id, b))
 }
 
+// unsealed is a record without its checksum.
+func unsealed(sn Snapshot) []byte {
+	b := sn.encode()
+	return b[:len(b)-checksumSize]
+}
+
 // The sample has committed snapshots of ids 2 to 4, of which 2 is a directory, 3 a volume upon it and 4 a directory again, and an active 5.
 var forgeries = map[string]func(forger) error{
 	"a key with slashes": func(f forger) error { return f.change(2, func(sn *Snapshot) { sn.Key = "../../etc" }) },
@@ -65,6 +71,17 @@ var forgeries = map[string]func(forger) error{
 		return f.change(2, func(sn *Snapshot) { sn.Labels = map[string]string{snapshots.LabelSnapshotRef: "/etc,lowerdir=/"} })
 	},
 	"a record of the id 0": func(f forger) error { return f.raw(0, nil) },
+	"a snapshot of the id 0": func(f forger) error {
+		sn := Snapshot{Name: "lamina", Key: "zero", Kind: snapshots.KindActive, Placement: Placement{Medium: Directory}}
+		return errors.Join(f.raw(0, unsealed(sn)), f.Bucket(bucketKeys).Put(nameKey(sn.Name, sn.Key), key8(0)))
+	},
+	"a label twice": func(f forger) error {
+		sn, err := record(f.Tx, 5)
+		label := appendString(appendString(nil, fieldLabelKey, snapshots.LabelSnapshotRef), fieldLabelValue, "x")
+		again := appendString(unsealed(sn), fieldLabel, string(label))
+		key := append(labelPrefix(1, sn.Name, "x"), key8(5)...)
+		return errors.Join(err, f.raw(5, again), f.Bucket(bucketLabels).Put(key, nil))
+	},
 	"a record above the sequence": func(f forger) error {
 		return f.Bucket(bucketRecords).Put(key8(1<<63), Snapshot{ID: 1 << 63, Kind: snapshots.KindActive}.encode())
 	},

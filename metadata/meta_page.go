@@ -44,9 +44,10 @@ type metaPage struct {
 	sum     sum // what the state sums up to, if it is stamped
 }
 
-func (m *metaPage) root() uint64 { return binary.NativeEndian.Uint64(m.meta[16:]) }
-func (m *metaPage) high() uint64 { return binary.NativeEndian.Uint64(m.meta[40:]) } // pages from here on are in no use
-func (m *metaPage) txid() uint64 { return binary.NativeEndian.Uint64(m.meta[48:]) }
+func (m *metaPage) root() uint64     { return binary.NativeEndian.Uint64(m.meta[16:]) }
+func (m *metaPage) freeList() uint64 { return binary.NativeEndian.Uint64(m.meta[32:]) } // its page, all ones if there is none
+func (m *metaPage) high() uint64     { return binary.NativeEndian.Uint64(m.meta[40:]) } // pages from here on are in no use
+func (m *metaPage) txid() uint64     { return binary.NativeEndian.Uint64(m.meta[48:]) }
 
 // readMetas returns the newer and the older meta page.
 //

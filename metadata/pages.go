@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 )
 
@@ -22,6 +23,9 @@ const (
 	branchPage   = 0x01
 	leafPage     = 0x02
 	metaTypePage = 0x04
+	freeListPage = 0x10
+
+	maxDepth = 32 // of buckets in each other; a store has 1, and containerd's database 7
 )
 
 // A pageChecker reads all pages that a state of a store has in use before bbolt does, for which a damaged one is a panic, at
@@ -37,13 +41,14 @@ type pageChecker struct {
 	meta   *metaPage
 	seen   []bool // by page
 	path   []byte // the bucket that is read: its name
-	leaves []leaf // to be read
+	leaves []laterLeaf
+	depth  int // of buckets
 	summer summer
 	agreed *agreement
 }
 
-// A leaf is a page that a branch leads to. Its keys are not below low and, unless it is nil, below high.
-type leaf struct {
+// A laterLeaf is a page to be read, of the bucket path. Its keys are not below low and, unless it is nil, below high.
+type laterLeaf struct {
 	id        uint64
 	path      []byte
 	low, high []byte
@@ -67,6 +72,9 @@ func checkPages(file io.ReaderAt, size uint64, m *metaPage) (reading, error) {
 		c.leaves = nil // more come if one has buckets
 		err = c.readLeaves(leaves)
 	}
+	if err == nil {
+		err = c.freeList()
+	}
 	if err != nil {
 		return reading{}, err
 	}
@@ -78,17 +86,23 @@ func (c *pageChecker) tree(id uint64, low, high []byte) (kind uint16, err error)
 	if err := c.exists(id); err != nil {
 		return 0, err
 	}
-	page := make([]byte, c.meta.pageSize)
-	if err := readAt(c.file, page, id*c.meta.pageSize); err != nil {
-		return 0, fmt.Errorf("page %d: %w", id, err)
-	}
-	if page, err = c.whole(id, page); err == nil {
+	page, err := c.read(id)
+	if err == nil {
 		err = c.elements(page, low, high)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("page %d: %w", id, err)
 	}
 	return pageType(page), nil
+}
+
+// read returns a page that exists.
+func (c *pageChecker) read(id uint64) ([]byte, error) {
+	first := make([]byte, c.meta.pageSize)
+	if err := readAt(c.file, first, id*c.meta.pageSize); err != nil {
+		return nil, err
+	}
+	return c.whole(id, first)
 }
 
 // exists returns an error if there is no page of that number.
@@ -103,8 +117,8 @@ func (c *pageChecker) exists(id uint64) error {
 const readAtOnce = 256 << 10
 
 // readLeaves reads pages that exist, and checks them. It sorts what it is given.
-func (c *pageChecker) readLeaves(leaves []leaf) error {
-	slices.SortFunc(leaves, func(a, b leaf) int { return cmp.Compare(a.id, b.id) })
+func (c *pageChecker) readLeaves(leaves []laterLeaf) error {
+	slices.SortFunc(leaves, func(a, b laterLeaf) int { return cmp.Compare(a.id, b.id) })
 	buf := make([]byte, readAtOnce)
 	for len(leaves) > 0 {
 		first, n := leaves[0].id, 1
@@ -112,8 +126,13 @@ func (c *pageChecker) readLeaves(leaves []leaf) error {
 			n++
 		}
 		pages := buf[:(leaves[n-1].id+1-first)*c.meta.pageSize]
-		if err := readAt(c.file, pages, first*c.meta.pageSize); err != nil {
-			return fmt.Errorf("pages %d to %d: %w", first, leaves[n-1].id, err)
+		err := readAt(c.file, pages, first*c.meta.pageSize)
+		if err != nil && n > 1 { // it may be of a page between them
+			n, pages = 1, buf[:c.meta.pageSize]
+			err = readAt(c.file, pages, first*c.meta.pageSize)
+		}
+		if err != nil {
+			return fmt.Errorf("page %d: %w", first, err)
 		}
 		for _, l := range leaves[:n] {
 			at := (l.id - first) * c.meta.pageSize
@@ -127,20 +146,20 @@ func (c *pageChecker) readLeaves(leaves []leaf) error {
 }
 
 // leaf checks one whose first page is given.
-func (c *pageChecker) leaf(l leaf, first []byte) error {
+func (c *pageChecker) leaf(l laterLeaf, first []byte) error {
 	page, err := c.whole(l.id, first)
 	if err != nil {
 		return err
 	}
 	if kind := pageType(page); kind != leafPage {
-		return errSiblings(kind, leafPage)
+		return siblingsError(kind, leafPage)
 	}
 	c.path = l.path
 	return c.elements(page, l.low, l.high)
 }
 
-// errSiblings tells of pages below one branch: bbolt merges neighbours.
-func errSiblings(kind, other uint16) error {
+// siblingsError tells of pages below one branch: bbolt merges neighbours.
+func siblingsError(kind, other uint16) error {
 	return fmt.Errorf("a page of the type %#x beside one of %#x", kind, other)
 }
 
@@ -211,7 +230,9 @@ func (c *pageChecker) leafElement(key, value []byte, bucket bool) error {
 		c.path = append(append(outside[:len(outside):len(outside)], 0), key...)
 		c.agreed.broken = true
 	}
+	c.depth++
 	err := c.bucket(value)
+	c.depth--
 	c.path = outside
 	if err != nil {
 		return fmt.Errorf("bucket %q: %w", key, err)
@@ -219,7 +240,44 @@ func (c *pageChecker) leafElement(key, value []byte, bucket bool) error {
 	return nil
 }
 
-// children checks the pages below a branch, whose keys are given. Of leaves it reads the first.
+// freeList checks the list of free pages, if the file has one: bbolt gives those out. A copy that bbolt makes has one, until it is written here.
+func (c *pageChecker) freeList() error {
+	id := c.meta.freeList()
+	if id == math.MaxUint64 {
+		return nil
+	}
+	if err := c.exists(id); err != nil {
+		return fmt.Errorf("list of free pages: %w", err)
+	}
+	page, err := c.read(id)
+	if err != nil {
+		return fmt.Errorf("list of free pages: page %d: %w", id, err)
+	}
+	if kind := pageType(page); kind != freeListPage {
+		return fmt.Errorf("list of free pages: page %d: it has the type %#x", id, kind)
+	}
+	count, ids := uint64(binary.NativeEndian.Uint16(page[10:])), page[pageHeader:]
+	if count == math.MaxUint16 { // too many for the field: the first number says how many
+		count, ids = binary.NativeEndian.Uint64(ids), ids[8:]
+	}
+	if count > uint64(len(ids)/8) {
+		return fmt.Errorf("list of free pages: it has %d in %d bytes", count, len(ids))
+	}
+	for i := range count {
+		free := binary.NativeEndian.Uint64(ids[8*i:])
+		if err := c.exists(free); err != nil {
+			return fmt.Errorf("list of free pages: %w", err)
+		}
+		if c.seen[free] {
+			return fmt.Errorf("list of free pages: page %d is in use, or named twice", free)
+		}
+		c.seen[free] = true
+	}
+	return nil
+}
+
+// children checks the pages below a branch, whose keys are given. Of leaves it reads the first, which tells what they all have to be; the
+// others wait.
 func (c *pageChecker) children(page []byte, keys [][]byte, high []byte) error {
 	var first uint16
 	for i, key := range keys {
@@ -232,7 +290,10 @@ func (c *pageChecker) children(page []byte, keys [][]byte, high []byte) error {
 			if err := c.exists(id); err != nil {
 				return err
 			}
-			c.leaves = append(c.leaves, leaf{id, c.path, key, next})
+			if uint64(len(c.leaves)) >= c.meta.high() {
+				return errors.New("it leads to more pages than there are")
+			}
+			c.leaves = append(c.leaves, laterLeaf{id, c.path, key, next})
 			continue
 		}
 		kind, err := c.tree(id, key, next)
@@ -243,7 +304,7 @@ func (c *pageChecker) children(page []byte, keys [][]byte, high []byte) error {
 			first = kind
 		}
 		if kind != first {
-			return fmt.Errorf("element %d: %w", i, errSiblings(kind, first))
+			return fmt.Errorf("element %d: %w", i, siblingsError(kind, first))
 		}
 	}
 	return nil
@@ -271,6 +332,9 @@ func element(page []byte, at, data uint64, leaf bool) (key, value []byte, err er
 func (c *pageChecker) bucket(value []byte) error {
 	if len(value) < bucketHead {
 		return errors.New("it has no head")
+	}
+	if c.depth > maxDepth {
+		return fmt.Errorf("more than %d buckets in each other", maxDepth)
 	}
 	sequence := binary.NativeEndian.Uint64(value[8:])
 	c.summer.resequence(c.path, 0, sequence)

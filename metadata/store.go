@@ -138,43 +138,43 @@ func (s *Store) beginWrites(judged judgement) (err error) {
 }
 
 // openBolt opens the file, once all that is in use of it has been looked at: what is damaged must not be built upon, and
-// bbolt runs into a damaged page with a panic, at times in a goroutine where nobody can catch it. What says the same everywhere
-// is mapped once; otherwise it is looked at in a mapping that nothing is written through, to say what is wrong.
+// bbolt runs into a damaged page with a panic, at times in a goroutine where nobody can catch it. What is not of this program and
+// version it does not open to write: only then it reads the list of free pages, which other programs keep.
 func openBolt(path string, readOnly bool) (*bolt.DB, judgement, error) {
 	judged, err := verifyFile(path, readOnly)
 	if err != nil {
 		return nil, judged, err
 	}
-	if !readOnly && !judged.agrees {
-		db, err := openVerified(path, true, verifyMeta, checkAll)
-		if err == nil {
-			err = db.Close()
-		}
-		if err != nil {
-			return nil, judged, err
-		}
-	}
-	db, err := openVerified(path, readOnly, verifyMeta)
-	return db, judged, err
-}
-
-// openVerified opens the file, if it passes what is to be verified.
-func openVerified(path string, readOnly bool, verify ...func(*bolt.Tx) error) (*bolt.DB, error) {
-	db, err := openBoltOnce(path, readOnly)
+	db, err := openBoltOnce(path, true)
 	if err != nil {
-		return nil, err
+		return nil, judged, err
 	}
-	for _, v := range verify {
-		if err := guardFaults(func() error { return db.View(v) }); err != nil {
-			return nil, errors.Join(err, db.Close())
-		}
+	err = guardFaults(func() error { return db.View(verifyMeta) })
+	if err == nil && !readOnly && !judged.agrees {
+		err = guardFaults(func() error { return db.View(checkAll) })
 	}
-	return db, nil
+	if err != nil {
+		return nil, judged, errors.Join(err, db.Close())
+	}
+	if readOnly {
+		return db, judged, nil
+	}
+	if err := db.Close(); err != nil {
+		return nil, judged, err
+	}
+	db, err = openBoltOnce(path, false)
+	return db, judged, err
 }
 
 func openBoltOnce(path string, readOnly bool) (db *bolt.DB, err error) {
 	o := boltOptions()
 	o.ReadOnly = readOnly
+	o.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		if name == path { // bbolt opens its copies so too
+			flag &^= os.O_CREATE // it was there, and if it has gone since is not to be made
+		}
+		return os.OpenFile(name, flag, mode)
+	}
 	err = guardFaults(func() error {
 		db, err = bolt.Open(path, 0o600, o)
 		return err

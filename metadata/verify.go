@@ -99,7 +99,11 @@ func verifyKept(f *os.File, judged judgement) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(db.View(verifyMeta), db.View(checkAll), db.Close())
+		err = db.View(verifyMeta)
+		if err == nil && !judged.agrees {
+			err = db.View(checkAll)
+		}
+		return errors.Join(err, db.Close())
 	})
 }
 

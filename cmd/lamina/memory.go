@@ -52,12 +52,6 @@ func (m *memory) soon() {
 	})
 }
 
-// now gives back at once.
-func (m *memory) now() {
-	m.givePages()
-	m.giveHeap()
-}
-
 func (m *memory) givePages() {
 	if m.pages != nil {
 		_ = m.pages() // a store that is closed meanwhile has no pages

@@ -133,7 +133,7 @@ func (d *daemon) giveViews(ctx context.Context, n int) error {
 	if err = errors.Join(err, d.stop()); err != nil {
 		return err
 	}
-	return recordViews(ctx, d.root(), base, 0, n)
+	return recordViews(ctx, d.root(), []string{base}, 0, n)
 }
 
 // openBehind starts a program that serves a snapshotter on a socket, and waits until it listens.

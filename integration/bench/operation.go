@@ -38,7 +38,7 @@ func sizeOf(backend string) size {
 	if backend == thin {
 		return size{
 			perRound: 4, walked: 10_000, files: 1000, quotaFiles: 20_000, prepares: 100, removals: 1, removed: 200, clients: 32,
-			restarts: 2, stored: 10_000, active: 300, imageFiles: 300, unpacks: 3, runs: 3,
+			restarts: 2, stored: 10_000, active: 300, imageFiles: 300, unpacks: 2, runs: 2,
 		}
 	}
 	return size{

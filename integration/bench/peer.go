@@ -66,7 +66,7 @@ func openPeers(ctx context.Context, s settings, dir string) (peers []*peer, err 
 	if !s.unproxied {
 		all = append(all, filled(openProxied))
 	}
-	if s.backend == thin {
+	if s.backend == thin && s.views == 0 { // a Walk reads the store alone, whatever the backend is
 		all = append(all, func(dir string) (*peer, error) { return openLamina(ctx, s, laminaUnion, union, dir) })
 	}
 	for _, open := range all {

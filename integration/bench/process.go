@@ -16,8 +16,10 @@ const (
 	startTime = time.Minute
 	stopTime  = 2 * time.Minute // devmapper removes each of its volumes
 
-	// askAgain is how soon a process that does not answer yet is asked again.
-	askAgain = time.Millisecond
+	// askAgain is how soon a process that does not listen yet is asked again, and askAgainAlone how soon on one processor, which it has to
+	// share with who asks.
+	askAgain      = time.Millisecond
+	askAgainAlone = 20 * time.Millisecond
 )
 
 // A process is a program that serves on a unix socket.
@@ -57,7 +59,11 @@ func start(ctx context.Context, name string, cmd *exec.Cmd) (*process, error) {
 func (p *process) await(ctx context.Context, socket string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	tick := time.NewTicker(askAgain)
+	pause := askAgain
+	if runtime.NumCPU() == 1 {
+		pause = askAgainAlone
+	}
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)

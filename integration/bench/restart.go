@@ -76,7 +76,7 @@ func measureRestart(ctx context.Context, s settings, dir string) (_ section, err
 	return r, nil
 }
 
-// fill gives a daemon that runs all of it: the views, which are records alone, while it is stopped.
+// fill fills the store of a daemon that runs. It is stopped to write the views, which are records alone, and started again.
 func (d *daemon) fill(ctx context.Context, c content) error {
 	views := c.views
 	c.views = 0
@@ -85,7 +85,11 @@ func (d *daemon) fill(ctx context.Context, c content) error {
 		err = d.stop()
 	}
 	if err == nil {
-		err = recordViews(ctx, d.root(), layerKey(0, layersOf-1), c.chains, views)
+		tops := make([]string, c.chains)
+		for i := range tops {
+			tops[i] = layerKey(i, layersOf-1)
+		}
+		err = recordViews(ctx, d.root(), tops, c.chains, views)
 	}
 	if err != nil {
 		return err

@@ -88,7 +88,7 @@ func openFilled(ctx context.Context, s settings, peer, dir string, n int) (sn sn
 	if err := end(); err != nil {
 		return nil, nil, err
 	}
-	if err := recordViews(ctx, linked(s, dir).Root, chainKey(1), 0, n); err != nil {
+	if err := recordViews(ctx, linked(s, dir).Root, []string{chainKey(1)}, 0, n); err != nil {
 		return nil, nil, err
 	}
 	return openAlone(ctx, s, peer, dir)

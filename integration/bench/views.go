@@ -16,21 +16,22 @@ import (
 const fillers = 256
 
 // recordViews writes views of a layer, with an image's labels, into the store of a Lamina that does not run. A view has a record, and
-// nothing but it. Their keys are those of the lowest layers of so many chains, from the chain first on.
-func recordViews(ctx context.Context, root, parent string, first, n int) error {
+// nothing but it. Their keys are those of the lowest layers of so many chains, from the chain first on. The parents have them in turn.
+func recordViews(ctx context.Context, root string, parents []string, first, n int) error {
 	store, err := metadata.Open(filepath.Join(root, "lamina.db"), metadata.Options{})
 	if err != nil {
 		return err
 	}
-	upon, err := store.Get(laminaName, parent)
-	if err == nil {
-		err = by(fillers, n, func(i int) error {
-			return store.Create(ctx, metadata.Snapshot{
-				ID: store.ReserveID(), Name: laminaName, Key: layerKey(first+i, 0), Kind: snapshots.KindView,
-				Parent: upon.Key, ParentID: upon.ID, Labels: imageLabels(first+i, 0),
-			})
+	err = by(fillers, n, func(i int) error {
+		upon, err := store.Get(laminaName, parents[i%len(parents)])
+		if err != nil {
+			return err
+		}
+		return store.Create(ctx, metadata.Snapshot{
+			ID: store.ReserveID(), Name: laminaName, Key: layerKey(first+i, 0), Kind: snapshots.KindView,
+			Parent: upon.Key, ParentID: upon.ID, Labels: imageLabels(first+i, 0),
 		})
-	}
+	})
 	return errors.Join(err, store.Close())
 }
 
