@@ -119,24 +119,23 @@ const readAtOnce = 256 << 10
 // readLeaves reads pages that exist, and checks them. It sorts what it is given.
 func (c *pageChecker) readLeaves(leaves []laterLeaf) error {
 	slices.SortFunc(leaves, func(a, b laterLeaf) int { return cmp.Compare(a.id, b.id) })
-	buf := make([]byte, readAtOnce)
+	buf, size := make([]byte, readAtOnce), c.meta.pageSize
 	for len(leaves) > 0 {
 		first, n := leaves[0].id, 1
-		for n < len(leaves) && leaves[n].id < first+readAtOnce/c.meta.pageSize {
+		for n < len(leaves) && leaves[n].id < first+readAtOnce/size {
 			n++
 		}
-		pages := buf[:(leaves[n-1].id+1-first)*c.meta.pageSize]
-		err := readAt(c.file, pages, first*c.meta.pageSize)
-		if err != nil && n > 1 { // it may be of a page between them
-			n, pages = 1, buf[:c.meta.pageSize]
-			err = readAt(c.file, pages, first*c.meta.pageSize)
-		}
-		if err != nil {
-			return fmt.Errorf("page %d: %w", first, err)
-		}
+		together := readAt(c.file, buf[:(leaves[n-1].id+1-first)*size], first*size)
 		for _, l := range leaves[:n] {
-			at := (l.id - first) * c.meta.pageSize
-			if err := c.leaf(l, pages[at:at+c.meta.pageSize]); err != nil {
+			page := buf[(l.id-first)*size:][:size]
+			var err error
+			if together != nil { // it may be of a page between them
+				err = readAt(c.file, page, l.id*size)
+			}
+			if err == nil {
+				err = c.leaf(l, page)
+			}
+			if err != nil {
 				return fmt.Errorf("bucket %q: page %d: %w", l.path, l.id, err)
 			}
 		}

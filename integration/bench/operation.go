@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // A size is how much there is of everything.
@@ -204,11 +205,15 @@ func fill(ctx context.Context, sn snapshots.Snapshotter, key string, files int) 
 		return err
 	}
 	return mount.WithTempMount(ctx, mounts, func(root string) error {
+		const inDir = 1000
 		for i := range files {
-			dir := filepath.Join(root, strconv.Itoa(i/1000))
-			err := errors.Join(ctx.Err(), os.MkdirAll(dir, 0o755))
+			dir := filepath.Join(root, strconv.Itoa(i/inDir))
+			err := ctx.Err()
+			if i%inDir == 0 && err == nil {
+				err = os.MkdirAll(dir, 0o755) // the parent may have it
+			}
 			if err == nil {
-				err = os.WriteFile(filepath.Join(dir, key+strconv.Itoa(i)), []byte("x"), 0o600)
+				err = writeFile(filepath.Join(dir, key+strconv.Itoa(i)))
 			}
 			if err != nil {
 				return err
@@ -216,6 +221,16 @@ func fill(ctx context.Context, sn snapshots.Snapshotter, key string, files int) 
 		}
 		return nil
 	})
+}
+
+// writeFile makes a file of one byte, in three system calls: os.WriteFile needs five, and in a guest each takes a fraction of a millisecond.
+func writeFile(path string) error {
+	fd, err := unix.Open(path, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	_, err = unix.Write(fd, []byte("x"))
+	return errors.Join(err, unix.Close(fd))
 }
 
 // makeBase makes the layer that all upon one are upon.

@@ -18,7 +18,7 @@ func measureQuotas(ctx context.Context, s settings, dir string) (_ section, err 
 		return quotas{Disk: s.disk}, nil
 	}
 	s.backend, s.unproxied = union, true                    // who walks takes as long behind a socket
-	s.scale.files, s.scale.perRound = s.scale.quotaFiles, 2 // in a guest a walk of the files takes seconds
+	s.scale.files, s.scale.perRound = s.scale.quotaFiles, 1 // in a guest a walk of the files takes seconds
 	m := newMeasurement(s)
 	m.dir = dir
 	layers := func(ctx context.Context, p *peer, s size) error {
