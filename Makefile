@@ -53,7 +53,7 @@ test: root
 	@$(MAKE) --no-print-directory -j2 test-here test-guests
 
 # The packages whose tests run in guests, but for package integration's TestThin...; and some others, so that each half takes twenty minutes.
-in_guests := dmthin packaging integration/guest integration/peers integration/selinux metadata overlayaufs integration/bench
+in_guests := dmthin packaging integration/guest integration/peers integration/selinux integration/bench
 
 test-here:
 	LAMINA_TEST_ROOT=1 go test -p 1 -race -count=1 -timeout 28m -skip '^TestThin' \

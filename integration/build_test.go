@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 )
 
 // What is tested is built from the sources of these tests, as make build does
@@ -47,13 +48,16 @@ func buildPlain(programs string) error {
 	return errors.Join(err, mortalErr)
 }
 
+// buildTime bounds a build: with the race detector and nothing in Go's cache it takes minutes on two slow processors.
+const buildTime = 10 * time.Minute
+
 func buildInto(program, dir, pkg string, race bool, flags ...string) (string, error) {
 	env, args := []string{"CGO_ENABLED=0"}, []string{"go", "build", "-C", dir, "-buildvcs=false", "-trimpath"}
 	if race {
 		env, args = []string{"CGO_ENABLED=1"}, append(args, "-race")
 	}
 	args = append(append(args, flags...), "-ldflags", "-X main.version=test", "-o", program, pkg)
-	_, err := command(background, env, args...)
+	_, err := commandWithin(background, buildTime, env, args...)
 	return program, err
 }
 

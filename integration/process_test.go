@@ -173,7 +173,12 @@ func (p *process) tail() string {
 // command runs a program to its end and returns its standard output. An error
 // carries what the program wrote to standard error.
 func command(ctx context.Context, env []string, argv ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	return commandWithin(ctx, 2*time.Minute, env, argv...)
+}
+
+// commandWithin is command with a bound of its own.
+func commandWithin(ctx context.Context, bound time.Duration, env []string, argv ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), env...)
