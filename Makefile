@@ -102,7 +102,7 @@ bench: root
 	@printf '\n== the union backend beside overlayfs\n' >&2
 	@bin/bench -timeout 8m $(BENCH)
 	@printf '\n== the thin backend beside devmapper, in a guest\n' >&2
-	@bin/guest -udev -disk 48G -timeout 11m 'bin/bench -backend thin -timeout 10m -requests bin/dm.test $(BENCH) operations quotas images restart prepare'
+	@bin/guest -udev -disk 48G -timeout 19m 'bin/bench -backend thin -timeout 18m -requests bin/dm.test $(BENCH) operations quotas images restart prepare'
 
 bench-more: root
 	integration/setup packages tools image
